@@ -1,0 +1,51 @@
+# Every target makes .venv by itself where it needs it. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+ifeq ($(shell command -v $(PYTHON) 2>/dev/null),)
+PYTHON := python3
+endif
+# A folder of wheels to prefer over the registry's: torch for the CPU is 190 MB there instead of 5 GB.
+WHEELS ?= $(wildcard ../shared/wheels)
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet $(if $(WHEELS),--find-links $(WHEELS))
+OUT ?= out/sample
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Describe every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/ready: pyproject.toml constraints.txt
+	@echo "setting up .venv (once; $(if $(WHEELS),torch from $(WHEELS),torch from the registry))"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -c constraints.txt -e '.[trainer,sample,dev]'
+	@touch $@
+
+.PHONY: venv
+venv: .venv/ready ## Set up the Python environment in .venv
+
+.PHONY: run
+run: .venv/ready ## Fine-tune the sample: a real encoder on real text, two processes on the CPU
+	@.venv/bin/distrain train examples/sample.yaml --processes 2 --output_dir $(OUT) --overwrite
+
+.PHONY: test
+test: .venv/ready ## Run the tests
+	@.venv/bin/python -m pytest -q
+
+.PHONY: lint
+lint: .venv/ready ## Check style and types
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+.PHONY: bench
+bench: .venv/ready ## Measure: distrain beside a bare loop and transformers' Trainer, and 1, 2, 4 processes
+	@.venv/bin/python benchmarks/trainer.py && .venv/bin/python benchmarks/scaling.py
+
+.PHONY: constraints
+constraints: .venv/ready ## Write down the versions that are installed
+	@{ head -1 constraints.txt; .venv/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+.PHONY: clean
+clean: ## Remove .venv and what runs and tests left here
+	@rm -rf .venv out runs build dist *.egg-info trainer/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,0 +1,91 @@
+"""What the tests of whole runs share: a small model, texts of very unequal length, and the command itself."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+
+COMMAND = [sys.executable, "-m", "distrain_trainer.cli"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network(tmp_path_factory: pytest.TempPathFactory) -> Iterable[None]:
+    """Nothing is fetched and nothing outside the tests' own folders is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("HF_ENDPOINT", raising=False)
+        for name in [name for name in os.environ if name.startswith("DISTRAIN_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small encoder with dropout."""
+    return tiny.tiny_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small decoder without a pad token."""
+    return tiny.tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 labelled texts of 3 to 100 words that a small model can learn to tell apart."""
+    return write_texts(tmp_path_factory.mktemp("texts") / "texts.jsonl", 600)
+
+
+def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
+    draw = random.Random(seed)
+    words = " ".join(tiny.LINES).split()
+    signs = {"animals": "cat", "films": "story", "numbers": "7"}
+    with path.open("w") as file:
+        for _ in range(rows):
+            label = draw.choice(sorted(signs))
+            filling = draw.choices(words, k=min(int(draw.lognormvariate(2.5, 0.8)) + 1, 98))
+            text = " ".join([signs[label]] * 2 + filling)
+            file.write(json.dumps({"text": text, "label": label}) + "\n")
+    return path
+
+
+@pytest.fixture
+def distrain(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command in a folder of its own and returns how it ended."""
+
+    def run(*arguments: object, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=170,
+            check=False,
+        )
+
+    return run
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """All lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Step -> training loss; fails where a step stands twice."""
+    lines = [line for line in metrics(folder) if "loss" in line]
+    found = {line["step"]: line["loss"] for line in lines}
+    assert len(found) == len(lines), "a step stands twice in metrics.jsonl"
+    return found

@@ -1,0 +1,113 @@
+"""The output folder: whose it is, and what may change when a run goes on in it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError
+from distrain_trainer.folder import begin_attempt, claim, clear, current_attempt
+from distrain_trainer.settings import Settings, explicit, flat
+
+
+def started(folder: Path, asked: Settings, **decided) -> None:
+    """Leaves what a run that was started with `asked` leaves."""
+    settings = asked.model_copy(update=decided)
+    folder.mkdir(parents=True, exist_ok=True)
+    values = flat(asked)
+    record = {
+        "run_id": asked.run_id or "abc",
+        "settings": settings.model_dump(mode="json"),
+        "asked": json.loads(json.dumps({name: values[name] for name in explicit(asked)})),
+    }
+    (folder / "settings.json").write_text(json.dumps(record))
+
+
+def asked(folder: Path, **sections) -> Settings:
+    return Settings.model_validate({"output_dir": str(folder), **sections})
+
+
+def test_an_empty_folder_is_anybodys(tmp_path: Path):
+    claimed = claim(asked(tmp_path / "new" / "out"), resume=True, overwrite=False)
+    assert claimed.stored is None
+    assert claimed.folder.is_dir()
+
+
+def test_another_runs_folder_is_refused_with_what_to_do(tmp_path: Path):
+    started(tmp_path, asked(tmp_path))
+    with pytest.raises(SettingsError, match=r"holds another run \(abc\); --resume continues it, --overwrite"):
+        claim(asked(tmp_path), resume=False, overwrite=False)
+
+
+def test_the_same_run_id_is_continued_without_being_asked_and_another_never(tmp_path: Path):
+    started(tmp_path, asked(tmp_path, run_id="one"))
+    assert claim(asked(tmp_path, run_id="one"), resume=False, overwrite=False).stored
+    for resume in (False, True):
+        with pytest.raises(SettingsError, match="holds another run"):
+            claim(asked(tmp_path, run_id="two"), resume, overwrite=False)
+
+
+def test_what_was_decided_holds_for_the_runs_life(tmp_path: Path):
+    first = asked(tmp_path, batch={"tokens": 512}, optimizer={"learning_rate": 0.01})
+    started(tmp_path, first, batch=first.batch.model_copy(update={"micro_batches": 4}))
+    settings = claim(asked(tmp_path), resume=True, overwrite=False).settings
+    assert (settings.batch.tokens, settings.batch.micro_batches) == (512, 4)
+    assert settings.optimizer.learning_rate == 0.01
+
+
+def test_length_and_saving_may_change_on_resume(tmp_path: Path):
+    started(tmp_path, asked(tmp_path, schedule={"max_steps": 100}))
+    again = asked(tmp_path, schedule={"epochs": 9}, checkpoint={"keep": 5}, data={"workers": 2})
+    settings = claim(again, resume=True, overwrite=False).settings
+    assert (settings.schedule.epochs, settings.schedule.max_steps) == (9, None)
+    assert (settings.checkpoint.keep, settings.data.workers) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"optimizer": {"learning_rate": 0.02}}, "optimizer.learning_rate is 0.02 but the run in"),
+        ({"batch": {"micro_batches": 8}}, "batch.micro_batches is 8 but the run in"),
+        ({"seed": 7}, "was started with 42"),
+        ({"task": "masked-lm"}, "was started with 'sequence-classification'"),
+        ({"model": {"name": "other"}}, "was started with 'sample'"),
+    ],
+)
+def test_what_defines_the_result_may_not_change_on_resume(tmp_path: Path, changed: dict, sentence: str):
+    first = asked(tmp_path)
+    started(tmp_path, first, batch=first.batch.model_copy(update={"micro_batches": 4}))
+    with pytest.raises(SettingsError) as refused:
+        claim(asked(tmp_path, **changed), resume=True, overwrite=False)
+    assert sentence in str(refused.value)
+
+
+def test_a_branch_that_was_resolved_to_a_commit_is_no_change(tmp_path: Path):
+    first = asked(tmp_path, model={"name": "a/b", "revision": "main"})
+    started(tmp_path, first, model=first.model.model_copy(update={"revision": "c0ffee"}))
+    assert claim(first, resume=True, overwrite=False).settings.model.revision == "c0ffee"
+
+
+def test_checkpoints_without_a_description_are_never_a_fresh_start(tmp_path: Path):
+    (tmp_path / "checkpoint-5").mkdir()
+    with pytest.raises(CheckpointError, match=r"checkpoints but no settings\.json"):
+        claim(asked(tmp_path), resume=True, overwrite=False)
+
+
+def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path):
+    started(tmp_path, asked(tmp_path))
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    assert claim(asked(tmp_path), resume=False, overwrite=True).stored is None
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    clear(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VolumeError, match="cannot be written"):
+        claim(asked(tmp_path / "file" / "out"), resume=False, overwrite=False)
+
+
+def test_attempts_are_counted(tmp_path: Path):
+    assert current_attempt(tmp_path) == 0
+    assert [begin_attempt(tmp_path), begin_attempt(tmp_path), current_attempt(tmp_path)] == [1, 2, 2]

@@ -1,0 +1,93 @@
+"""The plan: the same steps on any number of processes, within the limits, with little padding."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distrain_trainer.data.plan import Plan, deal, plan_epoch
+
+lengths_of_rows = st.lists(st.integers(1, 64), min_size=1, max_size=300).map(lambda x: np.asarray(x, np.int32))
+samples_limit = st.none() | st.integers(1, 20)
+
+
+def lognormal(rows: int, seed: int = 0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).lognormal(np.log(70), 0.8, rows)
+    return np.clip(drawn, 8, 512).astype(np.int32)
+
+
+@given(lengths_of_rows, st.integers(0, 2**31 - 1), st.integers(0, 5), samples_limit, st.integers(1, 9))
+def test_every_row_is_trained_on_once_an_epoch(lengths, seed, epoch, samples, micro_batches):
+    planned = plan_epoch(lengths, seed, epoch, 64, samples, micro_batches)
+    assert sorted(planned.rows) == list(range(len(lengths)))
+    assert [row for i in range(len(planned)) for row in planned[i]] == list(planned.rows)
+
+
+@given(lengths_of_rows, st.integers(0, 2**31 - 1), st.integers(64, 200), samples_limit)
+def test_no_micro_batch_is_over_the_limits(lengths, seed, tokens, samples):
+    planned = plan_epoch(lengths, seed, 0, tokens, samples, 4)
+    for i in range(len(planned)):
+        rows = planned[i]
+        assert len(rows) * lengths[rows].max() == planned.costs[i] <= tokens
+        assert len(rows) <= (samples or len(lengths))
+
+
+@given(lengths_of_rows, st.integers(1, 9), st.integers(1, 9))
+def test_a_step_is_the_same_however_it_is_dealt(lengths, micro_batches, world):
+    plan = Plan(lengths, 7, 64, None, micro_batches, epochs=2)
+    for number in range(plan.steps):
+        step = plan.step(number)
+        hands = deal(step.costs, world, plan.slots(world))
+        assert sorted(i for hand in hands for i in hand) == list(range(len(step.costs)))
+        assert all(len(hand) <= plan.slots(world) for hand in hands)
+
+
+@given(lengths_of_rows, st.integers(1, 9), st.integers(1, 3))
+def test_the_steps_of_an_epoch_hold_all_of_it(lengths, micro_batches, epochs):
+    plan = Plan(lengths, 7, 64, None, micro_batches, epochs)
+    seen = [(step.epoch, row) for step in map(plan.step, range(plan.steps)) for row in step.rows]
+    assert sorted(seen) == [(epoch, row) for epoch in range(epochs) for row in range(len(lengths))]
+    assert [done for done in range(1, plan.steps + 1) if plan.ends_epoch(done)] == list(plan.ends)
+
+
+@given(lengths_of_rows, st.integers(1, 9), st.data())
+def test_any_step_is_found_without_the_ones_before(lengths, micro_batches, data):
+    plan = Plan(lengths, 7, 64, None, micro_batches, epochs=3)
+    in_order = [plan.step(number).rows.tolist() for number in range(plan.steps)]
+    number = data.draw(st.integers(0, plan.steps - 1))
+    assert Plan(lengths, 7, 64, None, micro_batches, epochs=3).step(number).rows.tolist() == in_order[number]
+
+
+@given(lengths_of_rows, st.integers(1, 50))
+def test_max_steps_is_exact_and_starts_new_epochs_as_needed(lengths, max_steps):
+    plan = Plan(lengths, 7, 64, None, 2, epochs=1, max_steps=max_steps)
+    assert plan.steps == max_steps
+    assert plan.step(max_steps - 1).indices
+
+
+@given(lengths_of_rows)
+def test_a_longer_schedule_begins_with_the_same_steps(lengths):
+    short, long = (Plan(lengths, 7, 64, None, 2, epochs) for epochs in (1, 3))
+    for number in range(short.steps):
+        assert short.step(number).rows.tolist() == long.step(number).rows.tolist()
+
+
+def test_epochs_and_seeds_differ_in_order():
+    lengths = lognormal(500)
+    orders = [plan_epoch(lengths, s, e, 2048, None, 4).rows.tolist() for s, e in [(1, 0), (1, 1), (2, 0)]]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize(("world", "micro_batches"), [(2, 8), (4, 16), (8, 32), (64, 256)])
+@pytest.mark.parametrize("tokens", [3 * 512, 8 * 512])
+def test_padding_and_imbalance_stay_small_on_uneven_texts(world, micro_batches, tokens):
+    plan = Plan(lognormal(60_000), 42, tokens, None, micro_batches, epochs=1)
+    assert 0 < plan.padding() <= 0.05
+    assert 1.0 <= plan.imbalance(world) <= 1.07
+
+
+def test_long_texts_come_at_no_particular_time():
+    lengths = lognormal(60_000)
+    planned = plan_epoch(lengths, 3, 0, 2048, None, 4)
+    longest = [lengths[planned[i]].max() for i in range(len(planned))]
+    assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.1

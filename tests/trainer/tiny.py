@@ -1,0 +1,143 @@
+"""Small models and tokenizers for tests: random weights under a fixed seed, in folders like pretrained ones.
+
+Each builder writes into `folder` what `from_pretrained` reads, and returns the folder.
+"""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+LINES = [
+    "the cat sat on the mat and the dog sat on the log",
+    "a quick brown fox jumps over the lazy dog",
+    "good films make people happy and bad films make people sad",
+    "a terrible plot, dreadful acting and a dull ending",
+    "a wonderful story with lovely acting and a bright ending",
+    "numbers such as 1 2 3 4 5 6 7 8 9 0 are words too",
+    "training resumes where it stopped, whatever dies on the way",
+]
+POSITIONS = 128
+
+
+def wordpiece(vocabulary: int = 400) -> PreTrainedTokenizerFast:
+    """Like BERT's: lower case, word pieces, [CLS] text [SEP]."""
+    special = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=list(special.values()), show_progress=False, min_frequency=2
+    )
+    tokenizer.train_from_iterator(LINES, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, **special)
+
+
+def byte_bpe(start: str | None, end: str, vocabulary: int = 400) -> PreTrainedTokenizerFast:
+    """Like GPT-2's: byte pairs, no pad token; with `start` each text begins with it, as Llama's do."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[end] + ([start] if start else []),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(LINES, trainer)
+    if start:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A",
+            pair=f"{start} $A {start} $B",
+            special_tokens=[(start, tokenizer.token_to_id(start))],
+        )
+    special = {"eos_token": end} | ({"bos_token": start} if start else {})
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, **special)
+
+
+def _saved(folder: Path, tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_tokenizer(folder: Path) -> Path:
+    """Only the tokenizer of `tiny_bert`."""
+    wordpiece().save_pretrained(folder)
+    return folder
+
+
+def tiny_bert(folder: Path, dropout: float = 0.1, vocabulary: int = 400) -> Path:
+    """An encoder with its masked-lm head; heads of other tasks are made new when it is loaded for them."""
+    tokenizer = wordpiece(vocabulary)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=POSITIONS,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(1)
+    return _saved(folder, tokenizer, BertForMaskedLM(config))
+
+
+def tiny_gpt2(folder: Path, dropout: float = 0.1) -> Path:
+    """A decoder whose tokenizer has an end-of-text token and no pad token."""
+    tokenizer = byte_bpe(None, "<|endoftext|>")
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=POSITIONS,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(2)
+    return _saved(folder, tokenizer, GPT2LMHeadModel(config))
+
+
+def tiny_llama(folder: Path) -> Path:
+    """A decoder with grouped-query attention whose tokenizer begins each text with <s>; no pad token."""
+    tokenizer = byte_bpe("<s>", "</s>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=POSITIONS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(3)
+    return _saved(folder, tokenizer, LlamaForCausalLM(config))

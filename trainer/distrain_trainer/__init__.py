@@ -1,0 +1,1 @@
+"""The trainer of distrain: what runs in the container."""

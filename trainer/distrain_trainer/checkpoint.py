@@ -1,0 +1,393 @@
+"""Checkpoints: one format for every strategy and any number of processes, published whole or not at all.
+
+A checkpoint is a folder: fp32 weights as from_pretrained reads them and the optimizer's tensors by parameter name,
+process i writing parameters i mod world; `state.json`; and `manifest.json`, written last, with each file's size and
+sha256. It is written as `tmp.<step>.<attempt>` and renamed when it is durable. No pickle anywhere.
+
+All methods that are called on every process say so; the rest are for process 0.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from distrain_trainer import processes
+from distrain_trainer.errors import CheckpointError, DataError, Superseded
+from distrain_trainer.folder import current_attempt
+from distrain_trainer.processes import Place
+from distrain_trainer.safetensors_file import SafetensorsFile, Written
+from distrain_trainer.strategy import Parallel, Tensors
+from distrain_trainer.tracking import write_json
+
+FORMAT = 1
+BEST = "checkpoint-best"
+
+
+@dataclass
+class State:
+    """What a run remembers besides its tensors.
+
+    step: steps done. evaluated_step: step of the last evaluation. best: {"metric", "value", "step"}.
+    misses: evaluations in a row without a better metric. skipped: steps in a row that were not finite.
+    tokens, padded_tokens, samples, seconds: trained on so far, over all attempts and processes.
+    epoch_loss, epoch_targets: sums over the running epoch. loss_scale: of fp16.
+    """
+
+    step: int = 0
+    evaluated_step: int = 0
+    best: dict[str, Any] | None = None
+    misses: int = 0
+    skipped: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    epoch_loss: float = 0.0
+    epoch_targets: float = 0.0
+    loss_scale: dict[str, Any] | None = None
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The published checkpoints of a run, newest first."""
+    found = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*")]
+    return [path for _, path in sorted(((int(m[1]), path) for m, path in found if m), reverse=True)]
+
+
+class Checkpoints:
+    """The checkpoints of a run: written, found again, kept and thrown away.
+
+    folder: the run's. fingerprint: of the data. write_static: writes what from_pretrained needs beside the weights
+    into a folder. say: tells the person a sentence (process 0).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        place: Place,
+        attempt: int,
+        fingerprint: str,
+        keep: int,
+        background: bool,
+        parallel: Parallel,
+        write_static: Callable[[Path], None],
+        say: Callable[[str], None],
+    ):
+        self.folder, self.place, self.attempt, self.fingerprint = folder, place, attempt, fingerprint
+        self.keep, self.background, self.parallel = keep, background, parallel
+        self.write_static, self.say = write_static, say
+        self._writing: _Writing | None = None
+
+    # Writing
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a checkpoint is begun and not yet finished."""
+        return self._writing is not None
+
+    @property
+    def written(self) -> bool:
+        """Whether this process has done its part of the checkpoint in flight, well or badly."""
+        return self._writing is not None and not self._writing.thread.is_alive()
+
+    def begin(self, state: State) -> None:
+        """Begins to write a checkpoint from a copy of the run's state. On every process.
+
+        It is published by `finish`, which the loop calls when all processes have written their part: the writer
+        thread itself talks to nobody.
+        """
+        if self.in_flight:
+            self.finish()
+        folder = self.folder / f"tmp.{state.step}.{self.attempt}"
+        own = self._own_names()
+        read = self.parallel.read
+        if self.background:
+            copies = {name: {k: t.detach().cpu().clone() for k, t in read(name).items()} for name in own}
+            read = copies.__getitem__
+        self._writing = _Writing(folder, State(**asdict(state)))
+        self._writing.thread = threading.Thread(target=self._write_part, args=(self._writing, own, read))
+        self._writing.thread.start()
+
+    def finish(self) -> int | None:
+        """Waits for all parts of the checkpoint in flight and publishes it. On every process.
+
+        Returns its step, None where a disk failed: that costs this checkpoint and nothing else, the old ones stay.
+        Raises Superseded when a newer attempt has begun.
+        """
+        writing = self._writing
+        assert writing is not None
+        writing.thread.join()
+        self._writing = None
+        parts = processes.gather((writing.error, writing.files))
+        error = next((error for error, _ in parts if error), None)
+        if error is None and self.place.first:
+            error = self._publish(writing, {name: record for _, files in parts for name, record in files.items()})
+        error = processes.from_first(error)
+        if error == _SUPERSEDED:
+            raise Superseded(f"a newer attempt at {self.folder} has begun; attempt {self.attempt} leaves it alone")
+        if self.place.first and error:
+            shutil.rmtree(writing.folder, ignore_errors=True)
+            self.say(
+                f"the checkpoint of step {writing.state.step} was not written ({error}); "
+                "the ones before it stay and training goes on"
+            )
+        elif self.place.first:
+            self._keep_best(writing.state)
+            self._prune()
+        return writing.state.step if error is None else None
+
+    def _own_names(self) -> list[str]:
+        return list(self.parallel.parameters)[self.place.rank :: self.place.world]
+
+    def _part(self, kind: str) -> str:
+        """Name of this process's file of weights or optimizer tensors."""
+        rank, world = self.place.rank, self.place.world
+        return f"{kind}-{rank + 1:05}-of-{world:05}.safetensors" if world > 1 else f"{kind}.safetensors"
+
+    def _write_part(self, writing: "_Writing", own: list[str], read: Callable[[str], Tensors]) -> None:
+        """Writes this process's parameters; an error of the disk is kept for `finish`."""
+        try:
+            writing.folder.mkdir(parents=True, exist_ok=True)
+            buffers = self.parallel.buffers if self.place.first else {}
+            weights = {name: read(name)["weight"] for name in own} | buffers
+            moments = {f"{name}/{key}": t for name in own for key, t in read(name).items() if key != "weight"}
+            for kind, tensors in (("model", weights), ("optimizer", moments)):
+                name = self._part(kind)
+                writing.files[name] = _write_tensors(writing.folder / name, tensors)
+        except OSError as error:
+            writing.error = _reason(error)
+
+    def _publish(self, writing: "_Writing", files: dict[str, Written]) -> str | None:
+        """Adds the small files and the manifest, and renames the folder; returns what went wrong."""
+        folder, state = writing.folder, writing.state
+        try:
+            self.write_static(folder)
+            if self.place.world > 1:
+                write_json(folder / "model.safetensors.index.json", _index(folder, files))
+            write_json(folder / "state.json", asdict(state))
+            for path in sorted(folder.iterdir()):
+                if path.name not in files:
+                    files[path.name] = _hash_durably(path)
+            manifest = {
+                "format": FORMAT,
+                "step": state.step,
+                "world": self.place.world,
+                "data": self.fingerprint,
+                "files": {name: asdict(files[name]) for name in sorted(files)},
+            }
+            write_json(folder / "manifest.json", manifest)
+            _sync_folder(folder)
+            if current_attempt(self.folder) != self.attempt:
+                return _SUPERSEDED
+            target = self.folder / f"checkpoint-{state.step}"
+            if target.exists():
+                self._discard(target)
+            folder.rename(target)
+            _sync_folder(self.folder)
+        except OSError as error:
+            return _reason(error)
+        return None
+
+    # Keeping
+
+    def _keep_best(self, state: State) -> None:
+        """Makes `checkpoint-best` the one that the state calls best, where that one is at hand."""
+        if state.best is None:
+            return
+        source, best = self.folder / f"checkpoint-{state.best['step']}", self.folder / BEST
+        if not source.exists() or _best_step(best) == state.best["step"]:
+            return
+        try:
+            copy = self.copy_model(source, f"tmp.best.{self.attempt}")
+            write_json(copy / "state.json", json.loads((source / "state.json").read_text()))
+            if best.exists():
+                self._discard(best)
+            copy.rename(best)
+            _sync_folder(self.folder)
+        except OSError as error:
+            self.say(f"{BEST} was not renewed ({_reason(error)}); step {state.best['step']} is the best so far")
+
+    def copy_model(self, source: Path, name: str) -> Path:
+        """A folder `name` beside `source` with its model, linked where the disk can, without the training state."""
+        copy = source.parent / name
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        for path in sorted(source.iterdir()):
+            if path.name.startswith("optimizer") or path.name in ("manifest.json", "state.json"):
+                continue
+            try:
+                os.link(path, copy / path.name)
+            except OSError:
+                shutil.copy2(path, copy / path.name)
+        return copy
+
+    def _prune(self) -> None:
+        for path in numbered(self.folder)[self.keep :]:
+            self._discard(path)
+
+    def _discard(self, path: Path) -> None:
+        """Removes a folder; out of sight first, so that a kill in the middle leaves no half checkpoint."""
+        doomed = path.with_name(f"tmp.discarded.{path.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def clean(self) -> None:
+        """Removes what earlier attempts left half-written."""
+        for path in self.folder.glob("tmp.*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    # Resuming
+
+    def restore(self) -> State | None:
+        """Loads the newest checkpoint that is whole; None when there is none at all. On every process.
+
+        Each process checks its share of the files; what one finds damaged, all pass over.
+        Raises CheckpointError when there are checkpoints and none is whole, DataError when the data are others.
+        """
+        candidates = processes.from_first(numbered(self.folder))
+        for path in candidates:
+            problems = processes.gather(self._problem(path))
+            problem = next((problem for problem in problems if problem), None)
+            if problem is None:
+                state = self._load(path)
+                if self.place.first:
+                    self._keep_best(state)
+                    self.say(f"resuming from {path.name}")
+                return state
+            if self.place.first:
+                self.say(f"{path.name} is damaged ({problem}); it is passed over for the one before")
+        if candidates:
+            raise CheckpointError(
+                f"none of the {len(candidates)} checkpoints in {self.folder} is whole; nothing was deleted: "
+                "restore one from a copy, or start anew in another output_dir"
+            )
+        return None
+
+    def _problem(self, path: Path) -> str | None:
+        """What is wrong with this process's share of a checkpoint, None if nothing."""
+        try:
+            manifest = json.loads((path / "manifest.json").read_text())
+            files = manifest["files"]
+            if manifest["format"] != FORMAT:
+                raise CheckpointError(f"{path} has format {manifest['format']}; this distrain reads {FORMAT}")
+        except FileNotFoundError:
+            return "manifest.json is missing"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "manifest.json is unreadable"
+        if manifest["data"] != self.fingerprint:
+            raise DataError(
+                f"the training data are not those that {path} was trained on; bring the old data back, or start anew "
+                "in another output_dir"
+            )
+        for name in sorted(files)[self.place.rank :: self.place.world]:
+            try:
+                if (path / name).stat().st_size != files[name]["size"]:
+                    return f"{name} is {(path / name).stat().st_size} bytes, not {files[name]['size']}"
+                with (path / name).open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != files[name]["sha256"]:
+                        return f"the bytes of {name} are not those that were written"
+            except OSError as error:
+                return f"{name}: {_reason(error)}"
+        return None
+
+    def _load(self, path: Path) -> State:
+        """Puts a checkpoint's tensors in place."""
+        weights = _open_all(path, "model")
+        moments = _open_all(path, "optimizer")
+        by_parameter: dict[str, list[str]] = {}
+        for entry in moments:
+            by_parameter.setdefault(entry.rpartition("/")[0], []).append(entry)
+        for name in self.parallel.parameters:
+            tensors = {"weight": weights[name].get_tensor(name)}
+            for entry in by_parameter.get(name, []):
+                tensors[entry.rpartition("/")[2]] = moments[entry].get_tensor(entry)
+            self.parallel.write(name, tensors)
+        known = {field.name for field in fields(State)}
+        state = json.loads((path / "state.json").read_text())
+        return State(**{name: value for name, value in state.items() if name in known})
+
+
+_SUPERSEDED = "superseded"
+
+
+class _Writing:
+    """A checkpoint in flight, as far as this process is concerned."""
+
+    def __init__(self, folder: Path, state: State):
+        self.folder, self.state = folder, state
+        self.thread: threading.Thread
+        self.files: dict[str, Written] = {}
+        self.error: str | None = None
+
+
+def _write_tensors(path: Path, tensors: Tensors) -> Written:
+    file = SafetensorsFile(path, ((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()))
+    try:
+        for tensor in tensors.values():
+            file.append(tensor)
+        return file.close()
+    except OSError:
+        file.abandon()
+        raise
+
+
+def _index(folder: Path, files: Iterable[str]) -> dict[str, Any]:
+    """The index by which from_pretrained finds each weight's file."""
+    weight_map: dict[str, str] = {}
+    size = 0
+    for name in sorted(name for name in files if name.startswith("model-")):
+        with safe_open(folder / name, "pt") as file:
+            weight_map |= dict.fromkeys(file.keys(), name)
+        size += (folder / name).stat().st_size
+    return {"metadata": {"total_size": size}, "weight_map": weight_map}
+
+
+def _open_all(path: Path, kind: str) -> dict[str, Any]:
+    """Tensor name -> the open file that holds it, over all files of a kind."""
+    found: dict[str, Any] = {}
+    for file in sorted(path.glob(f"{kind}*.safetensors")):
+        opened = safe_open(file, "pt")
+        found |= dict.fromkeys(opened.keys(), opened)
+    return found
+
+
+def _best_step(best: Path) -> int | None:
+    """The step whose model `checkpoint-best` holds."""
+    try:
+        return json.loads((best / "state.json").read_text())["best"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _hash_durably(path: Path) -> Written:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return Written(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def tensors_digest(tensors: Iterable[torch.Tensor]) -> str:
+    """A digest of tensors that costs one pass over their memory: the sum of their bits as integers, each."""
+    sums = [int(tensor.detach().contiguous().view(torch.int32).sum(dtype=torch.int64)) for tensor in tensors]
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()

@@ -1,0 +1,172 @@
+"""From the plan's row numbers to the tensors of a step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from distrain_trainer.data.plan import MicroBatches, Plan, deal
+from distrain_trainer.data.tokens import Rows
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.settings import Settings
+
+IGNORED = -100
+"""Label of a position that is no target."""
+
+EVALUATION = 2**31
+"""Stands for the epoch where evaluation draws its masks, so that they are the same at each evaluation."""
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Turns rows into padded tensors, and draws the masks of masked-lm.
+
+    What is random about a row is drawn from (seed, epoch, row number): the same whatever batch or process it is in.
+    """
+
+    rows: Rows
+    task: str
+    seed: int
+    pad_id: int
+    mask_id: int
+    vocabulary: int
+    mask_fraction: float
+    mask_whole_words: bool
+
+    @staticmethod
+    def of(settings: Settings, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> "Collator":
+        """The collator of some rows, as the settings and the tokenizer want it."""
+        if settings.task == "masked-lm" and tokenizer.mask_token_id is None:
+            raise SettingsError(f"the tokenizer of {settings.model.name} has no mask token; masked-lm needs one")
+        return Collator(
+            rows,
+            settings.task,
+            settings.seed,
+            pad_id=tokenizer.pad_token_id,
+            mask_id=-1 if tokenizer.mask_token_id is None else tokenizer.mask_token_id,
+            vocabulary=len(tokenizer),
+            mask_fraction=settings.data.mask_fraction,
+            mask_whole_words=settings.data.mask_whole_words,
+        )
+
+    def __call__(self, numbers: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask: int64 [rows, longest]; labels: int64 [rows] or [rows, longest]."""
+        rows, per_row = self.rows, self.task == "sequence-classification"
+        shape = len(numbers), max(int(rows.lengths[numbers].max()), 1) if len(numbers) else 1
+        input_ids = np.full(shape, self.pad_id, np.int64)
+        attention_mask = np.zeros(shape, np.int64)
+        labels = np.full(shape[:1] if per_row else shape, IGNORED, np.int64)
+        for i, number in enumerate(numbers):
+            span = slice(rows.offsets[number], rows.offsets[number + 1])
+            ids = rows.input_ids[span].astype(np.int64)
+            if per_row:
+                labels[i] = rows.labels[number] if rows.labels is not None else IGNORED
+            elif self.task == "masked-lm":
+                assert rows.words is not None
+                ids, labels[i, : len(ids)] = self._mask(ids, rows.words[span], epoch, int(number))
+            else:
+                labels[i, : len(ids)] = ids if rows.labels is None else rows.labels[span]
+            input_ids[i, : len(ids)] = ids
+            attention_mask[i, : len(ids)] = 1
+        if self.task == "causal-lm":
+            labels = np.concatenate([labels[:, 1:], np.full((shape[0], 1), IGNORED)], axis=1)
+        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def empty(self) -> dict[str, torch.Tensor]:
+        """A micro-batch of weight 0: one row of one token without a target."""
+        batch = {name: torch.zeros(1, 1, dtype=torch.int64) for name in ("input_ids", "attention_mask", "labels")}
+        batch["attention_mask"] += 1
+        batch["labels"] = torch.full((1,) if self.task == "sequence-classification" else (1, 1), IGNORED)
+        return batch
+
+    def _mask(self, ids: np.ndarray, words: np.ndarray, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Hides tokens as BERT does: of those chosen 80 % become [MASK], 10 % a random token, 10 % stay.
+
+        words: the word each token belongs to, -1 where a token is never a target. Exactly
+        max(1, round(mask_fraction x n)) of the n words or tokens are chosen.
+        """
+        labels = np.full(len(ids), IGNORED, np.int64)
+        units = np.unique(words[words >= 0]) if self.mask_whole_words else np.flatnonzero(words >= 0)
+        if not len(units):
+            return ids, labels
+        generator = np.random.Generator(np.random.PCG64([self.seed, epoch, number]))
+        chosen = generator.choice(units, max(1, round(self.mask_fraction * len(units))), replace=False)
+        positions = np.flatnonzero(np.isin(words, chosen)) if self.mask_whole_words else np.sort(chosen)
+        labels[positions] = ids[positions]
+        fate = generator.random(len(positions))
+        ids[positions[fate < 0.8]] = self.mask_id
+        swapped = positions[fate >= 0.9]
+        ids[swapped] = generator.integers(self.vocabulary, size=len(swapped))
+        return ids, labels
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What one process trains on in one step.
+
+    indices: number within the epoch of each micro-batch, which seeds its dropout; -1 for an empty one.
+    micro_batches: tensors by name. targets: valid targets of this process.
+    samples, tokens, padded_tokens: of the whole step, over all processes.
+    """
+
+    epoch: int
+    indices: list[int]
+    micro_batches: list[dict[str, torch.Tensor]]
+    targets: int
+    samples: int
+    tokens: int
+    padded_tokens: int
+
+
+class StepDataset(torch.utils.data.Dataset[StepBatch]):
+    """Step number -> the part of that step which `rank` of `world` takes."""
+
+    def __init__(self, plan: Plan, collator: Collator, rank: int, world: int):
+        self.plan, self.collator, self.rank, self.world = plan, collator, rank, world
+
+    def __len__(self) -> int:
+        return self.plan.steps
+
+    def __getitem__(self, number: int) -> StepBatch:
+        step, slots = self.plan.step(number), self.plan.slots(self.world)
+        hand = [step.indices[i] for i in deal(step.costs, self.world, slots)[self.rank]]
+        micro_batches = [self.collator(step.planned[i], step.epoch) for i in hand]
+        missing = slots - len(hand)
+        micro_batches += [self.collator.empty()] * missing
+        return StepBatch(
+            epoch=step.epoch,
+            indices=hand + [-1] * missing,
+            micro_batches=micro_batches,
+            targets=sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches),
+            samples=len(step.rows),
+            tokens=int(self.plan.lengths[step.rows].sum()),
+            padded_tokens=int(step.costs.sum()),
+        )
+
+
+def steps(dataset: StepDataset, start: int, workers: int) -> Iterator[StepBatch]:
+    """The steps from `start` to the last, prepared ahead by `workers` processes; their number changes no batch."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(start, len(dataset)),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)
+
+
+def evaluation_batches(
+    planned: MicroBatches, collator: Collator, rank: int, world: int
+) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+    """Row numbers and tensors of this process's share; every process gets equally many, some of them empty."""
+    slots = -(-len(planned) // world)
+    hand = deal(planned.costs, world, slots)[rank]
+    for index in hand:
+        yield planned[index], collator(planned[index], EVALUATION)
+    for _ in range(slots - len(hand)):
+        yield np.zeros(0, np.int64), collator.empty()

@@ -1,0 +1,255 @@
+"""From texts to rows: special tokens, windows, and what is a target.
+
+A row is what the model sees as one sequence. A text becomes one row, or with long_texts=split several windows:
+
+    text       t0 t1 t2 t3 t4 t5 t6         max_length 6, stride 1, special tokens [CLS] and [SEP]
+    window 1   [CLS] t0 t1 t2 t3 [SEP]
+    window 2   [CLS] t3 t4 t5 t6 [SEP]      t3 is context here: its target belongs to window 1
+
+Each token of a text is a target in exactly one window. A causal-lm text ends with its end-of-text token, once, at the
+end of the text and not of each window; only what precedes a text (<s>) stands before every window.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distrain_trainer.data.sources import TEXT_COLUMNS, find_column
+from distrain_trainer.errors import DataError, SettingsError
+from distrain_trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+BATCH = 1000
+"""Texts that are tokenized together: memory stays flat."""
+NO_TARGET = -100
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How rows are made of texts.
+
+    prefix, suffix: special tokens around each window. end: tokens at the end of each text. room: tokens of text that
+    a window holds. left: truncation keeps the end of a text.
+    """
+
+    prefix: list[int]
+    suffix: list[int]
+    end: list[int]
+    room: int
+    long_texts: str
+    stride: int
+    keep_empty: bool
+    left: bool
+
+
+@dataclass
+class Text:
+    """One text's tokens without special tokens; words and targets, where there are some, one for each token."""
+
+    input_ids: list[int]
+    words: list[int] | None = None
+    targets: list[int] | None = None
+    label: int | None = None
+    framed: bool = True
+
+
+@dataclass
+class Made:
+    """Rows made of some texts, as flat lists, and what was counted on the way."""
+
+    input_ids: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, text: Text, shape: Shape) -> None:
+        """Appends the rows of one text."""
+        body = text.input_ids
+        prefix, suffix, end = (shape.prefix, shape.suffix, shape.end) if text.framed else ([], [], [])
+        room = shape.room if text.framed else shape.room + len(shape.prefix) + len(shape.suffix)
+        self.counts["texts"] += 1
+        if not body:
+            kept = shape.keep_empty and bool(prefix or suffix or end)
+            self.counts["empty_kept" if kept else "empty_dropped"] += 1
+            if not kept:
+                return
+        if end and body[-len(end) :] != end:
+            body = body + end
+        spans = [(0, len(body), 0)]
+        if len(body) > room:
+            if shape.long_texts == "drop":
+                self.counts["dropped_long"] += 1
+                return
+            if shape.long_texts == "truncate":
+                self.counts["truncated"] += 1
+                first = len(body) - room if shape.left else 0
+                spans = [(first, first + room, first)]
+            else:
+                self.counts["split"] += 1
+                spans = list(windows(len(body), room, shape.stride))
+        words = text.words if text.words is not None else range(len(body))
+        targets = text.targets if text.targets is not None else body
+        for start, stop, fresh in spans:
+            context = fresh - start
+            self.input_ids += [*prefix, *body[start:stop], *suffix]
+            self.words += [-1] * (len(prefix) + context) + [*words[fresh:stop]] + [-1] * len(suffix)
+            self.targets += [*prefix, *[NO_TARGET] * context, *targets[fresh:stop], *suffix]
+            self.lengths.append(len(prefix) + stop - start + len(suffix))
+            self.counts["rows"] += 1
+            self.counts["tokens"] += self.lengths[-1]
+            if text.label is not None:
+                self.labels.append(text.label)
+
+
+def windows(length: int, room: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, first token that no window before has) of windows of `room` tokens that share `stride`."""
+    for start in range(0, max(length - stride, 1), room - stride):
+        yield start, min(start + room, length), start + stride if start else 0
+
+
+def shape_of(
+    settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int, keep_empty: bool = False
+) -> Shape:
+    """How rows are made under these settings; SettingsError where they do not fit the tokenizer."""
+    data, task = settings.data, settings.task
+    if data.mask_whole_words:
+        words = tokenizer.is_fast and tokenizer.backend_tokenizer.pre_tokenizer is not None
+        if not words:
+            raise SettingsError(
+                "data.mask_whole_words needs a fast tokenizer that divides texts into words, which this model's does "
+                "not; set it to false"
+            )
+    prefix, suffix = _frame(tokenizer)
+    end: list[int] = []
+    if task == "causal-lm":
+        end, suffix = suffix, []
+        if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in end:
+            end = [*end, tokenizer.eos_token_id]
+    room = max_length - len(prefix) - len(suffix)
+    if room < 1:
+        raise SettingsError(
+            f"data.max_length is {max_length} but {len(prefix) + len(suffix)} special tokens stand around each text; "
+            f"raise it to at least {len(prefix) + len(suffix) + 1}"
+        )
+    if data.stride >= room:
+        raise SettingsError(
+            f"data.stride is {data.stride} but a window holds {room} tokens of text; lower it below {room}"
+        )
+    default = "truncate" if task == "sequence-classification" else "split"
+    left = tokenizer.truncation_side == "left"
+    keep_empty = keep_empty or data.empty_texts == "keep"
+    return Shape(prefix, suffix, end, room, data.long_texts or default, data.stride, keep_empty, left)
+
+
+def _frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    if not tokenizer.is_fast:
+        sentinel = -1
+        framed: list[int] = tokenizer.build_inputs_with_special_tokens([sentinel])
+        return framed[: framed.index(sentinel)], framed[framed.index(sentinel) + 1 :]
+    probes = ("a", *tokenizer.get_vocab())
+    probe = next(text for text in probes if tokenizer(text, add_special_tokens=False)["input_ids"])
+    encoded = tokenizer(probe, return_special_tokens_mask=True)
+    ids, of_text = encoded["input_ids"], np.flatnonzero(np.asarray(encoded["special_tokens_mask"]) == 0)
+    return ids[: of_text[0]], ids[of_text[-1] + 1 :]
+
+
+def tokenize(texts: Sequence[str | None], settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Text]:
+    """Each text's tokens, with their words for masked-lm; null is an empty text."""
+    cleaned = [_clean(text or "") if settings.data.clean else text or "" for text in texts]
+    encoded = tokenizer(
+        cleaned,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    for number, ids in enumerate(encoded["input_ids"]):
+        words = None
+        if settings.task == "masked-lm" and tokenizer.is_fast:
+            words = [-1 if word is None else word for word in encoded.word_ids(number)]
+        yield Text(ids, words)
+
+
+def _clean(text: str) -> str:
+    """NFC, every run of white space one space, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def texts_of(
+    rows: "Dataset", part: str, settings: Settings, tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[list[Text]]:
+    """The texts of each batch of rows, from a column of text or as they were tokenized before."""
+    if "input_ids" in rows.column_names and settings.data.text_column is None:
+        yield from _tokenized_before(rows, part, settings, tokenizer)
+        return
+    column = find_column(rows, settings.data.text_column, TEXT_COLUMNS, "data.text_column")
+    kind = str(getattr(rows.features[column], "dtype", type(rows.features[column]).__name__))
+    if kind not in ("string", "large_string", "null"):
+        raise DataError(f"column '{column}' of the {part} rows holds {kind}, not text; name another data.text_column")
+    for batch in rows.select_columns(column).iter(BATCH):
+        yield list(tokenize(batch[column], settings, tokenizer))
+
+
+def _tokenized_before(
+    rows: "Dataset", part: str, settings: Settings, tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[list[Text]]:
+    """Texts from a column input_ids, as it is; padding that an attention_mask shows is left out.
+
+    For causal-lm a column of labels, one a token, gives the targets.
+    """
+    if settings.data.mask_whole_words:
+        raise SettingsError("data.mask_whole_words needs texts, but the data has a column input_ids; set it to false")
+    wanted = settings.data.label_column or "labels"
+    per_token = settings.task != "sequence-classification" and wanted in rows.column_names
+    if per_token and settings.task == "masked-lm":
+        raise DataError(
+            f"column '{wanted}' gives targets for tokens, but masked-lm draws its own; remove it or train causal-lm"
+        )
+    columns = ["input_ids", *({"attention_mask"} & set(rows.column_names)), *([wanted] if per_token else [])]
+    vocabulary, special = len(tokenizer), set(tokenizer.all_special_ids)
+    number = 0
+    for batch in rows.select_columns(columns).iter(BATCH):
+        texts = []
+        for values in zip(*(batch[column] for column in columns), strict=True):
+            number += 1
+            row = _checked(dict(zip(columns, values, strict=True)), f"{part} row {number}", vocabulary)
+            seen = [bool(value) for value in row.pop("attention_mask", [1] * len(row["input_ids"]))]
+            row = {column: list(compress(values, seen)) for column, values in row.items()}
+            words = [-1 if token in special else n for n, token in enumerate(row["input_ids"])]
+            texts.append(Text(row["input_ids"], words, row.get(wanted), framed=False))
+        yield texts
+
+
+def _checked(row: dict[str, list[int] | None], where: str, vocabulary: int) -> dict[str, list[int]]:
+    """The row's lists, null as an empty one; DataError where they are no integers, not of one length, no tokens."""
+    lists: dict[str, list[int]] = {}
+    for column, values in row.items():
+        values = [] if values is None else values
+        if not isinstance(values, list) or not all(type(value) is int for value in values):
+            raise DataError(f"{where}: {column} is no list of integers; correct the column")
+        lists[column] = values
+        if len(values) != len(lists["input_ids"]):
+            raise DataError(
+                f"{where} has {len(lists['input_ids'])} input_ids but {len(values)} {column}; give one for each token"
+            )
+        if column == "attention_mask":
+            continue
+        allowed = {NO_TARGET} if column != "input_ids" else set()
+        strange = next((v for v in values if not 0 <= v < vocabulary and v not in allowed), None)
+        if strange is not None:
+            raise DataError(
+                f"{where} has {strange} in {column}, but the tokenizer has tokens 0 to {vocabulary - 1}; tokenize "
+                "the data with this model's tokenizer"
+            )
+    return lists

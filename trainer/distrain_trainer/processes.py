@@ -1,0 +1,66 @@
+"""The processes of a run: who this one is, and the few things that all of them say to each other.
+
+Messages are small and travel over gloo on the CPU, beside whatever moves the gradients. With one process every
+function answers at once and no process group exists.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for a message from the others."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process this is, as the launcher's environment says; one of one where there is no launcher."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+    @staticmethod
+    def from_environment() -> "Place":
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        return Place(rank, world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+
+def total(values: list[float]) -> list[float]:
+    """Each value summed over all processes, in float64."""
+    if not dist.is_initialized():
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def gather(value: T) -> list[T]:
+    """The value of every process, by rank; any object that pickles."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(value: T) -> T:
+    """Process 0's value, on all."""
+    if not dist.is_initialized():
+        return value
+    values: list[Any] = [value]
+    dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    return values[0]

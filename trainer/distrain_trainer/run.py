@@ -1,0 +1,256 @@
+"""One process of a training run, from settings to report. Reads from top to bottom."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from distrain_trainer import processes, results
+from distrain_trainer.checkpoint import Checkpoints, State, tensors_digest
+from distrain_trainer.data.loader import Collator, StepDataset, steps
+from distrain_trainer.data.plan import Plan
+from distrain_trainer.data.tokens import Rows, Tokenized, prepare
+from distrain_trainer.errors import DataError, DistrainError, OutOfTime, SettingsError, Stopped, TrainingError
+from distrain_trainer.evaluation import plan_evaluation
+from distrain_trainer.folder import Claim, begin_attempt, claim
+from distrain_trainer.loop import Run, train
+from distrain_trainer.metrics import check_metric, default_metric, greater_is_better
+from distrain_trainer.model import SummedLoss, load_config, load_model, load_tokenizer, longest_row, resolve
+from distrain_trainer.processes import Place
+from distrain_trainer.progress import Progress, say
+from distrain_trainer.settings import Settings, flat, nested
+from distrain_trainer.signals import StopRequest
+from distrain_trainer.strategy import parallelize
+from distrain_trainer.threads import threads_for
+from distrain_trainer.tracking import MetricsLog, write_json
+
+
+def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None:
+    """Trains as one of the processes that the environment describes; None where the run was finished before.
+
+    resume: whether a run in the output folder is continued. attempt: its number, where a supervisor has begun it.
+    Raises DistrainError.
+    """
+    stop = StopRequest()
+    place = Place.from_environment()
+    tell: Callable[[str], None] = say if place.first else lambda text: None
+    threads = threads_for(place.local_world)
+
+    # What is asked for, and what an earlier attempt has already decided.
+    claimed = claim(asked, resume, overwrite=False)
+    settings = claimed.settings
+    check_device(settings)
+
+    # The tokenizer and the data, before any process waits for another.
+    name, revision = resolve(settings.model)
+    tokenizer = load_tokenizer(name, revision)
+    max_length = longest_row(settings, load_config(name, revision), tokenizer)
+    data = prepare(settings, tokenizer, max_length, tell)
+    check_same_data(claimed, data)
+    settings = decide(settings, revision, data, max_length, place.world)
+
+    # The plan of all steps. From here on the number of processes only says who does what.
+    plan = plan_of(settings, data.train)
+    if results.is_finished(claimed.folder, plan.steps):
+        tell(f"the run in {claimed.folder} is finished; give it more schedule.epochs to train on")
+        return None
+    tell(deal_sentence(plan, data.train, settings, place.world))
+
+    # The processes meet.
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no" if settings.precision == "fp32" else settings.precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=processes.PATIENCE)],
+    )
+    assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
+    set_up_numerics(settings, threads)
+    attempt = processes.from_first(attempt or (begin_attempt(claimed.folder) if place.first else 0))
+
+    # The model, the same on all of them.
+    model = load_model(settings, name, revision, tokenizer, data.label_names)
+    collator = Collator.of(settings, data.train, tokenizer)
+    parallel = parallelize(settings, accelerator, SummedLoss(model), collator.empty(), place.world)
+    check_same_start(settings, plan, data, list(parallel.parameters.values()))
+    trained = sum(p.numel() for p in parallel.parameters.values() if p.requires_grad)
+    parameters = {"trainable": trained, "all": sum(p.numel() for p in parallel.parameters.values())}
+    tell(f"{settings.model.name}: {trained:,} of {parameters['all']:,} parameters are trained")
+
+    # Where the run was left, if it was.
+    record = results.settings_record(claimed, asked, settings, data, plan, place, threads, parameters)
+    checkpoints = Checkpoints(
+        claimed.folder,
+        place,
+        attempt,
+        data.fingerprint,
+        settings.checkpoint.keep,
+        settings.checkpoint.background,
+        parallel,
+        write_static=lambda folder: results.write_model_files(folder, model, tokenizer, record),
+        say=tell,
+    )
+    if place.first:
+        checkpoints.clean()
+        tell_changes(claimed, record, tell)
+        write_json(claimed.folder / "settings.json", record)
+    state = checkpoints.restore() or State()
+    if state.loss_scale and accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state.loss_scale)
+
+    # Training.
+    tell(f"results go to {claimed.folder}")
+    with (
+        Progress(plan.steps, state.step) if place.first else nullcontext() as progress,
+        MetricsLog(claimed.folder / "metrics.jsonl") if place.first else nullcontext() as log,
+    ):
+        this = Run(
+            settings=settings,
+            place=place,
+            plan=plan,
+            batches=steps(StepDataset(plan, collator, place.rank, place.world), state.step, settings.data.workers),
+            parallel=parallel,
+            checkpoints=checkpoints,
+            state=state,
+            stop=stop,
+            evaluation_plan=plan_evaluation(data.evaluation.lengths, settings) if data.evaluation else None,
+            evaluation_collator=Collator.of(settings, data.evaluation, tokenizer) if data.evaluation else None,
+            classes=len(data.label_names or ()),
+            record=recorder(log, progress),
+            say=tell,
+            watch=progress.evaluating if progress else lambda done, of: None,
+        )
+        if log:
+            log.cut_back(state.step)
+        this.record({"step": state.step, "event": "resume" if state.step else "start", "attempt": attempt})
+        try:
+            train(this)
+        except DistrainError as error:
+            if place.first:
+                results.conclude(this, record, STATUS.get(type(error), "failed"), str(error))
+            raise
+        this.record({"step": state.step, "event": "end"})
+    if place.first:
+        results.publish_final(claimed.folder, checkpoints, record, state)
+        results.conclude(this, record, "finished", None)
+        for sentence in results.closing_sentences(claimed.folder, this):
+            tell(sentence)
+    processes.from_first(None)  # nobody leaves before the results are on disk
+    return this
+
+
+STATUS: dict[type[DistrainError], str] = {Stopped: "stopped", OutOfTime: "out_of_time"}
+
+
+def check_device(settings: Settings) -> None:
+    """Refuses a precision that this machine does not have (Accelerate would take another without a word)."""
+    cuda = torch.cuda.is_available()
+    if settings.precision == "fp16" and not cuda:
+        raise SettingsError("precision is fp16 but there is no GPU here; use bf16 or fp32")
+    if settings.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():
+        raise SettingsError(f"precision is bf16, which {torch.cuda.get_device_name()} does not have; use fp16 or fp32")
+
+
+def set_up_numerics(settings: Settings, threads: int) -> None:
+    """Threads and kernels; after Accelerate, which sets threads of its own."""
+    torch.set_num_threads(threads)
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def decide(settings: Settings, revision: str | None, data: Tokenized, max_length: int, world: int) -> Settings:
+    """The settings with everything decided that was left open; they hold for the run's life."""
+    metric = settings.evaluation.metric or default_metric(settings.task)
+    check_metric(metric, settings.task)
+    greater = settings.evaluation.greater_is_better
+    decided = {
+        "model.revision": revision,
+        "data.revision": data.origin.commit,
+        "data.max_length": max_length,
+        "batch.micro_batches": settings.batch.micro_batches or world,
+        "evaluation.metric": metric,
+        "evaluation.greater_is_better": greater_is_better(metric) if greater is None else greater,
+    }
+    return Settings.model_validate(nested(flat(settings) | decided))
+
+
+def plan_of(settings: Settings, rows: Rows) -> Plan:
+    """The plan of all steps over the training rows."""
+    batch, schedule = settings.batch, settings.schedule
+    assert batch.micro_batches is not None
+    limits = (batch.tokens, batch.samples, batch.micro_batches)
+    return Plan(rows.lengths, settings.seed, *limits, schedule.epochs, schedule.max_steps)
+
+
+def deal_sentence(plan: Plan, rows: Rows, settings: Settings, world: int) -> str:
+    """`16 micro-batches = 2 processes x 8, about 410 samples a step; ...`"""
+    samples = round(len(rows) / plan.ends[0])
+    micro_batches = counted(plan.micro_batches, "micro-batch", "micro-batches")
+    idle = f" ({world * plan.slots(world) - plan.micro_batches} empty)" if plan.micro_batches % world else ""
+    return (
+        f"{micro_batches} = {counted(world, 'process', 'processes')} x {plan.slots(world)}{idle}, about {samples} "
+        f"samples a step; {plan.steps} steps, {plan.ends[0]} an epoch; {plan.padding():.1%} padding, slowest process "
+        f"{plan.imbalance(world):.2f} x the mean"
+    )
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """`1 process`, `2 processes`."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def check_same_data(claimed: Claim, data: Tokenized) -> None:
+    """Refuses to resume on other data than the run was started with."""
+    if claimed.stored and claimed.stored["data"]["fingerprint"] != data.fingerprint:
+        raise DataError(
+            f"the data are not those that the run in {claimed.folder} was started with "
+            f"({claimed.stored['data']['description']} then, {data.origin.description} now); bring the old data back, "
+            "or choose another output_dir"
+        )
+
+
+def check_same_start(settings: Settings, plan: Plan, data: Tokenized, weights: list[torch.Tensor]) -> None:
+    """Makes sure that all processes are about to do the same."""
+    about = {
+        "settings": json.dumps(flat(settings), sort_keys=True),
+        "data": data.fingerprint,
+        "plan": repr((plan.steps, plan.ends.tolist(), hashlib.sha256(plan.epoch(0).rows.tobytes()).hexdigest())),
+        "weights": tensors_digest(weights),
+    }
+    for what in about:
+        values = processes.gather(about[what])
+        if len(set(values)) > 1:
+            other = next(rank for rank, value in enumerate(values) if value != values[0])
+            raise TrainingError(f"process {other} starts with other {what} than process 0; start all from one image")
+
+
+def tell_changes(claimed: Claim, record: dict[str, Any], tell: Callable[[str], None]) -> None:
+    """Says what is new about the machine of a resumed run: such a change can alter the last bits."""
+    for part in ("world_size", "threads", "versions", "hardware"):
+        before, now = (claimed.stored or record).get(part), record[part]
+        if before != now:
+            if isinstance(now, dict) and isinstance(before, dict):
+                now = {name: value for name, value in now.items() if before.get(name) != value}
+                before = {name: before.get(name) for name in now}
+            tell(f"{part.replace('_', ' ')} changed since the last attempt: {before} then, {now} now")
+
+
+def recorder(log: MetricsLog | None, progress: Progress | None) -> Callable[[dict[str, Any]], None]:
+    """Where the lines of metrics.jsonl go: file and person on process 0, nowhere on the others."""
+
+    taken = True
+
+    def record(line: dict[str, Any]) -> None:
+        nonlocal taken
+        if log and progress:
+            before, taken = taken, log.write(line)
+            if before and not taken:
+                progress.say(f"{log.path} cannot be written; its lines wait in memory until it can")
+            progress.step(line)
+
+    return record

