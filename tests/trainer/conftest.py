@@ -59,14 +59,17 @@ def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
     return path
 
 
-@pytest.fixture
-def distrain(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command in a folder of its own and returns how it ended."""
+@pytest.fixture(scope="session")
+def run_command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command, in a folder of its own, to its end."""
+    folder = tmp_path_factory.mktemp("here")
 
-    def run(*arguments: object, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, stdin: str = "", command: list[str] = COMMAND, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            cwd=tmp_path,
+            [*command, *map(str, arguments)],
+            cwd=folder,
             env=os.environ | environment,
             input=stdin,
             capture_output=True,

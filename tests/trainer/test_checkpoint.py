@@ -148,6 +148,15 @@ def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(lab: Lab, damage, 
     assert (lab.folder / "checkpoint-2").exists()
 
 
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(lab: Lab):
+    lab.train_and_save(2)
+    damage_flip(lab.folder / "checkpoint-2" / "model.safetensors")
+    lab.checkpoints.restore()
+    lab.state.step = 2
+    lab.train_and_save(1)
+    assert [path.name for path in numbered(lab.folder)] == ["checkpoint-3", "checkpoint-2", "checkpoint-1"]
+
+
 def test_no_whole_checkpoint_is_an_error_and_never_a_fresh_start(lab: Lab):
     lab.train_and_save(2)
     for path in numbered(lab.folder):

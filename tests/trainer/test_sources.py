@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,13 @@ def test_the_same_rows_come_from_every_format(tmp_path):
         splits = opened(tmp_path, files=[str(tmp_path / name)], evaluation_fraction=0)
         assert splits.train.to_list() == ROWS, name
         assert splits.evaluation is None
+
+
+def test_local_files_are_read_without_the_network(tmp_path, monkeypatch):
+    asked: list[tuple] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address))
+    opened(tmp_path, files=[str(jsonl(tmp_path / "a.jsonl"))])
+    assert not asked
 
 
 def test_a_saved_format_does_not_come_back_as_tensors(tmp_path):
@@ -151,8 +159,8 @@ def test_formats_that_cannot_be_read_are_refused(tmp_path):
         ('{"text": "a"}\n{"text": "b\n', "line 2: unterminated string starting at (column 10)"),
         ('{"text": "a"}\n{"text": "b"} tail\n', "line 2: extra data (column 15)"),
         ('{"text": "a"}\nhello\n', "line 2: expecting value (column 1)"),
-        ('{"text": "a"}\n\n["b"]\n', "line 3: a list, but each line is one object"),
-        ('{"text": "a"}\n5\n{"text": "b"}\n', "line 2: a int, but each line is one object"),
+        ('{"text": "a"}\n\n["b"]\n', "line 3: list in place of an object"),
+        ('{"text": "a"}\n5\n{"text": "b"}\n', "line 2: int in place of an object"),
     ],
 )
 def test_a_corrupt_line_is_named_with_its_number(tmp_path, lines, told):
@@ -272,7 +280,7 @@ def test_files_whose_columns_do_not_fit_together_are_refused(tmp_path):
     second = jsonl(tmp_path / "b.jsonl", [{"text": "x", "label": "a", "url": "y"}])
     sentence = refusal(tmp_path, files=[str(first), str(second)])
     assert f"{first}, {second} cannot be read" in sentence
-    assert "url" in sentence
+    assert "columns that not all of them have: 'url'" in sentence
 
 
 def test_a_path_is_not_taken_for_a_name_on_the_hub(tmp_path):
@@ -303,6 +311,7 @@ def service():
 def reached(service, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", service.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     return service
 
 
@@ -335,6 +344,7 @@ def test_a_token_without_access_is_told_from_none(reached, tmp_path, monkeypatch
 
 def test_an_unreachable_hub_is_told_from_a_missing_name(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     assert "the Hub at http://127.0.0.1:9 cannot be reached" in refusal(tmp_path, name="owner/fine")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set; unset it, or fill the cache" in refusal(tmp_path, name="owner/fine")

@@ -86,6 +86,7 @@ class Checkpoints:
         self.keep, self.background, self.parallel = keep, background, parallel
         self.write_static, self.say = write_static, say
         self._writing: _Writing | None = None
+        self._damaged: set[str] = set()
 
     # Writing
 
@@ -192,6 +193,7 @@ class Checkpoints:
             if target.exists():
                 self._discard(target)
             folder.rename(target)
+            self._damaged.discard(target.name)
             _sync_folder(self.folder)
         except OSError as error:
             return _reason(error)
@@ -231,7 +233,9 @@ class Checkpoints:
         return copy
 
     def _prune(self) -> None:
-        for path in numbered(self.folder)[self.keep :]:
+        """Removes the oldest; one that is damaged neither counts as kept nor is removed."""
+        whole = [path for path in numbered(self.folder) if path.name not in self._damaged]
+        for path in whole[self.keep :]:
             self._discard(path)
 
     def _discard(self, path: Path) -> None:
@@ -264,6 +268,7 @@ class Checkpoints:
                     self._keep_best(state)
                     self.say(f"resuming from {path.name}")
                 return state
+            self._damaged.add(path.name)
             if self.place.first:
                 self.say(f"{path.name} is damaged ({problem}); it is passed over for the one before")
         if candidates:

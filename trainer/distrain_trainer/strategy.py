@@ -5,6 +5,7 @@ prepared loaders and saved states are not used, because the plan and the checkpo
 processes.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -97,7 +98,10 @@ def single(settings: Settings, accelerator: Accelerator, module: SummedLoss, emp
 def ddp(settings: Settings, accelerator: Accelerator, module: SummedLoss, empty: Tensors, world: int) -> Parallel:
     """A replica a process, gradients averaged by DistributedDataParallel; with one process the plain model."""
     accelerator.ddp_handler = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    parallel = _replica(settings, accelerator, module, empty)
+    with warnings.catch_warnings():
+        # Its successor, forward_sync_buffers, is not among the arguments that Accelerate passes on.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        parallel = _replica(settings, accelerator, module, empty)
     if world > 1:
         assert isinstance(parallel.module, DistributedDataParallel), type(parallel.module)
         assert torch.distributed.get_world_size() == world

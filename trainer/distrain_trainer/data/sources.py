@@ -307,13 +307,14 @@ def _open_files(files: Sequence[Path], data: Data, folder: Path) -> "Dataset | d
                 gen_kwargs={"files": list(files), "unit": data.text_unit},
                 cache_dir=str(folder),
             )
-        options: dict[str, Any] = {}
+        # Not load_dataset, which reports each use of it over the network, for local files too.
+        names: Any = [glob.escape(str(file.absolute())) for file in files]
         if kind == "csv":
-            options = CSV_OPTIONS | {"sep": _separator(files[0])}
+            rows = datasets.Dataset.from_csv(names, sep=_separator(files[0]), cache_dir=str(folder), **CSV_OPTIONS)
         elif kind == "json":
-            options = {"parse_agent_traces": False}
-        names = [glob.escape(str(file.absolute())) for file in files]
-        rows = datasets.load_dataset(kind, data_files=names, split="train", cache_dir=str(folder), **options)
+            rows = datasets.Dataset.from_json(names, cache_dir=str(folder), parse_agent_traces=False)
+        else:
+            rows = datasets.Dataset.from_parquet(names, cache_dir=str(folder))
         if "__index_level_0__" in rows.column_names and kind == "csv":
             raise ValueError("rows have more fields than the header")
         if kind == "json":
@@ -329,11 +330,15 @@ def _separator(file: Path) -> str:
 
 
 def _root(error: BaseException) -> str:
-    """What the innermost cause says, which is where datasets' own errors begin; of columns that differ, which."""
-    if differing := re.search("All the data files must have the same columns.*", str(error)):
-        return differing[0]
+    """What the innermost cause says, which is where datasets' own errors begin."""
+    from datasets.table import CastError
+
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, CastError):
+        differing = sorted(set(error.table_column_names) ^ set(error.requested_column_names))
+        if differing:
+            return f"columns that not all of them have: {', '.join(map(repr, differing))}"
     return first_line(error)
 
 
@@ -406,13 +411,12 @@ def _scan_json(file: Path) -> Iterator[object]:
             except UnicodeDecodeError as error:
                 raise DataError(f"{file}, line {number}: byte {error.start} is not UTF-8; correct the line") from error
             except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{file}, line {number}: {error.msg[0].lower()}{error.msg[1:]} (column {error.colno}); correct the line"
-                ) from error
+                what = f"{error.msg[0].lower()}{error.msg[1:]} (column {error.colno})"
+                raise DataError(f"{file}, line {number}: {what}; correct the line") from error
             if not isinstance(row, dict):
+                found = type(row).__name__
                 raise DataError(
-                    f"{file}, line {number}: a {type(row).__name__}, but each line is one object in curly brackets; "
-                    "correct the line"
+                    f"{file}, line {number}: {found} in place of an object in curly brackets; correct the line"
                 )
             yield row
 

@@ -166,6 +166,8 @@ def _frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
 
 def tokenize(texts: Sequence[str | None], settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Text]:
     """Each text's tokens, with their words for masked-lm; null is an empty text."""
+    if not texts:  # which tokenizers do not take
+        return
     cleaned = [_clean(text or "") if settings.data.clean else text or "" for text in texts]
     encoded = tokenizer(
         cleaned,

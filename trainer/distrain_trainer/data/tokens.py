@@ -160,7 +160,7 @@ def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: i
 def _identity(tokenizer: "PreTrainedTokenizerBase") -> list[Any]:
     """What the tokenizer makes of a text follows from this."""
     special = {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())}
-    settings = [type(tokenizer).__name__, special, tokenizer.truncation_side]
+    settings = [type(tokenizer).__name__, special, tokenizer.truncation_side, tokenizer.split_special_tokens]
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         for changed_by_use in ("truncation", "padding"):
@@ -223,10 +223,8 @@ def _make(
         try:
             making.rename(entry)
         except OSError as error:
-            if error.errno not in (
-                errno.ENOTEMPTY,
-                errno.EEXIST,
-            ):  # another machine was first; its entry is the same
+            # Another machine on the same volume was first; its entry is the same.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,0 +1,54 @@
+"""A contender: the least PyTorch that trains on the batches of distrain's plan, made before the clock starts.
+
+No data loading, no logging, no schedule, no checkpoint, one process. Prints nothing; writes what `common.Steps` reads.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from common import Steps, token_rows
+from distrain_trainer.configuration import read_settings
+from distrain_trainer.data.loader import Collator, StepDataset
+from distrain_trainer.model import sample_model
+from distrain_trainer.run import plan_of
+from distrain_trainer.threads import threads_for
+from transformers import AutoModelForSequenceClassification
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("settings", help="distrain's settings file")
+    parser.add_argument("--result", type=Path, required=True, help="where the steps are written")
+    options = parser.parse_args()
+
+    settings = read_settings(options.settings, {})
+    tokenizer, data = token_rows(settings)
+    dataset = StepDataset(plan_of(settings, data.train), Collator.of(settings, data.train, tokenizer), rank=0, world=1)
+    batches = [dataset[number] for number in range(len(dataset))]
+    torch.manual_seed(settings.seed)
+    torch.set_num_threads(threads_for(1))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        sample_model(), num_labels=len(data.label_names or ()), dtype=torch.float32, ignore_mismatched_sizes=True
+    )
+    model.train()
+    rate, decay = settings.optimizer.learning_rate, settings.optimizer.weight_decay
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+
+    steps = Steps()
+    for batch in batches:
+        for micro_batch in batch.micro_batches:
+            labels = micro_batch.pop("labels")
+            logits = model(**micro_batch).logits
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / batch.targets
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        steps.add(time.perf_counter(), batch.samples, batch.tokens, batch.padded_tokens)
+    steps.write(options.result)
+
+
+if __name__ == "__main__":
+    main()
