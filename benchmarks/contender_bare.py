@@ -1,6 +1,6 @@
 """A contender: the least PyTorch that trains on the batches of distrain's plan, made before the clock starts.
 
-No data loading, no logging, no schedule, no checkpoint, one process. Prints nothing; writes what `common.Steps` reads.
+No data loading, no logging, no schedule, no checkpoint, one process.
 """
 
 import argparse
@@ -8,19 +8,21 @@ import time
 from pathlib import Path
 
 import torch
-from common import Steps, token_rows
+from rows import token_rows
+from running import Steps
+from transformers import AutoModelForSequenceClassification
+
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.loader import Collator, StepDataset
 from distrain_trainer.model import sample_model
 from distrain_trainer.run import plan_of
 from distrain_trainer.threads import threads_for
-from transformers import AutoModelForSequenceClassification
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("settings", help="distrain's settings file")
-    parser.add_argument("--result", type=Path, required=True, help="where the steps are written")
+    parser.add_argument("--result", type=Path, required=True, help="folder that the steps are written to")
     options = parser.parse_args()
 
     settings = read_settings(options.settings, {})
@@ -47,7 +49,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         steps.add(time.perf_counter(), batch.samples, batch.tokens, batch.padded_tokens)
-    steps.write(options.result)
+    steps.write(options.result / "steps-0.json")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Steps, token_rows
-from distrain_trainer.configuration import read_settings
-from distrain_trainer.data.tokens import Rows
-from distrain_trainer.model import sample_model
+from rows import token_rows
+from running import Steps
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -23,6 +21,10 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+
+from distrain_trainer.configuration import read_settings
+from distrain_trainer.data.tokens import Rows
+from distrain_trainer.model import sample_model
 
 
 class CountingCollator(DataCollatorWithPadding):
