@@ -41,6 +41,10 @@ lint: .venv/ready ## Check style and types
 bench: .venv/ready ## Measure: distrain beside a bare loop and transformers' Trainer, and 1, 2, 4 processes
 	@.venv/bin/python benchmarks/trainer.py && .venv/bin/python benchmarks/scaling.py
 
+.PHONY: docs
+docs: .venv/ready ## Write the reference of settings anew
+	@.venv/bin/python docs/settings.py docs/settings.md
+
 .PHONY: constraints
 constraints: .venv/ready ## Write down the versions that are installed
 	@{ head -1 constraints.txt; .venv/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new

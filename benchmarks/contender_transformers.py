@@ -51,15 +51,16 @@ class Clock(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.step_ends.append(time.perf_counter())
 
-    def on_evaluate(self, arguments: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **found: Any) -> None:
+        metrics = found["metrics"]
         self.evaluating += metrics["eval_runtime"]
         wall = time.perf_counter() - self.began
         self.evaluations.append(
             {
                 "epoch": state.epoch,
                 "accuracy": metrics["eval_accuracy"],
-                "training_seconds": wall - self.evaluating,
-                "wall_seconds": wall,
+                "training": wall - self.evaluating,
+                "wall": wall,
             }
         )
 
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--grouped", action="store_true", help="group rows by length")
     parser.add_argument("--evaluate", action="store_true", help="evaluate at the end of each epoch")
-    parser.add_argument("--result", type=Path, required=True, help="a folder: steps and evaluations are written there")
+    parser.add_argument("--result", type=Path, required=True, help="folder that steps or evaluations go to")
     options = parser.parse_args()
 
     settings = read_settings(options.settings, {})
@@ -103,11 +104,13 @@ def main() -> None:
         callbacks=[clock],
     )
     trainer.train()
+    if options.evaluate:
+        (options.result / "evaluations.json").write_text(json.dumps(clock.evaluations))
+        return
     steps = Steps()
-    for ended, counts in zip(clock.step_ends, collator.seen, strict=False):
+    for ended, counts in zip(clock.step_ends, collator.seen, strict=False):  # batches are collated one ahead
         steps.add(ended, *counts)
     steps.write(options.result / f"steps-{os.environ.get('RANK', 0)}.json")
-    (options.result / "evaluations.json").write_text(json.dumps(clock.evaluations))
 
 
 def features(rows: Rows) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Tables and plots of what was measured."""
 
+import math
 import os
 import platform
 import statistics
@@ -53,9 +54,12 @@ def say(text: str) -> None:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """`3.21 (3.10-3.30)`: the median, and the lowest and the highest where there are several."""
-    middle = f"{statistics.median(values):,.{digits}f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
+    """`3.21 (3.10-3.30)`: the median, and the lowest and the highest where there are several; infinity is `never`."""
+    middle, lowest, highest = (
+        "never" if math.isinf(value) else f"{value:,.{digits}f}"
+        for value in (statistics.median(values), min(values), max(values))
+    )
+    return middle if len(values) == 1 else f"{middle} ({lowest}-{highest})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ Writes a table and a plot.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import tempfile
 from pathlib import Path
@@ -44,6 +45,7 @@ def measure(scratch: Path, output: Path, rounds: int, quick: bool) -> None:
             file = write_settings(scratch / f"{number} {world}", settings)
             speed = Steps.of_distrain(run_distrain(file, world, cores=world)).speed(WARM_UP)
             plan = json.loads((file.parent / "out" / "settings.json").read_text())["plan"]
+            shutil.rmtree(file.parent)
             rates[world].append(speed.tokens_per_second)
             padding[world].append(speed.padding)
             imbalance[world].append(plan["imbalance"])

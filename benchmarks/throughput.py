@@ -1,5 +1,6 @@
 """Part A of trainer.py: real tokens a second and padding."""
 
+import shutil
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ WARM_UP = 3
 """Steps that are not measured."""
 SAMPLES = 16
 """Trainer's samples a step, over all processes: twice its default a process, and its default for two."""
-BATCH = {"tokens": 1024, "micro_batches": 2, "samples": 16}
+BATCH = {"tokens": 512, "micro_batches": 4}
 """distrain's, and so the bare loop's: about as many samples a step."""
 
 
@@ -62,6 +63,7 @@ def measure(scratch: Path, output: Path, rounds: int, quick: bool) -> None:
             settings["schedule"] = {"kind": "constant", "max_steps": WARM_UP + steps}
             file = write_settings(scratch / f"{number} {contender.name}", settings)
             speed = run(contender, file).speed(WARM_UP)
+            shutil.rmtree(file.parent)
             speeds[contender.name].append(speed)
             real, padding = speed.tokens_per_second, speed.padding
             say(f"round {number + 1} of {rounds}: {contender.name}: {real:,.0f} real tokens/s, {padding:.1%} padding")
