@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.loader import Collator, StepDataset
 from distrain_trainer.model import sample_model
+from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.run import plan_of
 from distrain_trainer.threads import threads_for
 
@@ -30,7 +31,7 @@ def main() -> None:
     dataset = StepDataset(plan_of(settings, data.train), Collator.of(settings, data.train, tokenizer), rank=0, world=1)
     batches = [dataset[number] for number in range(len(dataset))]
     torch.manual_seed(settings.seed)
-    torch.set_num_threads(threads_for(1))
+    set_up_numerics(threads_for(1), deterministic=False)
     model = AutoModelForSequenceClassification.from_pretrained(
         sample_model(), num_labels=len(data.label_names or ()), dtype=torch.float32, ignore_mismatched_sizes=True
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rows import token_rows
 from running import Steps
 from transformers import (
@@ -71,10 +72,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True, help="samples a process and step")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--grouped", action="store_true", help="group rows by length")
+    parser.add_argument("--onednn", action="store_true", help="multiply with oneDNN, as distrain does where it is exact")
     parser.add_argument("--evaluate", action="store_true", help="evaluate at the end of each epoch")
     parser.add_argument("--result", type=Path, required=True, help="folder that steps or evaluations go to")
     options = parser.parse_args()
 
+    if options.onednn:
+        torch.set_float32_matmul_precision("medium")
     settings = read_settings(options.settings, {})
     tokenizer, data = token_rows(settings)
     model = AutoModelForSequenceClassification.from_pretrained(

@@ -19,8 +19,12 @@ COLOURS = {
     "bare loop": "#999999",
     "Trainer": "#E69F00",
     "Trainer grouped": "#D55E00",
+    "Trainer grouped oneDNN": "#CC79A7",
 }
 """From the palette of Okabe and Ito, which any eyes tell apart."""
+
+LOAD = os.getloadavg()[0]
+"""How busy the machine was with other things when the benchmark began, in cores."""
 
 matplotlib.rcParams |= {
     "font.size": 10,
@@ -81,7 +85,8 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
     python = platform.python_version()
-    return f"On {cores} cores of {names[0] if names else platform.machine()}, with Python {python}, {packages}."
+    processor = names[0] if names else platform.machine()
+    return f"On {cores} cores of {processor} (load before: {LOAD:.1f}), with Python {python}, {packages}."
 
 
 def axes(title: str, x: str, y: str, height: float = 4.2) -> tuple[Figure, matplotlib.axes.Axes]:

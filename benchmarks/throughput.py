@@ -14,7 +14,7 @@ WARM_UP = 3
 """Steps that are not measured."""
 SAMPLES = 16
 """Trainer's samples a step, over all processes: twice its default a process, and its default for two."""
-BATCH = {"tokens": 512, "micro_batches": 4}
+BATCH = {"tokens": 1024, "micro_batches": 2}
 """distrain's, and so the bare loop's: about as many samples a step."""
 
 
@@ -37,6 +37,7 @@ CONTENDERS = (
     Contender("bare loop", 1, 25),
     Contender("Trainer", 1, 15),
     Contender("Trainer grouped", 1, 50),
+    Contender("Trainer grouped oneDNN", 1, 50),
     Contender("distrain", 2, 25),
     Contender("Trainer", 2, 15),
     Contender("Trainer grouped", 2, 25),
@@ -47,6 +48,7 @@ GOALS = (
     Goal("distrain, 2 processes", "Trainer, 2 processes", 3.0),
     Goal("distrain, 2 processes", "Trainer, 1 process", 3.0),
     Goal("distrain, 1 process", "Trainer grouped, 1 process", 1.3),
+    Goal("distrain, 1 process", "Trainer grouped oneDNN, 1 process", 1.0),
     Goal("distrain, 2 processes", "Trainer grouped, 2 processes", 1.3),
     Goal("distrain, 2 processes", "Trainer grouped, 1 process", 1.3),
 )
@@ -97,7 +99,8 @@ def run(contender: Contender, settings: Path) -> Steps:
     program, options = "contender_bare.py", []
     if contender.system != "bare loop":
         program, options = "contender_transformers.py", ["--batch", str(SAMPLES // processes)]
-        options += ["--grouped"] if contender.system == "Trainer grouped" else []
+        options += ["--grouped"] if "grouped" in contender.system else []
+        options += ["--onednn"] if "oneDNN" in contender.system else []
     run_program(program, [str(settings), "--result", str(folder), *options], folder / "log", processes, cores)
     return Steps.read(sorted(folder.glob("steps-*.json")))
 

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import losses, metrics, write_texts
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+from conftest import losses, metrics, write_texts
 from distrain_trainer.checkpoint import numbered
 
 QUICK = ("--batch.tokens", 512, "--optimizer.learning_rate", "3e-3", "--data.evaluation_fraction", "0.15")
@@ -148,9 +148,7 @@ def test_bf16_keeps_weights_in_fp32(bert: Path, texts: Path, run_command, tmp_pa
 
 def test_compiled_checkpointed_and_cosine_also_ends(bert: Path, texts: Path, run_command, tmp_path: Path):
     more = ("--model.gradient_checkpointing", "--schedule.kind", "cosine", "--schedule.warmup_fraction", "0.2")
-    done = run_command(
-        "train", *on(bert, texts, *more, "--schedule.max_steps", 10, "--output_dir", tmp_path / "out")
-    )
+    done = run_command("train", *on(bert, texts, *more, "--schedule.max_steps", 10, "--output_dir", tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     rates = [line["learning_rate"] for line in metrics(tmp_path / "out") if "loss" in line]
     assert rates[1] == max(rates) and rates[-1] < rates[2]

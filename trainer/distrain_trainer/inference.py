@@ -23,6 +23,7 @@ from distrain_trainer.data.tokens import Rows, encode, prepare
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.evaluation import evaluate, plan_evaluation
 from distrain_trainer.model import MODEL_CLASSES, SummedLoss
+from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import say
 from distrain_trainer.settings import Settings, flat, nested
@@ -76,7 +77,7 @@ def load(path: str, flags: dict[str, str]) -> Trained:
     record = json.loads((folder / "settings.json").read_text())
     base = flat(Settings.model_validate(record["settings"]))
     settings = read_settings(None, flags, environment={}, base=base)
-    torch.set_num_threads(threads_for(1))
+    set_up_numerics(threads_for(1), deterministic=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = MODEL_CLASSES[settings.task].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)

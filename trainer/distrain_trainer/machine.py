@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import torch
 
+from distrain_trainer.numerics import matmul
+
 PACKAGES = ("distrain", "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
 
@@ -33,6 +35,7 @@ def hardware() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "accelerator": torch.cuda.get_device_name(0) if accelerators else None,
         "accelerators": accelerators,
+        "matmul": matmul(),
     }
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -22,6 +21,7 @@ from distrain_trainer.folder import Claim, begin_attempt, claim
 from distrain_trainer.loop import Run, train
 from distrain_trainer.metrics import check_metric, default_metric, greater_is_better
 from distrain_trainer.model import SummedLoss, load_config, load_model, load_tokenizer, longest_row, resolve
+from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import Progress, say
 from distrain_trainer.settings import Settings, flat, nested
@@ -41,14 +41,12 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     place = Place.from_environment()
     tell: Callable[[str], None] = say if place.first else lambda text: None
     threads = threads_for(place.local_world)
-    # Numbers under 1e-38, as in the gradient of a confident softmax, make a CPU up to 50 times slower. Before any
-    # thread is started, since threads inherit it.
-    torch.set_flush_denormal(True)
 
     # What is asked for, and what an earlier attempt has already decided.
     claimed = claim(asked, resume, overwrite=False)
     settings = claimed.settings
     check_device(settings)
+    set_up_numerics(threads, settings.deterministic)
 
     # The tokenizer and the data, before any process waits for another.
     name, revision = resolve(settings.model)
@@ -72,7 +70,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
         kwargs_handlers=[InitProcessGroupKwargs(timeout=processes.PATIENCE)],
     )
     assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
-    set_up_numerics(settings, threads)
+    set_up_numerics(threads, settings.deterministic)  # Accelerate has set threads of its own
     attempt = processes.from_first(attempt or (begin_attempt(claimed.folder) if place.first else 0))
 
     # The model, the same on all of them.
@@ -156,14 +154,6 @@ def check_device(settings: Settings) -> None:
         raise SettingsError("precision is fp16 but there is no GPU here; use bf16 or fp32")
     if settings.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():
         raise SettingsError(f"precision is bf16, which {torch.cuda.get_device_name()} does not have; use fp16 or fp32")
-
-
-def set_up_numerics(settings: Settings, threads: int) -> None:
-    """Threads and kernels; after Accelerate, which sets threads of its own."""
-    torch.set_num_threads(threads)
-    if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
 
 
 def decide(settings: Settings, revision: str | None, data: Tokenized, max_length: int, world: int) -> Settings:
