@@ -31,7 +31,7 @@ run: .venv/ready ## Fine-tune the sample: a real encoder on real text, two proce
 
 .PHONY: test
 test: .venv/ready ## Run the tests
-	@.venv/bin/python -m pytest -q
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --durations=10
 
 .PHONY: lint
 lint: .venv/ready ## Check style and types

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 from matplotlib.figure import Figure
-from report import COLOURS, axes, machine, save, say, spread, table
-from rows import token_rows
-from running import Lines, run_distrain, run_program, write_settings
 
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.run import plan_of
+from report import COLOURS, axes, machine, save, say, spread, table
+from rows import token_rows
+from running import Lines, run_distrain, run_program, write_settings
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sample.yaml"
 TRAINER = {"--batch": 16, "--learning-rate": 1e-4}

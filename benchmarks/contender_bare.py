@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 
 import torch
-from rows import token_rows
-from running import Steps
 from transformers import AutoModelForSequenceClassification
 
 from distrain_trainer.configuration import read_settings
@@ -18,6 +16,8 @@ from distrain_trainer.model import sample_model
 from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.run import plan_of
 from distrain_trainer.threads import threads_for
+from rows import token_rows
+from running import Steps
 
 
 def main() -> None:

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import token_rows
-from running import Steps
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -26,6 +24,8 @@ from transformers import (
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.model import sample_model
+from rows import token_rows
+from running import Steps
 
 
 class CountingCollator(DataCollatorWithPadding):
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True, help="samples a process and step")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--grouped", action="store_true", help="group rows by length")
-    parser.add_argument("--onednn", action="store_true", help="multiply with oneDNN, as distrain does where it is exact")
+    parser.add_argument("--onednn", action="store_true", help="multiply with oneDNN, as distrain may")
     parser.add_argument("--evaluate", action="store_true", help="evaluate at the end of each epoch")
     parser.add_argument("--result", type=Path, required=True, help="folder that steps or evaluations go to")
     options = parser.parse_args()

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
 from report import COLOURS, RESULTS, Goal, axes, goals_table, machine, save, say, spread, table
 from rows import synthetic
 from running import Steps, run_distrain, write_settings

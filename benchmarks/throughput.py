@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
 from report import COLOURS, Goal, axes, goals_table, machine, save, say, spread, table
 from rows import synthetic
 from running import Speed, Steps, run_distrain, run_program, write_settings
