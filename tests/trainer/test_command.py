@@ -73,7 +73,7 @@ def test_evaluate_takes_a_file_and_knows_labels_by_name(trained: Path, run_comma
 
 
 def test_predict_answers_lines_in_order(trained: Path, run_command):
-    done = run_command("predict", trained, stdin="7 7 7\nstory story about a fox\ncat cat\n")
+    done = run_command("predict", trained, stdin="7 7 7\nstory story and acting\ncat cat\n")
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["label"] for row in found] == ["numbers", "films", "animals"]
