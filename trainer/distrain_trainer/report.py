@@ -334,7 +334,7 @@ def _commands(task: str | None, status: str | None, command: list[str] | None) -
     }.get(task or "", "AutoModelForCausalLM")
     return [
         ("Evaluate it again, in the folder of this report", "distrain evaluate final"),
-        ("Try it", 'distrain predict final "a text"'),
+        ("Try it", 'echo "a text" | distrain predict final'),
         (
             "Use it in Python",
             f"from transformers import AutoTokenizer, {model}\n\n"

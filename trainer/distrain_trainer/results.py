@@ -41,7 +41,7 @@ def settings_record(
     asked_values = flat(asked)
     return {
         "run_id": stored.get("run_id") or asked.run_id or uuid.uuid4().hex[:12],
-        "command": sys.argv,
+        "command": _command(),
         "settings": settings.model_dump(mode="json"),
         "asked": stored.get("asked") or {name: asked_values[name] for name in sorted(explicit(asked))},
         "data": {
@@ -66,6 +66,12 @@ def settings_record(
             "imbalance": plan.imbalance(place.world),
         },
     }
+
+
+def _command() -> list[str]:
+    """The command that started the run, as it can be typed again to continue it."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
+    return ["distrain", *([] if arguments[:1] == ["train"] else ["train"]), *arguments]
 
 
 def write_model_files(
