@@ -27,7 +27,7 @@ from distrain_trainer.folder import current_attempt
 from distrain_trainer.processes import Place
 from distrain_trainer.safetensors_file import SafetensorsFile, Written
 from distrain_trainer.strategy import Parallel, Tensors
-from distrain_trainer.tracking import write_json
+from distrain_trainer.tracking import sync_folder, write_json
 
 FORMAT = 1
 BEST = "checkpoint-best"
@@ -186,7 +186,7 @@ class Checkpoints:
                 "files": {name: asdict(files[name]) for name in sorted(files)},
             }
             write_json(folder / "manifest.json", manifest)
-            _sync_folder(folder)
+            sync_folder(folder)
             if current_attempt(self.folder) != self.attempt:
                 return _SUPERSEDED
             target = self.folder / f"checkpoint-{state.step}"
@@ -194,7 +194,7 @@ class Checkpoints:
                 self._discard(target)
             folder.rename(target)
             self._damaged.discard(target.name)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             return _reason(error)
         return None
@@ -214,7 +214,7 @@ class Checkpoints:
             if best.exists():
                 self._discard(best)
             copy.rename(best)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             self.say(f"{BEST} was not renewed ({_reason(error)}); step {state.best['step']} is the best so far")
 
@@ -378,14 +378,6 @@ def _hash_durably(path: Path) -> Written:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return Written(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: OSError) -> str:

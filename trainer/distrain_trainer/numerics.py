@@ -9,7 +9,7 @@ LARGEST_ERROR = 1e-5
 
 
 def set_up_numerics(threads: int, deterministic: bool) -> None:
-    """Sets this process's threads and kernels. Again after whatever sets threads of its own."""
+    """Sets this process's threads and kernels."""
     torch.set_num_threads(threads)
     # Numbers under 1e-38, as in the gradient of a confident softmax, make a CPU up to 50 times slower.
     torch.set_flush_denormal(True)

@@ -1,7 +1,6 @@
 """What a run leaves beside its checkpoints: settings.json, training_info.json, final/ and the report."""
 
 import json
-import os
 import shutil
 import sys
 import uuid
@@ -19,7 +18,7 @@ from distrain_trainer.processes import Place
 from distrain_trainer.progress import clock, short
 from distrain_trainer.report import write_report
 from distrain_trainer.settings import Settings, explicit, flat
-from distrain_trainer.tracking import write_json, write_text
+from distrain_trainer.tracking import sync_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from distrain_trainer.loop import Run
@@ -104,9 +103,7 @@ def publish_final(folder: Path, checkpoints: Checkpoints, record: dict[str, Any]
         final.rename(folder / "tmp.final.old")
     new.rename(final)
     shutil.rmtree(folder / "tmp.final.old", ignore_errors=True)
-    handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    sync_folder(folder)
 
 
 def model_card(record: dict[str, Any], state: State) -> str:

@@ -70,7 +70,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
         kwargs_handlers=[InitProcessGroupKwargs(timeout=processes.PATIENCE)],
     )
     assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
-    set_up_numerics(threads, settings.deterministic)  # Accelerate has set threads of its own
+    torch.set_num_threads(threads)  # Accelerate has set a number of its own
     attempt = processes.from_first(attempt or (begin_attempt(claimed.folder) if place.first else 0))
 
     # The model, the same on all of them.
