@@ -14,7 +14,7 @@ from typing import Any, Self
 import yaml
 
 HERE = Path(__file__).parent
-SECONDS_BETWEEN_LOOKS = 0.01
+SECONDS_BETWEEN_LOOKS = 0.05
 """How often distrain's metrics are looked at, and so how exactly it is known when a line came."""
 
 Lines = list[tuple[float, dict[str, Any]]]

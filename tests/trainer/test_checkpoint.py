@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from distrain_trainer.attempts import begin_attempt
 from distrain_trainer.checkpoint import BEST, Checkpoints, State, numbered
 from distrain_trainer.errors import CheckpointError, DataError, Superseded
-from distrain_trainer.folder import begin_attempt
 from distrain_trainer.model import SummedLoss
 from distrain_trainer.processes import Place
 from distrain_trainer.safetensors_file import SafetensorsFile
@@ -35,7 +35,7 @@ class Lab:
     def __init__(self, bert: Path, folder: Path, background: bool = False):
         self.folder, self.bert, self.background = folder, bert, background
         self.said: list[str] = []
-        self.attempt = begin_attempt(folder)
+        self.attempt = begin_attempt(folder).attempt
         self.parallel = self._parallel(seed=1)
         self.checkpoints = self.reader(self.parallel)
         self.state = State()

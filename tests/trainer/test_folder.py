@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from distrain_trainer.attempts import begin_attempt, current_attempt
 from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError
-from distrain_trainer.folder import begin_attempt, claim, clear, current_attempt
+from distrain_trainer.folder import claim, clear
 from distrain_trainer.settings import Settings, explicit, flat
 
 
@@ -110,4 +111,4 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path):
 
 def test_attempts_are_counted(tmp_path: Path):
     assert current_attempt(tmp_path) == 0
-    assert [begin_attempt(tmp_path), begin_attempt(tmp_path), current_attempt(tmp_path)] == [1, 2, 2]
+    assert [begin_attempt(tmp_path).attempt, begin_attempt(tmp_path).attempt, current_attempt(tmp_path)] == [1, 2, 2]

@@ -1,94 +1,16 @@
 """The promise: a run ends the same whatever dies on the way, and whatever number of processes it ran on."""
 
-import hashlib
+import json
 import os
 import random
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 
-from conftest import COMMAND, losses, metrics
-
-NO_PROGRESS = 60.0
-"""Seconds without any change in the run's folder after which a test gives up."""
-
-
-def train(bert: Path, texts: Path, output: Path, processes: int, *more: str) -> list[str]:
-    return [
-        *COMMAND,
-        "train",
-        *("--model.name", str(bert), "--data.files", str(texts), "--data.evaluation_fraction", "0.15"),
-        *("--batch.tokens", "256", "--batch.micro_batches", "4", "--optimizer.learning_rate", "1e-3"),
-        *("--processes", str(processes), "--output_dir", str(output), *more),
-    ]
-
-
-def tensors(folder: Path) -> dict[str, object]:
-    """All tensors of a model or checkpoint, whatever files they are in."""
-    found: dict[str, object] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return found
-
-
-def digest(folder: Path) -> str:
-    """A hash of every weight in a folder."""
-    whole = hashlib.sha256()
-    for name, tensor in sorted(tensors(folder).items()):
-        whole.update(name.encode() + tensor.numpy().tobytes())
-    return whole.hexdigest()
-
-
-def finish(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, which has to be a good one."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-class Victim:
-    """A run in the background that is going to be killed."""
-
-    def __init__(self, command: list[str], output: Path):
-        self.output = output
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-    def wait_for(self, what) -> bool:
-        """Waits until `what()` holds; False when the run has ended before. Fails when nothing moves any more."""
-        seen, since = None, time.monotonic()
-        while not what():
-            if self.process.poll() is not None:
-                return False
-            now = self._fingerprint()
-            if now != seen:
-                seen, since = now, time.monotonic()
-            assert time.monotonic() - since < NO_PROGRESS, f"no progress in {self.output}"
-        return True
-
-    def _fingerprint(self) -> object:
-        path = self.output / "metrics.jsonl"
-        return (path.stat().st_size if path.exists() else 0, sorted(p.name for p in self.output.glob("*")))
-
-    def step(self) -> int:
-        """The newest step in metrics.jsonl."""
-        try:
-            lines = (self.output / "metrics.jsonl").read_bytes().splitlines()
-        except OSError:
-            return 0
-        return max((int(line.split(b'"step": ')[1].split(b",")[0]) for line in lines if line.endswith(b"}")), default=0)
-
-    def writing(self) -> list[Path]:
-        """Checkpoints that are being written."""
-        return [path for path in self.output.glob("tmp.[0-9]*") if not (path / "manifest.json").exists()]
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+from conftest import losses, metrics
+from distrain_trainer.attempts import current_attempt
+from runs import Victim, digest, finish, tensors, train
 
 
 def test_a_run_killed_ten_times_ends_with_the_same_weights(bert: Path, texts: Path, tmp_path: Path):
@@ -116,18 +38,6 @@ def test_a_run_killed_ten_times_ends_with_the_same_weights(bert: Path, texts: Pa
     assert not list(broken.glob("tmp.*"))
 
 
-def test_one_worker_that_dies_ends_the_run_with_137_and_nothing_is_lost(bert: Path, texts: Path, tmp_path: Path):
-    options = ("--schedule.max_steps", "400", "--checkpoint.every_steps", "5")
-    victim = Victim(train(bert, texts, tmp_path / "out", 2, *options), tmp_path / "out")
-    assert victim.wait_for(lambda: victim.step() >= 10)
-    children = Path(f"/proc/{victim.process.pid}/task/{victim.process.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
-    _, said = victim.process.communicate(timeout=60)
-    assert victim.process.returncode == 137, said
-    assert "killed" in said and "Traceback" not in said
-    assert list((tmp_path / "out").glob("checkpoint-*"))
-
-
 SIXTY_STEPS = ("--schedule.max_steps", "60")
 
 
@@ -137,6 +47,32 @@ def whole(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     output = tmp_path_factory.mktemp("whole") / "out"
     finish(train(bert, texts, output, 2, *SIXTY_STEPS))
     return output
+
+
+def test_a_worker_that_dies_costs_an_attempt_and_nothing_else(bert: Path, texts: Path, whole: Path, tmp_path: Path):
+    output = tmp_path / "out"
+    victim = Victim(train(bert, texts, output, 2, *SIXTY_STEPS, "--checkpoint.every_steps", "5"), output)
+    assert victim.wait_for(lambda: victim.step() >= 10)
+    os.kill(victim.workers()[1], signal.SIGKILL)
+    _, said = victim.process.communicate(timeout=90)
+    assert victim.process.returncode == 0, said
+    assert "process 1 was killed (out of memory, or by hand); starting again" in said and "Traceback" not in said
+    assert digest(output / "final") == digest(whole / "final")
+    assert losses(output) == losses(whole)
+
+
+def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path: Path):
+    output = tmp_path / "out"
+    options = ("--schedule.epochs", "500", "--checkpoint.max_restarts", "1")
+    victim = Victim(train(bert, texts, output, 1, *options), output)
+    for attempt in (1, 2):
+        log = output / "logs" / f"node-0.attempt-{attempt}.log"
+        assert victim.wait_for(lambda attempt=attempt: victim.workers() and current_attempt(output) == attempt), log
+        os.kill(victim.workers()[0], signal.SIGKILL)
+    _, said = victim.process.communicate(timeout=60)
+    assert victim.process.returncode == 69, said
+    assert "restarted 1 times without a new checkpoint (checkpoint.max_restarts)" in said
+    assert json.loads((output / "errors" / "attempt-2" / "node-0.json").read_text())["exit_code"] == 137
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -162,9 +98,9 @@ def test_a_run_that_is_asked_to_stop_saves_leaves_with_143_and_ends_the_same(
 def test_a_second_ctrl_c_leaves_at_once(bert: Path, texts: Path, tmp_path: Path):
     victim = Victim(train(bert, texts, tmp_path / "out", 2, "--schedule.epochs", "500"), tmp_path / "out")
     assert victim.wait_for(lambda: victim.step() >= 5)
-    children = Path(f"/proc/{victim.process.pid}/task/{victim.process.pid}/children").read_text().split()
+    children = victim.workers()
     for child in children:  # so that nobody can answer the first one
-        os.kill(int(child), signal.SIGSTOP)
+        os.kill(child, signal.SIGSTOP)
     victim.process.send_signal(signal.SIGINT)
     assert any("stopping" in line for line in victim.process.stderr), "the first Ctrl-C was not answered"
     victim.process.send_signal(signal.SIGINT)

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from distrain_trainer.configuration import read_settings, split_flags
-from distrain_trainer.errors import DistrainError
+from distrain_trainer.errors import DistrainError, LostPeer
 from distrain_trainer.signals import die_with_parent
 
-LOST_PEER = 138
 OPTIONS = {"resume": False, "attempt": True}
 
 
@@ -42,7 +41,6 @@ def main(arguments: list[str]) -> NoReturn:
         report(str(error), error.exit_code)
         leave(error.exit_code)
     except Exception as error:  # whatever it is, the launcher must hear of it
-        traceback.print_exc()
         sentence, code = unforeseen(error)
         report(sentence, code)
         leave(code)
@@ -77,8 +75,11 @@ def unforeseen(error: Exception) -> tuple[str, int]:
     if isinstance(error, torch.OutOfMemoryError):
         advice = "lower batch.tokens, or set model.gradient_checkpointing or precision=bf16"
         return f"the GPU's memory is used up ({text}); {advice}", DistrainError.exit_code
-    if isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error):
-        return f"lost another process of the run ({text})", LOST_PEER
+    if isinstance(error, torch.distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "Gloo")):
+        return f"lost another process of the run ({text})", LostPeer.exit_code
+    if isinstance(error, torch.AcceleratorError):
+        return f"the GPU of this process failed ({text}); see dmesg of the node for its Xid", LostPeer.exit_code
+    traceback.print_exception(error)
     return f"unforeseen error: {text}", DistrainError.exit_code
 
 

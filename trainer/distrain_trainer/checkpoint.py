@@ -22,8 +22,8 @@ import torch
 from safetensors import safe_open
 
 from distrain_trainer import processes
+from distrain_trainer.attempts import current_attempt
 from distrain_trainer.errors import CheckpointError, DataError, Superseded
-from distrain_trainer.folder import current_attempt
 from distrain_trainer.processes import Place
 from distrain_trainer.safetensors_file import SafetensorsFile, Written
 from distrain_trainer.strategy import Parallel, Tensors

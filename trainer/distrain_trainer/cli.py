@@ -57,19 +57,25 @@ def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
 
         work(worker_arguments + ["--resume"] * chosen.resume)
 
-    from distrain_trainer.folder import begin_attempt, claim
-    from distrain_trainer.supervisor import processes_here, supervise
+    from distrain_trainer.folder import claim
+    from distrain_trainer.node import this_node
+    from distrain_trainer.signals import Requests
 
+    requests = Requests()  # from here on SIGTERM is heard, which the first process of a container would not be
     if chosen.resume and chosen.overwrite:
         raise SettingsError("--resume and --overwrite contradict each other; keep one of them")
-    world = chosen.processes or processes_here()
-    if world < 1:
-        raise SettingsError(f"--processes is {chosen.processes}; give 1 or more")
-    if settings.strategy.kind == "single" and world > 1:
-        raise SettingsError(f"strategy.kind is single but --processes is {world}; use --processes 1 or ddp")
-    claimed = claim(settings, chosen.resume, chosen.overwrite)
-    attempt = begin_attempt(claimed.folder)
-    return supervise(worker_arguments + ["--resume"] * (claimed.stored is not None), world, attempt, claimed.folder)
+    node = this_node(chosen.processes)
+    if settings.strategy.kind == "single" and node.count * node.processes > 1:
+        raise SettingsError(
+            f"strategy.kind is single but there are {node.count * node.processes} processes; start one, or set "
+            "strategy.kind to ddp"
+        )
+    if chosen.overwrite and node.count > 1:
+        raise SettingsError("--overwrite cannot be used on several nodes; remove the old run's folder first")
+    claim(settings, chosen.resume, chosen.overwrite)
+    from distrain_trainer.supervisor import Job, supervise
+
+    return supervise(Job(node, settings, worker_arguments, resume=chosen.resume, by_hand=chosen.resume), requests)
 
 
 def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

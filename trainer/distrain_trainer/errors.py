@@ -29,6 +29,12 @@ class CheckpointError(DistrainError):
     exit_code = 66
 
 
+class RestartsUsedUp(DistrainError):
+    """The run has failed too often without getting on."""
+
+    exit_code = 69
+
+
 class TrainingError(DistrainError):
     """Training itself failed: a bug, or non-finite gradients beyond the limit."""
 
@@ -45,6 +51,12 @@ class VolumeError(DistrainError):
     """The output volume is missing, full at the start, or read-only."""
 
     exit_code = 74
+
+
+class LostPeer(DistrainError):
+    """Another process or the network is gone, or a device failed."""
+
+    exit_code = 138
 
 
 class Stopped(DistrainError):

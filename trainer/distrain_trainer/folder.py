@@ -10,7 +10,6 @@ from typing import Any
 
 from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError
 from distrain_trainer.settings import MAY_CHANGE, Settings, explicit, flat, nested
-from distrain_trainer.tracking import write_json
 
 OWN = ("settings.json", "attempt.json", "metrics.jsonl", "training_info.json", "report.html", "final", "logs", "errors")
 """What a run writes into its folder, beside checkpoints and temporary folders."""
@@ -75,19 +74,17 @@ def continued(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Setti
     return Settings.model_validate(nested(values))
 
 
-def begin_attempt(folder: Path) -> int:
-    """Writes down that an attempt begins, and returns its number, from 1."""
-    number = current_attempt(folder) + 1
-    write_json(folder / "attempt.json", {"attempt": number})
-    return number
-
-
-def current_attempt(folder: Path) -> int:
-    """The number of the newest attempt at this run, 0 before the first."""
+def is_finished(claimed: Claim) -> bool:
+    """Whether the run in a folder has come to the end of the schedule that is asked for."""
     try:
-        return json.loads((folder / "attempt.json").read_text())["attempt"]
-    except FileNotFoundError:
-        return 0
+        info = json.loads((claimed.folder / "training_info.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    stored = claimed.stored
+    assert stored is not None
+    same = claimed.settings.schedule == Settings.model_validate(stored["settings"]).schedule
+    ended = info["status"] == "finished" and info["steps"] == stored["plan"]["steps"]
+    return same and ended and (claimed.folder / "final").is_dir()
 
 
 def clear(folder: Path) -> None:

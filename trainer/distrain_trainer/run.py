@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -11,13 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from distrain_trainer import processes, results
+from distrain_trainer.attempts import begin_attempt
 from distrain_trainer.checkpoint import Checkpoints, State, tensors_digest
 from distrain_trainer.data.loader import Collator, StepDataset, steps
 from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.tokens import Rows, Tokenized, prepare
 from distrain_trainer.errors import DataError, DistrainError, OutOfTime, SettingsError, Stopped, TrainingError
 from distrain_trainer.evaluation import plan_evaluation
-from distrain_trainer.folder import Claim, begin_attempt, claim
+from distrain_trainer.folder import Claim, claim
 from distrain_trainer.loop import Run, train
 from distrain_trainer.metrics import check_metric, default_metric, greater_is_better
 from distrain_trainer.model import SummedLoss, load_config, load_model, load_tokenizer, longest_row, resolve
@@ -64,14 +66,18 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     tell(deal_sentence(plan, data.train, settings, place.world))
 
     # The processes meet.
+    cuda = torch.cuda.is_available()
+    backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=not cuda,
         mixed_precision="no" if settings.precision == "fp32" else settings.precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=processes.PATIENCE)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(backend=backend if place.world > 1 else None, timeout=processes.PATIENCE)
+        ],
     )
     assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
     torch.set_num_threads(threads)  # Accelerate has set a number of its own
-    attempt = processes.from_first(attempt or (begin_attempt(claimed.folder) if place.first else 0))
+    attempt = processes.from_first(attempt or (begin_attempt(claimed.folder).attempt if place.first else 0))
 
     # The model, the same on all of them.
     model = load_model(settings, name, revision, tokenizer, data.label_names)
@@ -148,8 +154,17 @@ STATUS: dict[type[DistrainError], str] = {Stopped: "stopped", OutOfTime: "out_of
 
 
 def check_device(settings: Settings) -> None:
-    """Refuses a precision that this machine does not have (Accelerate would take another without a word)."""
+    """Refuses what this machine does not have, where Accelerate would take something else without a word.
+
+    RUN_GPUS_PER_NODE: GPUs that the cluster has promised.
+    """
     cuda = torch.cuda.is_available()
+    promised = int(os.environ.get("RUN_GPUS_PER_NODE", 0))
+    if promised and not cuda:
+        raise SettingsError(
+            f"{promised} GPUs a node were promised but there is no CUDA device here; check the node's driver and "
+            "device plugin and that the image is the cuda one, or set gpus=0 to train on the CPU"
+        )
     if settings.precision == "fp16" and not cuda:
         raise SettingsError("precision is fp16 but there is no GPU here; use bf16 or fp32")
     if settings.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():

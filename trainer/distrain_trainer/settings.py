@@ -175,6 +175,9 @@ class Checkpoint(Section):
     """Newest checkpoints that stay."""
     background: bool = False
     """Write while training goes on: needs the run's state once more in memory."""
+    max_restarts: int = Field(5, ge=0)
+    """Attempts after a failure, since the last new checkpoint, after which the run ends with 69. One that was asked to
+    stop does not count."""
 
 
 class Settings(Section):
@@ -277,6 +280,7 @@ MAY_CHANGE = frozenset(
         "checkpoint.every_minutes",
         "checkpoint.keep",
         "checkpoint.background",
+        "checkpoint.max_restarts",
         "optimizer.nonfinite_limit",
         "deterministic",
         "max_hours",

@@ -1,182 +1,225 @@
-"""Starts the worker processes of a run on this machine, passes signals on, and says how it ended.
+"""The first process of a node: meets the other nodes, starts the workers, passes signals on, and says how it ended.
 
-Workers are forked from a process that has imported everything and started nothing (no thread, no device): a start
-costs one import of torch and transformers however many workers there are. A run ends with its workers: all 0 is 0;
-otherwise the first error of the first process that failed decides, and the rest are ended. Ctrl-C or SIGTERM asks the
-workers to save and leave (143); a second Ctrl-C leaves at once (130).
+A run is a sequence of attempts. Node 0 begins each of them, hears how it ends and decides what follows; the others do
+as it says. The workers of an attempt end with it, at once, since nothing that they have not published counts. Then
+all meet again, with whoever has taken the place of a lost node, until the run is finished, an error is one that a
+restart cannot mend, or `checkpoint.max_restarts` is used up.
+
+Ctrl-C or SIGTERM asks the workers of all nodes to save and leave (143); a second Ctrl-C leaves at once (130).
 """
 
+import hashlib
 import json
 import os
-import signal
-import socket
-import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import NoReturn
+from typing import Any
 
+from distrain_trainer.attempts import begin_attempt, end_attempt, read_attempts
+from distrain_trainer.errors import DistrainError, LostPeer, Stopped
+from distrain_trainer.folder import claim, is_finished
+from distrain_trainer.meeting import Failure, Guest, Host, Verdict, check_volume, open_store
+from distrain_trainer.node import Node
 from distrain_trainer.progress import say
-from distrain_trainer.threads import threads_for
+from distrain_trainer.settings import Settings, flat
+from distrain_trainer.signals import Requests
+from distrain_trainer.tracking import write_json
+from distrain_trainer.workers import Workers
 
-LOST_PEER = 138
-STOPPED = 143
-SECONDS_TO_FOLLOW = 20.0
-"""How long the other workers get to leave by themselves when one was stopped or has lost another."""
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a worker ended. code: as a shell gives it, 128 + n for signal n. sentence: what it said, if anything."""
-
-    rank: int
-    code: int
-    sentence: str | None
+TICK = 0.05
+LONGEST_PAUSE = 60.0
+"""Seconds between two attempts at most; the first restart comes after one, and each next after twice the time."""
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Where Kubernetes looks for a container's last words."""
 
 
-def supervise(arguments: list[str], world: int, attempt: int, folder: Path) -> int:
-    """Runs `world` workers with these arguments to their end; returns the exit code of the run.
+@dataclass
+class Job:
+    """What is to be run on this node.
 
-    arguments: of the worker program. attempt: number of this attempt. folder: the run's, for the workers' logs.
+    arguments: of the worker program. resume: whether the folder may hold this run. by_hand: a person has asked to
+    resume, so that earlier failures do not count.
     """
-    log = folder / "logs" / f"node-0.attempt-{attempt}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="distrain-") as scratch:
-        workers = _Workers([*arguments, "--attempt", str(attempt)], world, Path(scratch), log)
-        endings = workers.wait()
-    if not endings:
+
+    node: Node
+    settings: Settings
+    arguments: list[str]
+    resume: bool
+    by_hand: bool
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.settings.output_dir)
+
+    def holds_run(self) -> bool:
+        """Claims the folder; whether there is something in it to continue. Raises DistrainError."""
+        return claim(self.settings, self.resume, overwrite=False).stored is not None
+
+    def finished(self) -> bool:
+        """Whether the run has come to the end of the schedule that is asked for. Raises DistrainError."""
+        claimed = claim(self.settings, self.resume, overwrite=False)
+        return claimed.stored is not None and is_finished(claimed)
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same on all nodes."""
+        values = json.dumps(flat(self.settings), sort_keys=True, default=str)
+        return {
+            "the version of distrain": version("distrain"),
+            "the number of nodes": self.node.count,
+            "the number of processes": self.node.processes,
+            "the hash of the settings": os.environ.get("RUN_SETTINGS_HASH")
+            or hashlib.sha256(values.encode()).hexdigest()[:12],
+        }
+
+
+def supervise(job: Job, requests: Requests) -> int:
+    """Runs this node's part of a run to its end and returns the exit code. Raises DistrainError before the start."""
+    store, after = None, 0
+    if job.finished():
+        say(f"the run in {job.folder} is finished; give it more schedule.epochs to train on")
         return 0
-    first = _cause(endings)
-    if workers.stop_asked and first.code in (STOPPED, 128 + signal.SIGUSR1):
-        say(f"distrain: {first.sentence or 'stopped before the first step; start the same command again'}")
-        return STOPPED
-    where = f"process {first.rank} of {world}: " if world > 1 and first.sentence is None else ""
-    say(f"distrain: {where}{first.sentence or _death(first.code, log)}")
-    return first.code
-
-
-class _Workers:
-    """The running workers. Each has a session of its own, so that the terminal's Ctrl-C reaches only us."""
-
-    def __init__(self, arguments: list[str], world: int, scratch: Path, log: Path):
-        self.arguments, self.scratch, self.log = arguments, scratch, log
-        self.stop_asked, self.interrupts = False, 0
-        self._ranks: dict[int, int] = {}
-        os.environ.update(_environment(world))
-        from distrain_trainer import __main__ as worker
-        from distrain_trainer import run  # noqa: F401, imported here so that no worker has to
-
-        self._main = worker.main
-        signal.signal(signal.SIGALRM, lambda number, frame: self._kill())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
-        for rank in range(world):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            pid = os.fork()
-            if pid == 0:
-                self._work(rank, world)
-            self._ranks[pid] = rank
-        if self.stop_asked:
-            self._ask()
-
-    def wait(self) -> list[Ending]:
-        """Waits for all; returns those that did not end with 0, in the order in which they ended."""
-        endings: list[Ending] = []
-        while self._ranks:
-            pid, status = os.waitpid(-1, 0)
-            rank = self._ranks.pop(pid, None)
-            code = os.waitstatus_to_exitcode(status)
-            if rank is None or code == 0:
-                continue
-            endings.append(Ending(rank, code if code > 0 else 128 - code, self._sentence(rank)))
-            if endings[-1].code in (STOPPED, LOST_PEER):
-                signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_FOLLOW)
+    while True:
+        try:
+            if requests.asked:
+                raise Stopped("stopped before the first step; start the same command again")
+            store = store or open_store(job.node, lambda: requests.asked)
+            if job.node.first:
+                verdict = _lead(job, store, requests)
             else:
-                self._kill()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        return endings
+                verdict, after = _follow(job, store, after, requests)
+        except LostPeer as lost:
+            verdict = Verdict(lost.exit_code, str(lost), again=True)
+            store, after = None, 0
+        except Stopped as stopped:
+            verdict = Verdict(stopped.exit_code, str(stopped), again=True)
+        job.by_hand, job.resume = False, True
+        if verdict.code == 0 or job.finished():
+            return 0
+        if requests.asked:  # exit codes count even while a pod is being deleted: none may end the job for good
+            return _leave(verdict.code if verdict.code >= 128 else Stopped.exit_code, verdict.sentence)
+        if not verdict.again:
+            return _leave(verdict.code, verdict.sentence)
+        say(f"distrain: {verdict.sentence}; starting again")
+        requests.pause(_pause(job))
 
-    def _work(self, rank: int, world: int) -> NoReturn:
-        """The life of a worker."""
+
+def _lead(job: Job, store: Any, requests: Requests) -> Verdict:
+    """Node 0's part in an attempt."""
+    number = read_attempts(job.folder).attempt + 1
+    host = Host(job.node, store, number, job.facts(), lambda: requests.asked)
+    try:
+        host.gather()
+        resume = job.holds_run()
+        begun = begin_attempt(job.folder, job.settings.checkpoint.max_restarts, forgive=job.by_hand)
+    except DistrainError as error:
+        verdict = Verdict(error.exit_code, str(error), again=isinstance(error, Stopped))
+        host.close(verdict)
+        return verdict
+    go = host.start(begun.attempt, begun.token, resume)
+    with _workers(job, go.attempt, go.port, go.resume, requests) as workers:
+        told = False
+        while True:
+            if workers.over() and workers.cause() and not told:
+                told = True
+                host.failed(_failure(job, go.attempt, workers, requests))
+            if not workers.endings and workers.over() and host.guests_finished():
+                verdict = Verdict(0, "finished", again=False)
+                break
+            if cause := host.cause():
+                verdict = _judge(*cause, go.attempt, job)
+                break
+            time.sleep(TICK)
+    if verdict.code != 0:
+        end_attempt(job.folder, None if verdict.code == Stopped.exit_code else verdict.sentence)
+    host.close(verdict)
+    return verdict
+
+
+def _follow(job: Job, store: Any, after: int, requests: Requests) -> tuple[Verdict, int]:
+    """Any other node's part in an attempt, and the attempt's number."""
+    guest = Guest(job.node, store, after, job.facts(), lambda: requests.asked)
+    go = guest.wait_for_start()
+    if go is None:
+        assert guest.verdict is not None
+        guest.close(finished=False)
+        return guest.verdict, guest.number
+    verdict = None
+    with _workers(job, go.attempt, go.port, go.resume, requests) as workers:
         try:
-            os.setsid()
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
-                signal.signal(number, signal.SIG_DFL)
-            if world > 1:
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            os.environ["TORCHELASTIC_ERROR_FILE"] = str(self._error_file(rank))
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            if rank:
-                log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
-            self._main(self.arguments)
+            check_volume(lambda: read_attempts(job.folder).token, go.token, job.folder)
+        except DistrainError as error:
+            workers.kill()
+            guest.failed(Failure(error.exit_code, str(error), asked=False))
+        told = False
+        while verdict is None:
+            if workers.over() and not workers.endings:
+                verdict = Verdict(0, "finished", again=False)
+            elif workers.over() and not told:
+                told = True
+                guest.failed(_failure(job, go.attempt, workers, requests))
+            else:
+                guest.check_host()
+                verdict = guest.verdict
+            time.sleep(TICK)
+    guest.close(finished=verdict.code == 0)
+    return verdict, guest.number
+
+
+@contextmanager
+def _workers(job: Job, attempt: int, port: int, resume: bool, requests: Requests) -> Iterator[Workers]:
+    """The workers of an attempt; none is left afterwards."""
+    arguments = [*job.arguments, "--attempt", str(attempt), *(["--resume"] if resume else [])]
+    log = job.folder / "logs" / f"node-{job.node.index}.attempt-{attempt}.log"
+    with TemporaryDirectory(prefix="distrain-") as scratch:
+        workers = requests.workers = Workers(arguments, job.node, port, log, Path(scratch))
+        if requests.asked:
+            workers.ask()
+        try:
+            yield workers
         finally:
-            os._exit(70)
-
-    def _error_file(self, rank: int) -> Path:
-        return self.scratch / f"error-{rank}.json"
-
-    def _sentence(self, rank: int) -> str | None:
-        try:
-            return json.loads(self._error_file(rank).read_text())["message"]["message"]
-        except (OSError, ValueError, KeyError):
-            return None
-
-    def _pass_on(self, number: int, _: FrameType | None) -> None:
-        self.interrupts += number == signal.SIGINT
-        if self.interrupts > 1:
-            self._kill()
-            for pid in self._ranks:
-                os.waitpid(pid, 0)
-            os._exit(130)
-        if not self.stop_asked:
-            say("stopping: the run is saved at the end of this step; Ctrl-C again leaves at once")
-        self.stop_asked = True
-        self._ask()
-
-    def _ask(self) -> None:
-        for pid in self._ranks:
-            os.kill(pid, signal.SIGUSR1)
-
-    def _kill(self) -> None:
-        """Ends what is left of the workers."""
-        for pid in self._ranks:
-            os.kill(pid, signal.SIGKILL)
+            requests.workers = None
+            workers.kill()
+            workers.wait()
 
 
-def processes_here() -> int:
-    """Processes to start on this machine: one a GPU, or one without GPUs."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return max(len([device for device in visible.split(",") if device.strip() not in ("", "-1")]), 1)
-    return max(len(list(Path("/dev").glob("nvidia[0-9]*"))), 1)
+def _failure(job: Job, attempt: int, workers: Workers, requests: Requests) -> Failure:
+    """How this node's workers ended, also written to `errors/`."""
+    cause = workers.cause()
+    assert cause is not None
+    folder = job.folder / "errors" / f"attempt-{attempt}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        error = {"rank": cause.rank, "exit_code": cause.code, "sentence": cause.sentence, "time": time.time()}
+        write_json(folder / f"node-{job.node.index}.json", error)
+    except OSError as failed:
+        say(f"distrain: {folder} cannot be written: {failed.strerror}")
+    return Failure(cause.code, cause.sentence, asked=requests.asked)
 
 
-def _environment(world: int) -> dict[str, str]:
-    """What all workers' environments say; nothing about a group where there is only one."""
-    common = {"OMP_NUM_THREADS": str(threads_for(world)), "TOKENIZERS_PARALLELISM": "true"}
-    if world == 1:
-        return common
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    group = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return common | {name: str(value) for name, value in group.items()}
+def _judge(index: int, failure: Failure, attempt: int, job: Job) -> Verdict:
+    """What follows from a failure of a node."""
+    where = f"node {index}: " if job.node.count > 1 and failure.code != Stopped.exit_code else ""
+    if failure.code == Stopped.exit_code and failure.asked and job.node.count > 1:
+        where = f"node {index} was asked to leave: "
+    return Verdict(failure.code, f"{where}{failure.sentence}", again=failure.code >= 128)
 
 
-def _cause(endings: list[Ending]) -> Ending:
-    """The ending that explains the others: one that lost a peer is not the cause if there is another."""
-    causes = [ending for ending in endings if ending.code != LOST_PEER]
-    told = [ending for ending in causes if ending.sentence]
-    return (causes if causes and causes[0].code == 128 + signal.SIGKILL else told or causes or endings)[0]
+def _pause(job: Job) -> float:
+    """Seconds to wait before the next attempt; a guest waits for its host instead."""
+    if not job.node.first:
+        return 0.0
+    record = read_attempts(job.folder)
+    return 0.0 if record.excused else min(2.0**record.spent, LONGEST_PAUSE)
 
 
-def _death(code: int, log: Path) -> str:
-    if code == 128 + signal.SIGKILL:
-        return "killed (out of memory, or by hand); --resume goes on from the newest checkpoint"
-    if code > 128:
-        return f"ended by {signal.Signals(code - 128).name}; --resume goes on from the newest checkpoint"
-    return f"ended with {code}; see {log}"
+def _leave(code: int, sentence: str) -> int:
+    """The last words, for the person and for the cluster."""
+    say(f"distrain: {sentence}")
+    if TERMINATION_LOG.is_file() and os.access(TERMINATION_LOG, os.W_OK):
+        TERMINATION_LOG.write_text(sentence[:4000])
+    return code

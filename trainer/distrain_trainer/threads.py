@@ -5,7 +5,10 @@ from pathlib import Path
 
 
 def threads_for(local_world: int) -> int:
-    """Threads of one process: what the container may use, shared by the processes on this machine."""
+    """Threads of one process: OMP_NUM_THREADS, else what the container may use, shared by its processes."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     quota = _cgroup_quota()
     return max(int(min(cores, quota or cores)) // local_world, 1)

@@ -1,0 +1,100 @@
+"""Whole runs as tests meet them: started, watched, killed, and compared by what they leave."""
+
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import safe_open
+
+from conftest import COMMAND
+
+NO_PROGRESS = 60.0
+"""Seconds without any change in the run's folder after which a test gives up."""
+
+
+def train(bert: Path, texts: Path, output: Path, processes: int, *more: str) -> list[str]:
+    return [
+        *COMMAND,
+        "train",
+        *("--model.name", str(bert), "--data.files", str(texts), "--data.evaluation_fraction", "0.15"),
+        *("--batch.tokens", "256", "--batch.micro_batches", "4", "--optimizer.learning_rate", "1e-3"),
+        *("--processes", str(processes), "--output_dir", str(output), *more),
+    ]
+
+
+def tensors(folder: Path) -> dict[str, object]:
+    """All tensors of a model or checkpoint, whatever files they are in."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return found
+
+
+def digest(folder: Path) -> str:
+    """A hash of every weight in a folder."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(tensors(folder).items()):
+        whole.update(name.encode() + tensor.numpy().tobytes())
+    return whole.hexdigest()
+
+
+def finish(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, which has to be a good one."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+class Victim:
+    """A run in the background that is going to be killed."""
+
+    def __init__(self, command: list[str], output: Path, environment: Mapping[str, str] | None = None):
+        self.output = output
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | dict(environment or {}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for(self, what) -> bool:
+        """Waits until `what()` holds; False when the run has ended before. Fails when nothing moves any more."""
+        seen, since = None, time.monotonic()
+        while not what():
+            if self.process.poll() is not None:
+                return False
+            now = self._fingerprint()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            assert time.monotonic() - since < NO_PROGRESS, f"no progress in {self.output}"
+        return True
+
+    def _fingerprint(self) -> object:
+        path = self.output / "metrics.jsonl"
+        return (path.stat().st_size if path.exists() else 0, sorted(p.name for p in self.output.glob("*")))
+
+    def step(self) -> int:
+        """The newest step in metrics.jsonl."""
+        try:
+            lines = (self.output / "metrics.jsonl").read_bytes().splitlines()
+        except OSError:
+            return 0
+        return max((int(line.split(b'"step": ')[1].split(b",")[0]) for line in lines if line.endswith(b"}")), default=0)
+
+    def writing(self) -> list[Path]:
+        """Checkpoints that are being written."""
+        return [path for path in self.output.glob("tmp.[0-9]*") if not (path / "manifest.json").exists()]
+
+    def workers(self) -> list[int]:
+        """Process ids of its workers."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()

@@ -1,0 +1,79 @@
+"""Which machine of a run this is, as whoever started it says."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distrain_trainer.errors import SettingsError
+
+SAGEMAKER = Path("/opt/ml/input/config/resourceconfig.json")
+PORT = 29500
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of a run.
+
+    index: from 0, fixed for the run's life; it is what a replacement takes over. count: machines of the run.
+    processes: workers on each. address, port: of node 0, where the nodes meet.
+    """
+
+    index: int
+    count: int
+    processes: int
+    address: str = "127.0.0.1"
+    port: int = PORT
+
+    @property
+    def first(self) -> bool:
+        """Whether this node decides and writes for all."""
+        return self.index == 0
+
+    def __str__(self) -> str:
+        return f"node {self.index} of {self.count}"
+
+
+def this_node(processes: int | None, environment: Mapping[str, str] = os.environ, sagemaker: Path = SAGEMAKER) -> Node:
+    """The node that the environment describes: Kubeflow's PET_* variables, then SageMaker's file, else one of one.
+
+    (RANK and WORLD_SIZE count nodes in a PyTorchJob and processes under torchrun, so they are not read.)
+    processes: asked for by hand, None to take what the environment or the machine offers. Raises SettingsError.
+    """
+    if environment.get("PET_NNODES"):
+        count = _number(environment, "PET_NNODES")
+        index = _number(environment, "PET_NODE_RANK") if count > 1 else 0
+        address, port = environment.get("PET_MASTER_ADDR", ""), _number(environment, "PET_MASTER_PORT", PORT)
+        asked = environment.get("PET_NPROC_PER_NODE", "")
+        processes = processes or (int(asked) if asked.isdigit() else processes_here())
+    elif sagemaker.exists():
+        description: dict[str, Any] = json.loads(sagemaker.read_text())
+        hosts = sorted(description["hosts"])
+        count, index = len(hosts), hosts.index(description["current_host"])
+        address, port, processes = hosts[0], PORT, processes or processes_here()
+    else:
+        count, index, address, port, processes = 1, 0, "127.0.0.1", PORT, processes or processes_here()
+    if processes < 1:
+        raise SettingsError(f"--processes is {processes}; give 1 or more")
+    if not 0 <= index < count:
+        raise SettingsError(f"PET_NODE_RANK is {index} but PET_NNODES is {count}; count nodes from 0")
+    if count > 1 and not address:
+        raise SettingsError(f"PET_NNODES is {count} but PET_MASTER_ADDR is not set; set it to the address of node 0")
+    return Node(index, count, processes, address or "127.0.0.1", port)
+
+
+def processes_here() -> int:
+    """Processes to start on this machine: one a GPU, or one without GPUs."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return max(len([device for device in visible.split(",") if device.strip() not in ("", "-1")]), 1)
+    return max(len(list(Path("/dev").glob("nvidia[0-9]*"))), 1)
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name, "" if default is None else str(default))
+    if not text.isdigit():
+        raise SettingsError(f"{name} is {text!r}; set it to a whole number")
+    return int(text)
