@@ -1,6 +1,7 @@
 """The training loop: a step reads as the algorithm."""
 
 import math
+import os
 import resource
 import sys
 import time
@@ -277,6 +278,20 @@ def save(run: Run) -> None:
     run.checkpoints.begin(run.state)
     if not run.settings.checkpoint.background:
         publish(run)
+        warn_of_grace(run, time.monotonic() - run.saved_at)
+
+
+def warn_of_grace(run: Run, seconds: float) -> None:
+    """Says that a checkpoint takes too long for a pod that is asked to leave. seconds: what one has taken.
+
+    RUN_GRACE_SECONDS: what the cluster gives between SIGTERM and SIGKILL.
+    """
+    grace = float(os.environ.get("RUN_GRACE_SECONDS") or "inf")
+    if seconds > grace / 2:
+        run.say(
+            f"the checkpoint took {seconds:.0f} s, over half of the {grace:.0f} s that a pod has to leave; raise "
+            "gracePeriodSeconds"
+        )
 
 
 def publish(run: Run) -> None:

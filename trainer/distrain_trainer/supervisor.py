@@ -80,6 +80,7 @@ class Job:
 def supervise(job: Job, requests: Requests) -> int:
     """Runs this node's part of a run to its end and returns the exit code. Raises DistrainError before the start."""
     store, after = None, 0
+    export_metrics(job.folder)
     if job.finished():
         say(f"the run in {job.folder} is finished; give it more schedule.epochs to train on")
         return 0
@@ -106,6 +107,19 @@ def supervise(job: Job, requests: Requests) -> int:
             return _leave(verdict.code, verdict.sentence)
         say(f"distrain: {verdict.sentence}; starting again")
         requests.pause(_pause(job))
+
+
+def export_metrics(folder: Path) -> None:
+    """Starts the Prometheus endpoint where RUN_METRICS_PORT asks for it; a run goes on without one."""
+    port = os.environ.get("RUN_METRICS_PORT", "")
+    if not port:
+        return
+    from distrain_trainer.exporter import export
+
+    try:
+        export(folder, int(port))
+    except (OSError, ValueError) as error:
+        say(f"distrain: no Prometheus endpoint at RUN_METRICS_PORT={port}: {error}")
 
 
 def _lead(job: Job, store: Any, requests: Requests) -> Verdict:
