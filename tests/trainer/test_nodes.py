@@ -12,8 +12,9 @@ import pytest
 from conftest import losses
 from distrain_trainer.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from distrain_trainer.errors import RestartsUsedUp, SettingsError, VolumeError
-from distrain_trainer.meeting import check_volume
 from distrain_trainer.node import Node, this_node
+from distrain_trainer.preflight import check_shared_memory, check_volume
+from distrain_trainer.settings import Settings
 from runs import Victim, digest, finish, train
 
 STEPS = ("--schedule.max_steps", "60", "--checkpoint.every_steps", "5", "--run_id", "space/run1")
@@ -108,6 +109,13 @@ def test_a_volume_that_is_not_shared_is_found_out(tmp_path: Path):
     with pytest.raises(VolumeError, match="ReadWriteMany"):
         check_volume(lambda: "", "token", tmp_path, patience=0.1)
     check_volume(lambda: "token", "token", tmp_path)
+
+
+def test_shared_memory_that_loaders_would_fill_is_found_out(tmp_path: Path):
+    loaders = Settings.model_validate({"data": {"workers": 64}})
+    with pytest.raises(VolumeError, match=r"has \d+ MB and 64000000 loader processes need 1024000000; enlarge it"):
+        check_shared_memory(loaders, processes=1_000_000, folder=tmp_path)
+    check_shared_memory(Settings(), processes=1_000_000, folder=tmp_path)
 
 
 PET = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "run1-master-0", "PET_MASTER_PORT": "23456"}

@@ -59,6 +59,7 @@ def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
 
     from distrain_trainer.folder import claim
     from distrain_trainer.node import this_node
+    from distrain_trainer.preflight import check_shared_memory
     from distrain_trainer.signals import Requests
 
     requests = Requests()  # from here on SIGTERM is heard, which the first process of a container would not be
@@ -72,6 +73,7 @@ def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
         )
     if chosen.overwrite and node.count > 1:
         raise SettingsError("--overwrite cannot be used on several nodes; remove the old run's folder first")
+    check_shared_memory(settings, node.processes)
     claim(settings, chosen.resume, chosen.overwrite)
     from distrain_trainer.supervisor import Job, supervise
 

@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from torch.distributed import DistError, TCPStore
 
-from distrain_trainer.errors import LostPeer, SettingsError, Stopped, VolumeError
+from distrain_trainer.errors import LostPeer, SettingsError, Stopped
 from distrain_trainer.node import Node
 from distrain_trainer.progress import say
 
@@ -292,17 +291,6 @@ def open_store(node: Node, stopping: Stopping) -> TCPStore | None:
             told = time.monotonic()
             say(f"waiting for node 0 at {node.address}:{node.port}")
         time.sleep(0.5)
-
-
-def check_volume(seen: Callable[[], str], token: str, folder: Path, patience: float = 60.0) -> None:
-    """Makes sure that this node sees what node 0 wrote; a network file system may take a while. Raises VolumeError."""
-    deadline = time.monotonic() + patience
-    while seen() != token:
-        if time.monotonic() > deadline:
-            raise VolumeError(
-                f"{folder} is not the folder that node 0 writes to; give all nodes the same ReadWriteMany volume"
-            )
-        time.sleep(0.2)
 
 
 def _read(store: Any, key: str) -> dict[str, Any] | None:

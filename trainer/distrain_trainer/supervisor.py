@@ -23,8 +23,9 @@ from typing import Any
 from distrain_trainer.attempts import begin_attempt, end_attempt, read_attempts
 from distrain_trainer.errors import DistrainError, LostPeer, Stopped
 from distrain_trainer.folder import claim, is_finished
-from distrain_trainer.meeting import Failure, Guest, Host, Verdict, check_volume, open_store
+from distrain_trainer.meeting import Failure, Guest, Host, Verdict, open_store
 from distrain_trainer.node import Node
+from distrain_trainer.preflight import check_volume
 from distrain_trainer.progress import say
 from distrain_trainer.settings import Settings, flat
 from distrain_trainer.signals import Requests
