@@ -1,7 +1,7 @@
 """The folder that a run leaves its results in: whose it is, and how a run is found again in it."""
 
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_writable(folder: Path) -> None:
-    probe = folder / f"tmp.probe.{os.getpid()}"
+    probe = folder / f"tmp.probe.{secrets.token_hex(8)}"  # in containers all are process 1
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")

@@ -1,0 +1,36 @@
+{{/* Labels by which a run's pods are found. */}}
+{{- define "distrain.selector" -}}
+app.kubernetes.io/name: distrain
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{/* Labels of every object of a run. */}}
+{{- define "distrain.labels" -}}
+{{ include "distrain.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Labels of a job: Kueue reads the last two. */}}
+{{- define "distrain.jobLabels" -}}
+{{ include "distrain.labels" . }}
+{{- with .Values.kueue.queue }}
+kueue.x-k8s.io/queue-name: {{ . | quote }}
+{{- end }}
+{{- with .Values.kueue.priorityClass }}
+kueue.x-k8s.io/priority-class: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "distrain.settingsName" -}}{{ .Release.Name }}-settings{{- end }}
+
+{{- define "distrain.claimName" -}}
+{{ .Values.checkpoint.existingClaim | default (printf "%s-checkpoint" .Release.Name) }}
+{{- end }}
+
+{{- define "distrain.image" -}}
+{{- $repository := .Values.image.repository | default "distrain" }}
+{{- if .Values.image.digest }}{{ $repository }}@{{ .Values.image.digest }}
+{{- else }}{{ $repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}

@@ -1,0 +1,139 @@
+{{/*
+The pod of a node, as metadata and spec. Takes a dictionary: root, hash (of the run), container (its name).
+*/}}
+{{- define "distrain.pod" -}}
+{{- $ := .root }}
+{{- $values := $.Values }}
+{{- $size := include "distrain.size" $ | fromJson }}
+metadata:
+  labels: {{- include "distrain.selector" $ | nindent 4 }}
+  {{- $annotations := $values.podAnnotations }}
+  {{- if $values.rdma.enabled }}{{ $annotations = merge (dict) $values.rdma.annotations $annotations }}{{ end }}
+  {{- with $annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ int $values.gracePeriodSeconds }}
+  {{- range $field := list "serviceAccountName" "priorityClassName" "runtimeClassName" "schedulerName" }}
+  {{- with get $values $field }}
+  {{ $field }}: {{ . | quote }}
+  {{- end }}
+  {{- end }}
+  {{- if $values.hostNetwork }}
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
+  {{- end }}
+  {{- with $values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . | quote }}
+    {{- end }}
+  {{- end }}
+  securityContext:
+    runAsNonRoot: {{ not (eq (toJson $values.podSecurity.runAsUser) "0") }}
+    {{- range $field := list "runAsUser" "runAsGroup" "fsGroup" }}
+    {{- $id := index $values.podSecurity $field }}
+    {{- if not (kindIs "invalid" $id) }}
+    {{ $field }}: {{ int64 $id }}
+    {{- end }}
+    {{- end }}
+    {{- with $values.podSecurity.supplementalGroups }}
+    supplementalGroups: {{ toJson . }}
+    {{- end }}
+    fsGroupChangePolicy: OnRootMismatch
+    seccompProfile:
+      type: RuntimeDefault
+  {{- with $values.nodeSelector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with include "distrain.affinity" $ | fromYaml }}
+  affinity: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  tolerations:
+    {{- range list "not-ready" "unreachable" }}
+    - {key: node.kubernetes.io/{{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ int $values.tolerationSeconds }}}
+    {{- end }}
+    {{- with $values.tolerations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- if gt (int $size.nodes) 1 }}
+  topologySpreadConstraints:
+    - maxSkew: 1
+      topologyKey: kubernetes.io/hostname
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels: {{- include "distrain.selector" $ | nindent 10 }}
+  {{- end }}
+  {{- with $values.initContainers }}
+  initContainers:
+    {{- $context := include "distrain.securityContext" $ | fromYaml }}
+    {{- range . }}
+    {{- $container := hasKey . "securityContext" | ternary . (set (deepCopy .) "securityContext" $context) }}
+    - {{- toYaml $container | nindent 6 }}
+    {{- end }}
+  {{- end }}
+  containers:
+    - name: {{ .container }}
+      image: {{ include "distrain.image" $ | quote }}
+      imagePullPolicy: {{ $values.image.pullPolicy }}
+      args: [train]
+      env:
+        {{- include "distrain.env" (dict "root" $ "size" $size "hash" .hash) | nindent 8 }}
+      envFrom:
+        {{- with $values.extraEnvFrom }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+        - configMapRef:
+            name: {{ include "distrain.settingsName" $ }}
+      {{- if $values.metrics.enabled }}
+      ports:
+        - {name: metrics, containerPort: 9400}
+      {{- end }}
+      resources: {{- include "distrain.resources" (dict "root" $ "size" $size) | nindent 8 }}
+      securityContext: {{- include "distrain.securityContext" $ | nindent 8 }}
+      terminationMessagePolicy: FallbackToLogsOnError
+      volumeMounts: {{- include "distrain.mounts" $ | nindent 8 }}
+  volumes: {{- include "distrain.volumes" $ | nindent 4 }}
+{{- end }}
+
+{{- define "distrain.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+  {{- if .Values.rdma.enabled }}
+  add: [IPC_LOCK]
+  {{- end }}
+{{- end }}
+
+{{/* The given affinity, with avoidNodes added to each of its terms: terms are alternatives. */}}
+{{- define "distrain.affinity" -}}
+{{- $affinity := deepCopy .Values.affinity }}
+{{- if .Values.avoidNodes }}
+  {{- $avoid := list }}
+  {{- range .Values.avoidNodes }}
+    {{- $avoid = append $avoid (dict "key" "metadata.name" "operator" "NotIn" "values" (list .)) }}
+  {{- end }}
+  {{- $given := dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" "nodeSelectorTerms" (list (dict)) $affinity }}
+  {{- $terms := list }}
+  {{- range $given }}
+    {{- $fields := .matchFields | default list }}
+    {{- $terms = append $terms (merge (dict "matchFields" (concat $fields $avoid)) .) }}
+  {{- end }}
+  {{- $required := dict "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) }}
+  {{- $affinity = mergeOverwrite $affinity (dict "nodeAffinity" $required) }}
+{{- end }}
+{{- toYaml $affinity }}
+{{- end }}
+
+{{- define "distrain.resources" -}}
+{{- $resources := deepCopy .root.Values.resources }}
+{{- $devices := dict }}
+{{- if .size.gpus }}{{ $_ := set $devices .root.Values.gpuResource (int .size.gpus) }}{{ end }}
+{{- with .root.Values.rdma }}
+{{- if .enabled }}{{ $_ := set $devices .resource (int .count) }}{{ end }}
+{{- end }}
+{{- mergeOverwrite $resources (dict "limits" $devices) | toYaml }}
+{{- end }}

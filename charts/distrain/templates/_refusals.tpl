@@ -1,0 +1,187 @@
+{{/*
+Refuses what the schema cannot: values that contradict each other. One sentence each, with what to change.
+*/}}
+{{- define "distrain.refuse" -}}
+{{- $size := include "distrain.size" . | fromJson }}
+{{- include "distrain.refuseName" (dict "root" . "size" $size) }}
+{{- include "distrain.refuseImage" .Values.image }}
+{{- include "distrain.refuseTrainer" (dict "trainer" .Values.trainer "size" $size) }}
+{{- include "distrain.refuseClaims" (dict "checkpoint" .Values.checkpoint "size" $size) }}
+{{- include "distrain.refuseMounts" .Values }}
+{{- include "distrain.refuseVariables" .Values }}
+{{- include "distrain.refusePods" .Values }}
+{{- include "distrain.refuseScheduling" .Values }}
+{{- end }}
+
+{{- define "distrain.refuseName" -}}
+{{- $name := .root.Release.Name }}
+{{- $most := 50 }}
+{{- if eq .root.Values.backend "trainjob" }}
+  {{- $most = sub 49 (len (toString (sub .size.nodes 1))) }}
+{{- end }}
+{{- if gt (len $name) (int $most) }}
+  {{- fail (printf "the name %s has %d characters, but pods are named after the run and have room for %d; install under a shorter name" $name (len $name) $most) }}
+{{- end }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+  {{- fail (printf "the name %s is none that a job can have; use a letter first, then letters, digits and hyphens" $name) }}
+{{- end }}
+{{- end }}
+
+{{- define "distrain.refuseImage" -}}
+{{- if regexMatch "(@|:[^/]*$)" .repository }}
+  {{- fail (printf "image.repository is %s; leave out what follows the name and set image.tag or image.digest to it" .repository) }}
+{{- end }}
+{{- if and .tag .digest }}
+  {{- fail "image.tag and image.digest are both set; keep one of them" }}
+{{- end }}
+{{- end }}
+
+{{- define "distrain.refuseTrainer" -}}
+{{- $model := (.trainer.model | default dict).name }}
+{{- $data := .trainer.data | default dict }}
+{{- if and (or $model $data) (not (or $data.name $data.files)) }}
+  {{- fail "trainer.model or trainer.data is set, but not what to train on; set trainer.data.name to a data set on the Hub (or to sample), or trainer.data.files" }}
+{{- end }}
+{{- $world := mul .size.nodes .size.processes }}
+{{- if and (eq (toString (.trainer.strategy | default dict).kind) "single") (gt (int $world) 1) }}
+  {{- fail (printf "trainer.strategy.kind is single, but the run has %d processes; remove it, or ask for one process" $world) }}
+{{- end }}
+{{- if and (eq (toString .trainer.precision) "fp16") (not .size.gpus) }}
+  {{- fail "trainer.precision is fp16, which needs GPUs, but gpus is 0; set gpus, or choose bf16 or fp32" }}
+{{- end }}
+{{- end }}
+
+{{- define "distrain.refuseClaims" -}}
+{{- with .checkpoint }}
+{{- if and .existingClaim .accessMode }}
+  {{- fail "checkpoint.accessMode is for a claim that the chart makes, but checkpoint.existingClaim is set; remove one of them" }}
+{{- end }}
+{{- if and .existingClaim .storageClassName }}
+  {{- fail "checkpoint.storageClassName is for a claim that the chart makes, but checkpoint.existingClaim is set; remove one of them" }}
+{{- end }}
+{{- if and (gt (int $.size.nodes) 1) .accessMode (ne (toString .accessMode) "ReadWriteMany") }}
+  {{- fail (printf "checkpoint.accessMode is %s, but the run has %d nodes and all of them write; set it to ReadWriteMany" .accessMode (int $.size.nodes)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "distrain.refuseMounts" -}}
+{{- $paths := dict "/out" "the checkpoint claim" "/cache" "the cache" "/tmp" "a volume of the chart" "/dev/shm" "a volume of the chart" "/etc/ca" "a volume of the chart" }}
+{{- $names := list "out" "cache" "tmp" "shm" "ca" }}
+{{- range $index, $claim := .dataClaims }}
+  {{- include "distrain.refuseMount" (dict "what" (printf "dataClaims[%d]" $index) "path" $claim.mountPath "paths" $paths) }}
+{{- end }}
+{{- range $index, $volume := .extraVolumes }}
+  {{- include "distrain.refuseMount" (dict "what" (printf "extraVolumes[%d]" $index) "path" $volume.mountPath "paths" $paths) }}
+  {{- if or (has $volume.name $names) (regexMatch "^data-[0-9]+$" $volume.name) }}
+    {{- fail (printf "extraVolumes[%d].name is %s, which is taken; choose another" $index $volume.name) }}
+  {{- end }}
+  {{- $names = append $names $volume.name }}
+{{- end }}
+{{- end }}
+
+{{- define "distrain.refuseMount" -}}
+{{- $path := clean .path }}
+{{- range $taken, $owner := .paths }}
+  {{- if or (hasPrefix (printf "%s/" $taken) (printf "%s/" $path)) (hasPrefix (printf "%s/" (trimSuffix "/" $path)) (printf "%s/" $taken)) }}
+    {{- fail (printf "%s.mountPath is %s, but %s is mounted at %s; choose another folder" $.what $path $owner $taken) }}
+  {{- end }}
+{{- end }}
+{{- $_ := set .paths $path .what }}
+{{- end }}
+
+{{- define "distrain.refuseVariables" -}}
+{{- $values := . }}
+{{- range $where := list "extraEnv" "secrets" }}
+  {{- range $name, $_ := get $values $where }}
+    {{- if hasPrefix "DISTRAIN_" $name }}
+      {{- fail (printf "%s.%s is a setting of the trainer; set it under trainer" $where $name) }}
+    {{- end }}
+    {{- if regexMatch "^(RUN|PET)_" $name }}
+      {{- fail (printf "%s.%s is set by the chart and the operator; remove it" $where $name) }}
+    {{- end }}
+    {{- if hasPrefix "NCCL_" $name }}
+      {{- fail (printf "%s.%s is a variable of NCCL; set it under nccl" $where $name) }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- range $name, $value := .extraEnv }}
+  {{- if hasKey $values.secrets $name }}
+    {{- fail (printf "%s is under both extraEnv and secrets; keep one of them" $name) }}
+  {{- end }}
+  {{- if and (kindIs "string" $value) (regexMatch "(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS|API_KEY|ACCESS_KEY)$" (upper $name)) }}
+    {{- fail (printf "extraEnv.%s would be a secret that all can read; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
+  {{- end }}
+  {{- if has $name (list "HTTP_PROXY" "HTTPS_PROXY" "NO_PROXY") }}
+    {{- fail (printf "extraEnv.%s has a value of its own; set proxy.%s" $name (dict "HTTP_PROXY" "http" "HTTPS_PROXY" "https" "NO_PROXY" "none" | dig $name "")) }}
+  {{- end }}
+{{- end }}
+{{- range $name := list "http" "https" }}
+  {{- if regexMatch "//[^/]*@" (get $values.proxy $name) }}
+    {{- fail (printf "proxy.%s holds a password that all could read; put the whole address into a Secret and set secrets.%s_PROXY.name and .key" $name (upper $name)) }}
+  {{- end }}
+{{- end }}
+{{- range $index, $source := .extraEnvFrom }}
+  {{- if eq (hasKey $source "configMapRef") (hasKey $source "secretRef") }}
+    {{- fail (printf "extraEnvFrom[%d] needs one of configMapRef and secretRef" $index) }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "distrain.refusePods" -}}
+{{- range $kind := list "requests" "limits" }}
+  {{- if hasKey (get $.resources $kind | default dict) $.gpuResource }}
+    {{- fail (printf "resources.%s has %s, which gpus decides; set gpus and remove it" $kind $.gpuResource) }}
+  {{- end }}
+{{- end }}
+{{- if and .rdma.enabled (not .gpus) }}
+  {{- fail "rdma.enabled is set, but RDMA is between GPUs and gpus is 0; set gpus, or remove it" }}
+{{- end }}
+{{- if and .rdma.enabled (not .rdma.resource) }}
+  {{- fail "rdma.enabled is set, but not rdma.resource; set it to what the nodes' device plugin offers, such as rdma/hca" }}
+{{- end }}
+{{- if and (eq (toJson .podSecurity.runAsUser) "0") (not .rdma.enabled) }}
+  {{- fail "podSecurity.runAsUser is 0, which only RDMA needs; set it to 1000, or to null" }}
+{{- end }}
+{{- end }}
+
+{{- define "distrain.refuseScheduling" -}}
+{{- $policy := .schedulingPolicy }}
+{{- if and .kueue.priorityClass (not .kueue.queue) }}
+  {{- fail "kueue.priorityClass is set, but not kueue.queue; set the name of a LocalQueue" }}
+{{- end }}
+{{- if eq .backend "trainjob" }}
+  {{- if $policy.priorityClass }}
+    {{- fail "schedulingPolicy.priorityClass is for backend=pytorchjob; set priorityClassName" }}
+  {{- end }}
+  {{- if and $policy.queue (ne .schedulerName "volcano") }}
+    {{- fail "schedulingPolicy.queue is Volcano's with backend=trainjob; set schedulerName to volcano, or kueue.queue" }}
+  {{- end }}
+  {{- if and $policy.scheduleTimeoutSeconds (eq .schedulerName "volcano") }}
+    {{- fail "schedulingPolicy.scheduleTimeoutSeconds is not Volcano's with backend=trainjob; remove it" }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Refuses an upgrade that would change a run. Takes a dictionary: root, installed and settings (variables to text). */}}
+{{- define "distrain.refuseUpgrade" -}}
+{{- $release := .root.Release }}
+{{- $checkpoint := .root.Values.checkpoint }}
+{{- $installed := omit .installed "RUN_SETTINGS_HASH" }}
+{{- $settings := .settings }}
+{{- $changes := list }}
+{{- range $name := concat (keys $installed) (keys $settings) | uniq | sortAlpha }}
+  {{- $before := get $installed $name | default "unset" }}
+  {{- $after := get $settings $name | default "unset" }}
+  {{- if ne $before $after }}
+    {{- $setting := trimPrefix "DISTRAIN_" $name | lower | replace "__" "." }}
+    {{- $changes = append $changes (printf "trainer.%s was %s and would be %s" $setting $before $after) }}
+  {{- end }}
+{{- end }}
+{{- $what := $changes | join ", " | default "what its pods are made of" }}
+{{- $mend := "install under another name" }}
+{{- if or $checkpoint.keepClaim $checkpoint.existingClaim }}
+  {{- $mend = printf "helm uninstall %s -n %s and install again, and it goes on from its newest checkpoint; or %s" $release.Name $release.Namespace $mend }}
+{{- end }}
+{{- fail (printf "%s was installed with other values (%s), and a run keeps its values to the end; %s" $release.Name $what $mend) }}
+{{- end }}

@@ -1,0 +1,35 @@
+{{/*
+How large the run is, as JSON: nodes, gpus (a node), processes (a node).
+*/}}
+{{- define "distrain.size" -}}
+{{- $gpus := int .Values.gpus }}
+{{- $perNode := int .Values.gpusPerNode }}
+{{- $nodes := 1 }}
+{{- $processes := 1 }}
+{{- if $gpus }}
+  {{- if gt $gpus $perNode }}
+    {{- if mod $gpus $perNode }}
+      {{- $less := mul (div $gpus $perNode) $perNode }}
+      {{- fail (printf "gpus is %d, but nodes have %d (gpusPerNode) and a run takes whole nodes; set gpus to %d or %d" $gpus $perNode $less (add $less $perNode)) }}
+    {{- end }}
+    {{- $nodes = div $gpus $perNode }}
+    {{- $gpus = $perNode }}
+  {{- end }}
+  {{- $processes = $gpus }}
+  {{- if and .Values.nodes (ne (int .Values.nodes) (int $nodes)) }}
+    {{- $all := int .Values.gpus }}
+    {{- $mend := "or remove nodes" }}
+    {{- if not (mod $all (int .Values.nodes)) }}
+      {{- $mend = printf "or set gpusPerNode to %d" (div $all (int .Values.nodes)) }}
+    {{- end }}
+    {{- fail (printf "nodes is %d, but gpus=%d with gpusPerNode=%d makes %d; set gpus to %d, %s" (int .Values.nodes) $all $perNode $nodes (mul (int .Values.nodes) $perNode) $mend) }}
+  {{- end }}
+  {{- if and .Values.processesPerNode (ne (int .Values.processesPerNode) $gpus) }}
+    {{- fail (printf "processesPerNode is %d, but there is one process a GPU and a node of this run has %d; remove processesPerNode" (int .Values.processesPerNode) $gpus) }}
+  {{- end }}
+{{- else }}
+  {{- $nodes = int (.Values.nodes | default 1) }}
+  {{- $processes = int (.Values.processesPerNode | default 1) }}
+{{- end }}
+{{- dict "nodes" $nodes "gpus" $gpus "processes" $processes | toJson }}
+{{- end }}

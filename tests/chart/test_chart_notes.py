@@ -1,0 +1,61 @@
+"""NOTES.txt: what a person reads after `helm install`."""
+
+import shutil
+
+import pytest
+import yaml
+
+from rendering import CHART, helm, needs_helm
+
+pytestmark = needs_helm
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory):
+    """The chart with its notes as a manifest: Helm prints notes only where there is a cluster."""
+    copy = shutil.copytree(CHART, tmp_path_factory.mktemp("notes") / "distrain")
+    notes = (copy / "templates" / "NOTES.txt").read_text()
+    inside = '{{ define "notes" }}' + notes + '{{ end }}\nnotes: {{ include "notes" . | quote }}\n'
+    (copy / "templates" / "notes.yaml").write_text(inside)
+    return copy
+
+
+def notes(chart, *settings):
+    sets = [part for setting in settings for part in ("--set", setting)]
+    result = helm("template", "run1", str(chart), "-n", "team", "-s", "templates/notes.yaml", *sets)
+    assert result.returncode == 0, result.stderr
+    return yaml.safe_load(result.stdout)["notes"]
+
+
+def test_they_end_with_the_commands_to_type_next(chart):
+    *_, ours, pods, logs, uninstall = notes(chart, "gpus=16").strip().splitlines()
+    assert ours == "  kubectl -n team get pytorchjob run1"
+    assert pods == "  kubectl -n team get pods -l app.kubernetes.io/instance=run1"
+    assert logs == "  kubectl -n team logs -f run1-master-0"
+    assert uninstall == "  helm uninstall run1 -n team"
+    assert "get trainjob run1" in notes(chart, "backend=trainjob")
+
+
+def test_they_say_how_large_the_run_is_and_where_results_go(chart):
+    said = notes(chart, "gpus=16")
+    assert "run1 trains on 2 nodes with 8 processes each, one a nvidia.com/gpu." in said
+    assert "Results: claim run1-checkpoint, folder /run1 (the claim outlives helm uninstall)." in said
+    assert "run1 trains on 1 node with 1 process each, on the CPU." in notes(chart)
+    assert "Results: claim runs, folder /run1." in notes(chart, "checkpoint.existingClaim=runs")
+
+
+def test_they_say_how_to_push_an_image_where_none_is_named(chart):
+    assert "make image TARGET=cpu IMAGE=REGISTRY/distrain:0.1.0" in notes(chart)
+    assert "make image TARGET=cuda" in notes(chart, "gpus=8")
+    assert "REGISTRY" not in notes(chart, "image.repository=team/distrain")
+
+
+def test_they_say_what_privileges_rdma_needs(chart):
+    said = notes(chart, "gpus=16", "rdma.enabled=true", "rdma.resource=rdma/hca")
+    assert "kubectl label namespace team pod-security.kubernetes.io/enforce=privileged" in said
+    assert "pod-security" not in notes(chart, "gpus=16")
+
+
+def test_they_say_that_it_is_the_sample(chart):
+    assert "It learns the sample" in notes(chart)
+    assert "sample" not in notes(chart, "trainer.data.files=/data/a.csv")

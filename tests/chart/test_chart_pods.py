@@ -1,0 +1,376 @@
+"""What the rendered objects say: each value reaches the pod, and what nobody set is safe."""
+
+import pytest
+
+from rendering import container, document, documents, environment, needs_helm, pod, replicas
+
+pytestmark = needs_helm
+
+ROOT_FOLDERS = {"out": "/out", "cache": "/cache", "tmp": "/tmp", "shm": "/dev/shm"}
+
+
+def volumes(**values):
+    return {volume.pop("name"): volume for volume in pod(values=values)["spec"]["volumes"]}
+
+
+def test_a_run_is_five_objects():
+    assert [found["kind"] for found in documents()] == [
+        "NetworkPolicy",
+        "ConfigMap",
+        "PersistentVolumeClaim",
+        "PyTorchJob",
+    ]
+    for found in documents("podDisruptionBudget.enabled=true"):
+        assert found["metadata"]["namespace"] == "team"
+        assert found["metadata"]["labels"]["app.kubernetes.io/instance"] == "run1"
+
+
+def test_names_that_yaml_takes_for_something_else_stay_names():
+    def texts(value):
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from texts(inner)
+        if isinstance(value, dict):
+            yield from (value[field] for field in ("name", "claimName", "key", "value") if field in value)
+
+    values = """
+    checkpoint: {existingClaim: "1e5"}
+    cache: {existingClaim: "on"}
+    secrets: {"NO": {name: "null", key: "0x1"}}
+    extraEnv: {"Y": "010", "OFF": "~"}
+    imagePullSecrets: ["123"]
+    kueue: {queue: "1000"}
+    """
+    found = documents(values=values, name="on")
+    assert found[0]["metadata"]["name"] == "on"
+    assert found[0]["metadata"]["labels"]["app.kubernetes.io/instance"] == "on"
+    assert found[-1]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "1000"
+    assert all(isinstance(text, str) for one in found for text in texts(one))
+    assert environment(container(values=values))["Y"] == "010"
+    assert volumes(sharedMemory=1073741824)["shm"]["emptyDir"]["sizeLimit"] == "1073741824"
+
+
+def test_the_job_leaves_restarts_and_ends_to_the_trainer():
+    job = document("PyTorchJob", "gpus=16")["spec"]
+    assert job["runPolicy"] == {"cleanPodPolicy": "Running"}
+    assert "elasticPolicy" not in job
+    for spec in job["pytorchReplicaSpecs"].values():
+        assert spec["restartPolicy"] == "ExitCode"
+        assert "restartPolicy" not in spec["template"]["spec"]
+
+
+def test_master_and_workers_are_alike():
+    specs = replicas("gpus=16")
+    assert specs["Master"]["template"] == specs["Worker"]["template"]
+
+
+def test_the_container_trains_and_has_no_probes():
+    trainer = container()
+    assert trainer["name"] == "pytorch"
+    assert trainer["args"] == ["train"]
+    assert "command" not in trainer
+    assert not [field for field in trainer if field.endswith("Probe")]
+    assert trainer["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_pods_keep_to_the_restricted_pod_security_standard():
+    spec = pod("gpus=16")["spec"]
+    security = spec["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert (security["runAsUser"], security["runAsGroup"], security["fsGroup"]) == (1000, 1000, 1000)
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    for trainer in spec["containers"]:
+        assert trainer["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    assert {kind for volume in spec["volumes"] for kind in volume} - {"name"} <= {"emptyDir", "persistentVolumeClaim"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+
+
+def test_pods_hold_no_token_of_the_cluster():
+    spec = pod()["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert "serviceAccountName" not in spec
+
+
+def test_ids_can_be_left_to_the_cluster():
+    security = pod(values={"podSecurity": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}})["spec"][
+        "securityContext"
+    ]
+    assert security["runAsNonRoot"] is True
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(security)
+
+
+def test_large_ids_keep_their_digits():
+    security = pod(values="podSecurity: {runAsUser: 1000680000, supplementalGroups: [1000680001]}")["spec"][
+        "securityContext"
+    ]
+    assert security["runAsUser"] == 1000680000
+    assert security["supplementalGroups"] == [1000680001]
+
+
+def test_writable_folders_are_volumes():
+    assert {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]} == ROOT_FOLDERS
+    found = volumes()
+    assert found["out"] == {"persistentVolumeClaim": {"claimName": "run1-checkpoint"}}
+    assert found["cache"] == {"emptyDir": {}}
+    assert found["tmp"] == {"emptyDir": {}}
+    assert found["shm"] == {"emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}}
+
+
+def test_shared_memory_and_cache_have_limits():
+    found = volumes(sharedMemory="64Gi", cache={"sizeLimit": "100Gi"})
+    assert found["shm"]["emptyDir"]["sizeLimit"] == "64Gi"
+    assert found["cache"] == {"emptyDir": {"sizeLimit": "100Gi"}}
+
+
+def test_claims_that_exist_are_mounted():
+    found = volumes(
+        checkpoint={"existingClaim": "runs"},
+        cache={"existingClaim": "models"},
+        dataClaims=[{"claimName": "corpus", "mountPath": "/data/corpus"}],
+    )
+    assert found["out"] == {"persistentVolumeClaim": {"claimName": "runs"}}
+    assert found["cache"] == {"persistentVolumeClaim": {"claimName": "models"}}
+    assert found["data-0"] == {"persistentVolumeClaim": {"claimName": "corpus", "readOnly": True}}
+    mounts = container(values={"dataClaims": [{"claimName": "corpus", "mountPath": "/data/corpus"}]})["volumeMounts"]
+    assert {"name": "data-0", "mountPath": "/data/corpus", "readOnly": True} in mounts
+    assert not any("subPath" in mount for mount in mounts)
+
+
+def test_an_existing_claim_is_not_made_and_the_run_has_its_own_folder_in_it():
+    values = {"checkpoint": {"existingClaim": "runs"}}
+    assert "PersistentVolumeClaim" not in {found["kind"] for found in documents(values=values)}
+    assert document("ConfigMap", values=values)["data"]["DISTRAIN_OUTPUT_DIR"] == "/out/run1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode"),
+    [
+        ("gpus=8", "ReadWriteOnce"),
+        ("gpus=16", "ReadWriteMany"),
+        ("gpus=0,nodes=2", "ReadWriteMany"),
+        ("gpus=8,checkpoint.accessMode=ReadWriteOncePod", "ReadWriteOncePod"),
+    ],
+)
+def test_the_claim_can_be_written_by_all_nodes(settings, mode):
+    assert document("PersistentVolumeClaim", settings)["spec"]["accessModes"] == [mode]
+
+
+def test_the_claim_outlives_the_release_unless_told_otherwise():
+    kept = document("PersistentVolumeClaim")["metadata"]["annotations"]
+    assert kept == {"helm.sh/resource-policy": "keep"}
+    assert "annotations" not in document("PersistentVolumeClaim", "checkpoint.keepClaim=false")["metadata"]
+
+
+def test_a_storage_class_may_be_named_and_may_be_none():
+    assert "storageClassName" not in document("PersistentVolumeClaim")["spec"]
+    assert document("PersistentVolumeClaim", "checkpoint.storageClassName=nfs")["spec"]["storageClassName"] == "nfs"
+    assert document("PersistentVolumeClaim", "checkpoint.storageClassName=")["spec"]["storageClassName"] == ""
+
+
+def test_the_grace_period_reaches_pod_and_trainer():
+    assert pod("gracePeriodSeconds=300")["spec"]["terminationGracePeriodSeconds"] == 300
+    assert environment(container("gracePeriodSeconds=300"))["RUN_GRACE_SECONDS"] == "300"
+
+
+def test_the_run_knows_its_hash():
+    told = environment(container())
+    assert told["RUN_SETTINGS_HASH"] == document("ConfigMap")["data"]["RUN_SETTINGS_HASH"]
+    assert len(told["RUN_SETTINGS_HASH"]) == 64
+
+
+def test_whatever_changes_the_job_changes_the_hash():
+    def hash_of(*settings):
+        return document("ConfigMap", *settings)["data"]["RUN_SETTINGS_HASH"]
+
+    changes = ["gpus=8", "image.tag=v2", "trainer.seed=7", "resources.limits.memory=8Gi", "avoidNodes={node-7}"]
+    assert len({hash_of(), *(hash_of(change) for change in changes)}) == len(changes) + 1
+    assert hash_of("networkPolicy.enabled=false") == hash_of("podDisruptionBudget.enabled=true") == hash_of()
+
+
+def test_settings_are_one_immutable_map_that_nothing_overrides():
+    settings = document("ConfigMap")
+    assert settings["metadata"]["name"] == "run1-settings"
+    assert settings["immutable"] is True
+    sources = container(values={"extraEnvFrom": [{"secretRef": {"name": "team", "optional": True}}]})["envFrom"]
+    assert sources == [
+        {"secretRef": {"name": "team", "optional": True}},
+        {"configMapRef": {"name": "run1-settings"}},
+    ]
+
+
+def test_secrets_are_references_and_other_variables_plain():
+    told = environment(
+        container(
+            values={
+                "secrets": {
+                    "HF_TOKEN": {"name": "hub", "key": "token"},
+                    "WANDB_API_KEY": {"name": "wandb", "key": "k"},
+                },
+                "extraEnv": {"OMP_PROC_BIND": "close", "EIGHT": 8, "LARGE": 1048576, "YES": True, "COLON": "a: b #c"},
+                "nccl": {"NCCL_DEBUG": "INFO", "NCCL_IB_TIMEOUT": 22},
+            }
+        )
+    )
+    assert told["HF_TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
+    assert told["WANDB_API_KEY"] == {"secretKeyRef": {"name": "wandb", "key": "k"}}
+    assert (told["EIGHT"], told["LARGE"], told["YES"], told["COLON"]) == ("8", "1048576", "true", "a: b #c")
+    assert (told["NCCL_DEBUG"], told["NCCL_IB_TIMEOUT"]) == ("INFO", "22")
+
+
+def test_nccl_chooses_the_interface_by_itself():
+    assert not [name for name in environment(container("gpus=16")) if name.startswith("NCCL_")]
+
+
+def test_proxy_and_certificates_reach_the_trainer():
+    values = {"proxy": {"https": "http://proxy:3128"}, "caBundle": {"configMap": "authorities"}}
+    told = environment(container(values=values))
+    assert told["HTTPS_PROXY"] == "http://proxy:3128"
+    assert ".svc" in told["NO_PROXY"]
+    assert "HTTP_PROXY" not in told
+    assert told["SSL_CERT_FILE"] == told["REQUESTS_CA_BUNDLE"] == told["CURL_CA_BUNDLE"] == "/etc/ca/ca.crt"
+    assert {"name": "ca", "mountPath": "/etc/ca", "readOnly": True} in container(values=values)["volumeMounts"]
+    assert volumes(**values)["ca"]["configMap"]["name"] == "authorities"
+    assert "NO_PROXY" not in environment(container())
+
+
+def test_extra_volumes_come_with_their_mounts():
+    extra = {"name": "scratch", "mountPath": "/scratch", "source": {"emptyDir": {"medium": "Memory"}}}
+    assert volumes(extraVolumes=[extra])["scratch"] == {"emptyDir": {"medium": "Memory"}}
+    mounts = container(values={"extraVolumes": [extra]})["volumeMounts"]
+    assert {"name": "scratch", "mountPath": "/scratch", "readOnly": False} in mounts
+
+
+def test_init_containers_are_restricted_unless_they_say_otherwise():
+    given = [
+        {"name": "fetch", "image": "curl"},
+        {"name": "own", "image": "curl", "securityContext": {"readOnlyRootFilesystem": False}},
+    ]
+    fetch, own = pod(values={"initContainers": given})["spec"]["initContainers"]
+    assert fetch["securityContext"] == container()["securityContext"]
+    assert own == given[1]
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ({}, "distrain:0.1.0"),
+        ({"repository": "host:5000/team/distrain"}, "host:5000/team/distrain:0.1.0"),
+        ({"repository": "team/distrain", "tag": "v2"}, "team/distrain:v2"),
+        ({"repository": "team/distrain", "digest": "sha256:" + "0" * 64}, "team/distrain@sha256:" + "0" * 64),
+    ],
+)
+def test_the_image_is_the_one_that_was_named(image, name):
+    assert container(values={"image": image})["image"] == name
+
+
+def test_pods_leave_a_lost_node_after_a_minute_and_tolerate_what_was_said():
+    taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    not_ready, unreachable, given = pod(values={"tolerations": [taint]})["spec"]["tolerations"]
+    assert not_ready["key"] == "node.kubernetes.io/not-ready"
+    assert unreachable["key"] == "node.kubernetes.io/unreachable"
+    assert not_ready["tolerationSeconds"] == unreachable["tolerationSeconds"] == 60
+    assert given == taint
+
+
+def test_pods_prefer_to_spread_over_nodes():
+    (constraint,) = pod("gpus=16")["spec"]["topologySpreadConstraints"]
+    assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+    assert constraint["topologyKey"] == "kubernetes.io/hostname"
+    assert constraint["labelSelector"]["matchLabels"].items() <= pod("gpus=16")["metadata"]["labels"].items()
+
+
+def test_avoided_nodes_are_avoided_under_each_alternative():
+    zones = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]} for zone in ("a", "b")]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": zones}}
+    values = {"affinity": {"nodeAffinity": required}, "avoidNodes": ["node-7", "node-9"]}
+    affinity = pod(values=values)["spec"]["affinity"]
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in ("node-7", "node-9")]
+    assert affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] == [
+        zone | {"matchFields": fields} for zone in zones
+    ]
+    alone = pod(values={"avoidNodes": ["node-7"]})["spec"]["affinity"]["nodeAffinity"]
+    assert alone["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] == [{"matchFields": fields[:1]}]
+    assert "affinity" not in pod()["spec"]
+
+
+def test_names_of_the_cluster_reach_the_pod():
+    names = {
+        "priorityClassName": "high",
+        "runtimeClassName": "nvidia",
+        "schedulerName": "volcano",
+        "serviceAccountName": "s",
+    }
+    spec = pod(values=names | {"nodeSelector": {"gpu": "h100"}, "imagePullSecrets": ["registry"]})["spec"]
+    assert names.items() <= spec.items()
+    assert spec["nodeSelector"] == {"gpu": "h100"}
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+
+
+def test_sidecars_and_autoscalers_are_kept_off():
+    assert pod()["metadata"]["annotations"] == {
+        "sidecar.istio.io/inject": "false",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    values = {"podAnnotations": {"sidecar.istio.io/inject": None, "team": "nlp"}}
+    annotations = pod(values=values)["metadata"]["annotations"]
+    assert "sidecar.istio.io/inject" not in annotations
+    assert annotations["team"] == "nlp"
+
+
+def test_kueue_finds_its_labels():
+    labels = document("PyTorchJob", "kueue.queue=team-a", "kueue.priorityClass=high")["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert labels["kueue.x-k8s.io/priority-class"] == "high"
+    assert not [label for label in document("PyTorchJob")["metadata"]["labels"] if "kueue" in label]
+
+
+def test_a_gang_has_its_policy():
+    values = {"schedulingPolicy": {"queue": "q", "priorityClass": "high", "scheduleTimeoutSeconds": 600}}
+    policy = document("PyTorchJob", values=values)["spec"]["runPolicy"]["schedulingPolicy"]
+    assert policy == {"queue": "q", "priorityClass": "high", "scheduleTimeoutSeconds": 600}
+
+
+def test_only_pods_of_the_run_are_admitted():
+    policy = document("NetworkPolicy")["spec"]
+    own = {"matchLabels": pod()["metadata"]["labels"]}
+    assert policy["podSelector"] == own
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [{"from": [{"podSelector": own}]}]
+    assert "NetworkPolicy" not in {found["kind"] for found in documents("networkPolicy.enabled=false")}
+
+
+def test_metrics_open_their_port_alone():
+    trainer = container("metrics.enabled=true")
+    assert trainer["ports"] == [{"name": "metrics", "containerPort": 9400}]
+    assert environment(trainer)["RUN_METRICS_PORT"] == "9400"
+    assert document("NetworkPolicy", "metrics.enabled=true")["spec"]["ingress"][1] == {"ports": [{"port": "metrics"}]}
+    assert "ports" not in container()
+
+
+def test_a_disruption_budget_covers_the_whole_run():
+    budget = document("PodDisruptionBudget", "podDisruptionBudget.enabled=true", "gpus=16")["spec"]
+    assert budget == {"minAvailable": 2, "selector": {"matchLabels": pod("gpus=16")["metadata"]["labels"]}}
+
+
+def test_rdma_adds_its_device_and_capability():
+    values = {
+        "gpus": 16,
+        "rdma": {"enabled": True, "resource": "rdma/hca", "count": 8, "annotations": {"network": "ib"}},
+    }
+    trainer = container(values=values)
+    assert trainer["resources"]["limits"] == {"nvidia.com/gpu": 8, "rdma/hca": 8}
+    assert trainer["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert pod(values=values)["metadata"]["annotations"]["network"] == "ib"
+    assert pod(values=values)["spec"]["securityContext"]["runAsNonRoot"] is True
+    as_root = pod(values=values | {"podSecurity": {"runAsUser": 0}})["spec"]["securityContext"]
+    assert (as_root["runAsNonRoot"], as_root["runAsUser"]) == (False, 0)
+
+
+def test_the_hosts_network_keeps_the_clusters_names():
+    spec = pod("hostNetwork=true")["spec"]
+    assert (spec["hostNetwork"], spec["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")

@@ -1,0 +1,162 @@
+"""What the chart refuses, and what a person is told."""
+
+import pytest
+import yaml
+
+from rendering import needs_helm, refusal
+
+pytestmark = needs_helm
+
+REFUSED = [
+    # values of a file, what the message must hold
+    # Names that do not exist, at any depth
+    ("gpu: 8", "additional properties 'gpu' not allowed"),
+    ("image: {repo: x}", "at '/image': additional properties 'repo' not allowed"),
+    ("checkpoint: {claim: x}", "at '/checkpoint': additional properties 'claim' not allowed"),
+    ("resources: {limit: {}}", "at '/resources': additional properties 'limit' not allowed"),
+    ("dataClaims: [{claimName: a, mountPath: /a, readWrite: true}]", "at '/dataClaims/0': additional properties"),
+    ("trainer: {batches: {}}", "at '/trainer': additional properties 'batches' not allowed"),
+    ("trainer: {batch: {token: 4096}}", "at '/trainer/batch': additional properties 'token' not allowed"),
+    ("tolerations: [{keys: a}]", "at '/tolerations/0': additional properties 'keys' not allowed"),
+    ("extraEnvFrom: [{secretRef: {name: a, keys: b}}]", "at '/extraEnvFrom/0/secretRef': additional properties 'keys'"),
+    ("schedulingPolicy: {minAvailable: 1}", "at '/schedulingPolicy': additional properties 'minAvailable'"),
+    # Groups that are taken away
+    ("image: null", "missing property 'image'"),
+    ("checkpoint: {size: null}", "at '/checkpoint': missing property 'size'"),
+    # What the chart decides by itself
+    ("trainer: {output_dir: /x}", "at '/trainer': additional properties 'output_dir' not allowed"),
+    ("trainer: {run_id: x}", "at '/trainer': additional properties 'run_id' not allowed"),
+    ("trainer: {data: {name: sample, cache: /x}}", "at '/trainer/data': additional properties 'cache' not allowed"),
+    # Types and bounds
+    ("gpus: many", "at '/gpus': got string, want integer"),
+    ("gpus: -8", "at '/gpus': minimum: got -8, want 0"),
+    ("gpus: 1.5", "at '/gpus': got number, want integer"),
+    ("gpusPerNode: 0", "at '/gpusPerNode': minimum: got 0, want 1"),
+    ("nodes: 0", "at '/nodes': minimum: got 0, want 1"),
+    ("gpuResource: gpu", "at '/gpuResource': 'gpu' does not match pattern"),
+    ("backend: mpijob", "at '/backend': value must be one of 'pytorchjob', 'trainjob'"),
+    (
+        "image: {pullPolicy: Sometimes}",
+        "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'",
+    ),
+    ("image: {digest: latest}", "at '/image/digest': 'latest' does not match pattern"),
+    ("resources: {requests: {memory: lots}}", "at '/resources/requests/memory': 'lots' does not match pattern"),
+    ("sharedMemory: 8 GB", "at '/sharedMemory': '8 GB' does not match pattern"),
+    ("gracePeriodSeconds: 2", "at '/gracePeriodSeconds': minimum: got 2, want 10"),
+    ("checkpoint: {accessMode: ReadOnlyMany}", "at '/checkpoint/accessMode': value must be one of 'ReadWriteMany'"),
+    ("checkpoint: {existingClaim: My_Claim}", "at '/checkpoint/existingClaim': 'My_Claim' does not match pattern"),
+    ("dataClaims: [{claimName: corpus}]", "at '/dataClaims/0': missing property 'mountPath'"),
+    ("dataClaims: [{claimName: corpus, mountPath: data}]", "at '/dataClaims/0/mountPath': 'data' does not match"),
+    ("extraVolumes: [{name: a, mountPath: /a, source: {}}]", "at '/extraVolumes/0/source': minProperties: got 0"),
+    ("avoidNodes: node-7", "at '/avoidNodes': got string, want array"),
+    ("networkPolicy: {enabled: 'no'}", "at '/networkPolicy/enabled': got string, want boolean"),
+    ("nccl: {DEBUG: INFO}", "does not match pattern '^NCCL_"),
+    ("extraEnv: {A-B: x}", "does not match pattern"),
+    ("initContainers: [{image: busybox}]", "at '/initContainers/0': missing property 'name'"),
+    # Settings of the trainer
+    ("trainer: {task: regression}", "at '/trainer/task': value must be one of 'sequence-classification', 'causal-lm'"),
+    ("trainer: {precision: half}", "at '/trainer/precision': value must be one of 'fp32', 'bf16', 'fp16'"),
+    ("trainer: {batch: {tokens: many}}", "at '/trainer/batch/tokens': 'many' does not match pattern"),
+    ("trainer: {batch: {tokens: '4096.5'}}", "at '/trainer/batch/tokens': '4096.5' does not match pattern"),
+    ("trainer: {batch: {tokens: 4}}", "at '/trainer/batch/tokens': minimum: got 4, want 8"),
+    ("trainer: {optimizer: {learning_rate: '-1'}}", "at '/trainer/optimizer/learning_rate': '-1' does not match"),
+    ("trainer: {optimizer: {betas: [0.9]}}", "at '/trainer/optimizer/betas': minItems: got 1, want 2"),
+    ("trainer: {deterministic: 'yes'}", "at '/trainer/deterministic': got string, want boolean"),
+    (
+        "trainer: {model: {name: x}}",
+        "set trainer.data.name to a data set on the Hub (or to sample), or trainer.data.files",
+    ),
+    ("trainer: {data: {max_length: 64}}", "set trainer.data.name"),
+    (
+        "{gpus: 16, trainer: {strategy: {kind: single}}}",
+        "trainer.strategy.kind is single, but the run has 16 processes",
+    ),
+    ("trainer: {precision: fp16}", "trainer.precision is fp16, which needs GPUs, but gpus is 0"),
+    # Secrets as plain values
+    ("secrets: {HF_TOKEN: hf_abc}", "at '/secrets/HF_TOKEN': got string, want object"),
+    ("secrets: {HF_TOKEN: {name: hugging-face}}", "at '/secrets/HF_TOKEN': missing property 'key'"),
+    ("secrets: {HF_TOKEN: {name: a, key: b, value: hf_abc}}", "at '/secrets/HF_TOKEN': additional properties 'value'"),
+    ("extraEnv: {HF_TOKEN: hf_abc}", "extraEnv.HF_TOKEN would be a secret that all can read; put it into a Secret"),
+    ("extraEnv: {WANDB_API_KEY: abc}", "set secrets.WANDB_API_KEY.name and .key"),
+    ("extraEnv: {AWS_SECRET_ACCESS_KEY: abc}", "set secrets.AWS_SECRET_ACCESS_KEY.name and .key"),
+    ("proxy: {https: 'http://me:word@proxy:3128'}", "set secrets.HTTPS_PROXY.name and .key"),
+    # Variables that belong elsewhere
+    ("extraEnv: {DISTRAIN_SEED: 1}", "extraEnv.DISTRAIN_SEED is a setting of the trainer; set it under trainer"),
+    ("extraEnv: {PET_NNODES: 1}", "extraEnv.PET_NNODES is set by the chart and the operator; remove it"),
+    ("secrets: {RUN_NODES: {name: a, key: b}}", "secrets.RUN_NODES is set by the chart and the operator; remove it"),
+    ("extraEnv: {NCCL_DEBUG: INFO}", "extraEnv.NCCL_DEBUG is a variable of NCCL; set it under nccl"),
+    ("extraEnv: {HTTPS_PROXY: 'http://proxy'}", "extraEnv.HTTPS_PROXY has a value of its own; set proxy.https"),
+    ("{extraEnv: {A: x}, secrets: {A: {name: a, key: b}}}", "A is under both extraEnv and secrets; keep one of them"),
+    ("extraEnvFrom: [{prefix: A_}]", "extraEnvFrom[0] needs one of configMapRef and secretRef"),
+    # Claims and mounts
+    (
+        "{gpus: 16, checkpoint: {accessMode: ReadWriteOnce}}",
+        "checkpoint.accessMode is ReadWriteOnce, but the run has 2 nodes and all of them write; set it to",
+    ),
+    ("checkpoint: {existingClaim: a, accessMode: ReadWriteMany}", "but checkpoint.existingClaim is set; remove one"),
+    (
+        "checkpoint: {existingClaim: a, storageClassName: nfs}",
+        "checkpoint.storageClassName is for a claim that the chart",
+    ),
+    ("dataClaims: [{claimName: a, mountPath: /out/a}]", "dataClaims[0].mountPath is /out/a, but the checkpoint claim"),
+    (
+        "dataClaims: [{claimName: a, mountPath: /d}, {claimName: b, mountPath: /d/}]",
+        "but dataClaims[0] is mounted at /d",
+    ),
+    (
+        "extraVolumes: [{name: a, mountPath: /dev, source: {emptyDir: {}}}]",
+        "is /dev, but a volume of the chart is mounted at",
+    ),
+    (
+        "extraVolumes: [{name: shm, mountPath: /a, source: {emptyDir: {}}}]",
+        "name is shm, which is taken; choose another",
+    ),
+    # Values that contradict each other
+    (
+        "image: {repository: 'team/distrain:v1'}",
+        "leave out what follows the name and set image.tag or image.digest to it",
+    ),
+    (f"image: {{tag: v1, digest: 'sha256:{'0' * 64}'}}", "image.tag and image.digest are both set; keep one of them"),
+    ("resources: {limits: {nvidia.com/gpu: 8}}", "resources.limits has nvidia.com/gpu, which gpus decides; set gpus"),
+    ("rdma: {enabled: true, resource: rdma/hca}", "RDMA is between GPUs and gpus is 0; set gpus, or remove it"),
+    ("{gpus: 16, rdma: {enabled: true}}", "rdma.enabled is set, but not rdma.resource; set it to what the nodes'"),
+    ("podSecurity: {runAsUser: 0}", "podSecurity.runAsUser is 0, which only RDMA needs; set it to 1000, or to null"),
+    ("kueue: {priorityClass: high}", "kueue.priorityClass is set, but not kueue.queue; set the name of a LocalQueue"),
+    (
+        "{backend: trainjob, schedulingPolicy: {priorityClass: high}}",
+        "is for backend=pytorchjob; set priorityClassName",
+    ),
+    (
+        "{backend: trainjob, schedulingPolicy: {queue: a}}",
+        "is Volcano's with backend=trainjob; set schedulerName to volcano",
+    ),
+    (
+        "{backend: trainjob, schedulerName: volcano, schedulingPolicy: {scheduleTimeoutSeconds: 9}}",
+        "schedulingPolicy.scheduleTimeoutSeconds is not Volcano's with backend=trainjob; remove it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), REFUSED, ids=[values[:60] for values, _ in REFUSED])
+def test_refused_with_a_sentence_that_helps(values, sentence):
+    assert isinstance(yaml.safe_load(values), dict)
+    assert sentence in refusal(values=values)
+
+
+NAMES = [
+    (
+        "r" * 51,
+        "has 51 characters, but pods are named after the run and have room for 50; install under a shorter name",
+    ),
+    ("7b-run", "the name 7b-run is none that a job can have; use a letter first"),
+    ("run.1", "the name run.1 is none that a job can have; use a letter first, then letters, digits and hyphens"),
+]
+
+
+@pytest.mark.parametrize(("name", "sentence"), NAMES)
+def test_names_that_a_job_cannot_have_are_refused(name, sentence):
+    assert sentence in refusal(name=name)
+
+
+def test_a_trainjobs_pods_have_less_room_for_the_name():
+    assert "room for 45" in refusal("backend=trainjob,gpus=8192", name="r" * 46)

@@ -1,0 +1,78 @@
+"""How gpus, nodes and processesPerNode become pods."""
+
+import pytest
+
+from rendering import container, document, documents, environment, needs_helm, refusal, rendered, replicas
+
+pytestmark = needs_helm
+
+SIZES = [
+    # settings, nodes, processes a node, GPUs a node
+    ("gpus=8", 1, 8, 8),
+    ("gpus=4", 1, 4, 4),
+    ("gpus=1", 1, 1, 1),
+    ("gpus=16", 2, 8, 8),
+    ("gpus=16,nodes=2", 2, 8, 8),
+    ("gpus=8,processesPerNode=8", 1, 8, 8),
+    ("gpus=12,gpusPerNode=4", 3, 4, 4),
+    ("gpus=6,gpusPerNode=6", 1, 6, 6),
+    ("gpus=8192", 1024, 8, 8),
+    ("gpus=0", 1, 1, 0),
+    ("gpus=0,nodes=3,processesPerNode=2", 3, 2, 0),
+    ("gpus=0,processesPerNode=4", 1, 4, 0),
+]
+
+
+@pytest.mark.parametrize(("settings", "nodes", "processes", "gpus"), SIZES)
+def test_a_run_has_the_nodes_and_processes_that_were_asked_for(settings, nodes, processes, gpus):
+    job = document("PyTorchJob", settings)["spec"]
+    assert job["nprocPerNode"] == str(processes)
+    specs = job["pytorchReplicaSpecs"]
+    assert specs["Master"]["replicas"] == 1
+    assert specs.get("Worker", {}).get("replicas", 0) == nodes - 1
+    for spec in specs.values():
+        (trainer,) = spec["template"]["spec"]["containers"]
+        assert trainer["resources"]["limits"].get("nvidia.com/gpu", 0) == gpus
+        told = environment(trainer)
+        assert told["RUN_NODES"] == str(nodes)
+        assert told["RUN_PROCESSES_PER_NODE"] == str(processes)
+        assert told["RUN_GPUS_PER_NODE"] == str(gpus)
+
+
+@pytest.mark.parametrize(("settings", "nodes", "processes", "gpus"), SIZES)
+def test_a_trainjob_has_the_same_size(settings, nodes, processes, gpus):
+    trainer = document("TrainJob", settings, "backend=trainjob")["spec"]["trainer"]
+    assert trainer == {"numNodes": nodes, "numProcPerNode": processes}
+    assert document("TrainingRuntime", settings, "backend=trainjob")["spec"]["mlPolicy"]["numNodes"] == nodes
+
+
+def test_one_node_is_a_master_alone():
+    assert set(replicas("gpus=8")) == {"Master"}
+
+
+@pytest.mark.parametrize("resource", ["amd.com/gpu", "nvidia.com/mig-1g.10gb"])
+def test_another_gpu_is_another_resource(resource):
+    assert container("gpus=2", values={"gpuResource": resource})["resources"]["limits"] == {resource: 2}
+
+
+REFUSED = [
+    ("gpus=12", "gpus is 12, but nodes have 8 (gpusPerNode) and a run takes whole nodes; set gpus to 8 or 16"),
+    ("gpus=9", "set gpus to 8 or 16"),
+    ("gpus=17", "set gpus to 16 or 24"),
+    ("gpus=100,gpusPerNode=16", "set gpus to 96 or 112"),
+    ("gpus=7,gpusPerNode=4", "set gpus to 4 or 8"),
+    ("gpus=16,nodes=4", "nodes is 4, but gpus=16 with gpusPerNode=8 makes 2; set gpus to 32, or set gpusPerNode to 4"),
+    ("gpus=16,nodes=1", "set gpus to 8, or set gpusPerNode to 16"),
+    ("gpus=16,nodes=3", "set gpus to 24, or remove nodes"),
+    ("gpus=16,processesPerNode=4", "processesPerNode is 4, but there is one process a GPU"),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentence"), REFUSED)
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest(settings, sentence):
+    assert sentence in refusal(settings)
+
+
+def test_the_manifest_does_not_grow_with_the_run():
+    assert len(rendered("gpus=65536")) - len(rendered("gpus=16")) < 50
+    assert len(documents("gpus=65536")) == len(documents("gpus=16"))

@@ -1,0 +1,218 @@
+"""Values: each is described, settings arrive as they were written, and the rendering is the same twice."""
+
+import gzip
+import json
+import subprocess
+import sys
+import tomllib
+from itertools import pairwise
+
+import pytest
+import yaml
+
+from distrain_trainer.configuration import read_settings
+from rendering import CHART, ROOT, helm, needs_helm, rendered, variables
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+
+
+def described(schema, prefix=""):
+    """Dotted name -> schema of every value that has a name of its own."""
+    found = {}
+    for name, value in schema.get("properties", {}).items():
+        found[prefix + name] = value
+        found |= described(value, f"{prefix}{name}.")
+        found |= described(value.get("items", {}), f"{prefix}{name}[].")
+        if isinstance(value.get("additionalProperties"), dict):
+            found |= described(value["additionalProperties"], f"{prefix}{name}.*.")
+    return found
+
+
+def names(values, prefix=""):
+    found = set()
+    for name, value in values.items():
+        found.add(prefix + name)
+        open_map = f"{prefix}{name}" in described(SCHEMA) and "properties" not in described(SCHEMA)[f"{prefix}{name}"]
+        if isinstance(value, dict) and not open_map:
+            found |= names(value, f"{prefix}{name}.")
+    return found
+
+
+def test_every_value_is_described():
+    missing = [name for name, value in described(SCHEMA).items() if not value.get("description")]
+    assert not missing
+    assert names(DEFAULTS) <= set(described(SCHEMA))
+
+
+def test_every_described_value_is_in_the_values_file():
+    own = {name for name in described(SCHEMA) if "[]" not in name and "*" not in name}
+    own -= {name for name in own if name.startswith(("trainer.", "affinity."))} | {"global"}
+    assert own == names(DEFAULTS)
+
+
+def test_unknown_names_are_refused_at_every_level():
+    everything = {"": SCHEMA} | described(SCHEMA)
+    everything |= {f"{name}[]": value["items"] for name, value in everything.items() if "items" in value}
+    found = {name for name, value in everything.items() if value.get("type") == "object"}
+    open_to_all = {name for name in found if "additionalProperties" not in everything[name]}
+    as_kubernetes_has_them = {"affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity"}
+    as_kubernetes_has_them |= {"extraVolumes[].source", "initContainers[]"}
+    assert open_to_all == as_kubernetes_has_them | {"global"}
+
+
+def test_no_value_with_a_default_can_be_taken_away():
+    everything = {"": SCHEMA} | described(SCHEMA)
+    for name in names(DEFAULTS):
+        group, _, own = name.rpartition(".")
+        schema = everything[name]
+        may_be_null = None in schema.get("enum", []) or "null" in schema.get("type", [])
+        assert (own in everything[group]["required"]) is not may_be_null, name
+
+
+def test_every_value_has_a_comment_above_it():
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    assert not [line for before, line in pairwise(lines) if line[:1].isalpha() and not before.startswith("#")]
+
+
+def test_the_trainers_part_of_the_schema_is_current():
+    check = [sys.executable, str(ROOT / "charts" / "schema.py"), "--check"]
+    result = subprocess.run(check, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_sample_is_the_projects_own():
+    assert yaml.safe_load((CHART / "sample.yaml").read_text()) == yaml.safe_load(
+        (ROOT / "examples/sample.yaml").read_text()
+    )
+
+
+def test_the_chart_has_the_projects_version():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert chart["version"] == chart["appVersion"] == project["version"]
+
+
+@needs_helm
+def test_helm_finds_nothing_to_complain_about():
+    result = helm("lint", "--strict", str(CHART))
+    assert result.returncode == 0, result.stdout
+
+
+@needs_helm
+@pytest.mark.parametrize("backend", ["pytorchjob", "trainjob"])
+def test_the_same_values_render_to_the_same_bytes(backend):
+    arguments = [
+        "template",
+        "run1",
+        str(CHART),
+        "-f",
+        str(CHART / "examples" / "rdma.yaml"),
+        "--set",
+        f"backend={backend}",
+    ]
+    first, second = helm(*arguments), helm(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+
+
+TEXTS = [
+    # setting, as it is typed, variable
+    ("batch.tokens", "1048576", "DISTRAIN_BATCH__TOKENS"),
+    ("optimizer.learning_rate", "5e-5", "DISTRAIN_OPTIMIZER__LEARNING_RATE"),
+    ("optimizer.learning_rate", "2e-5", "DISTRAIN_OPTIMIZER__LEARNING_RATE"),
+    ("optimizer.learning_rate", "0.0003", "DISTRAIN_OPTIMIZER__LEARNING_RATE"),
+    ("optimizer.epsilon", "1e-8", "DISTRAIN_OPTIMIZER__EPSILON"),
+    ("optimizer.epsilon", "1e-10", "DISTRAIN_OPTIMIZER__EPSILON"),
+    ("schedule.max_steps", "100000000", "DISTRAIN_SCHEDULE__MAX_STEPS"),
+    ("seed", "2147483647", "DISTRAIN_SEED"),
+    ("seed", "0", "DISTRAIN_SEED"),
+    ("max_hours", "0.5", "DISTRAIN_MAX_HOURS"),
+    ("deterministic", "true", "DISTRAIN_DETERMINISTIC"),
+    ("model.compile", "false", "DISTRAIN_MODEL__COMPILE"),
+    ("data.text_column", "the text", "DISTRAIN_DATA__TEXT_COLUMN"),
+    ("data.files", "/data/*.csv", "DISTRAIN_DATA__FILES"),
+    ("schedule.warmup_fraction", "0", "DISTRAIN_SCHEDULE__WARMUP_FRACTION"),
+]
+
+
+@needs_helm
+@pytest.mark.parametrize(("setting", "text", "variable"), TEXTS)
+def test_a_setting_arrives_as_it_was_written(setting, text, variable):
+    section, _, name = setting.rpartition(".")
+    file = (
+        f"trainer: {{data: {{name: sample}}, {section}: {{{name}: {text}}}}}"
+        if section
+        else f"trainer: {{{name}: {text}}}"
+    )
+    if section == "data":
+        file = f"trainer: {{data: {{name: sample, {name}: {text}}}}}"
+    assert variables("trainer.data.name=sample", f"trainer.{setting}={text}")[variable] == text
+    assert variables(values=file)[variable] == text
+
+
+@needs_helm
+def test_lists_arrive_as_json():
+    file = "trainer: {data: {files: [/data/a b.csv, /data/c&d.csv]}, optimizer: {betas: [0.9, 0.95]}}"
+    found = variables(values=file)
+    assert found["DISTRAIN_DATA__FILES"] == '["/data/a b.csv","/data/c&d.csv"]'
+    assert found["DISTRAIN_OPTIMIZER__BETAS"] == "[0.9,0.95]"
+    found = variables("trainer.data.files={/data/a.csv,/data/b.csv}", "trainer.optimizer.betas={0.9,0.95}")
+    assert found["DISTRAIN_DATA__FILES"] == '["/data/a.csv","/data/b.csv"]'
+    assert found["DISTRAIN_OPTIMIZER__BETAS"] == '["0.9","0.95"]'
+
+
+@needs_helm
+def test_the_trainer_reads_what_the_chart_wrote():
+    file = """
+    trainer:
+      task: causal-lm
+      data: {files: [/data/a.jsonl, /data/b.jsonl]}
+      batch: {tokens: 1048576}
+      optimizer: {learning_rate: 5e-5, betas: [0.9, 0.95]}
+      checkpoint: {every_minutes: null, background: true}
+    """
+    settings = read_settings(None, {}, trainer_variables(variables(values=file)))
+    assert settings.batch.tokens == 1048576
+    assert settings.optimizer.learning_rate == 5e-5
+    assert settings.optimizer.betas == (0.9, 0.95)
+    assert settings.data.files == ["/data/a.jsonl", "/data/b.jsonl"]
+    assert settings.checkpoint.every_minutes is None
+    assert settings.checkpoint.background is True
+    assert settings.output_dir == "/out/run1"
+    assert settings.run_id == "team/run1"
+    typed = variables("trainer.data.files={a,b}", "trainer.optimizer.betas={0.9,0.95}", "trainer.batch.tokens=1048576")
+    settings = read_settings(None, {}, trainer_variables(typed))
+    assert (settings.optimizer.betas, settings.batch.tokens) == ((0.9, 0.95), 1048576)
+
+
+@needs_helm
+def test_without_values_it_is_the_sample_and_a_setting_changes_only_itself():
+    sample = read_settings(str(ROOT / "examples" / "sample.yaml"), {}, {})
+    told = read_settings(None, {}, trainer_variables(variables()))
+    assert told.model_copy(update={"data": sample.data, "output_dir": sample.output_dir, "run_id": None}) == sample
+    assert told.data.name == "sample"
+    found = variables("trainer.schedule.warmup_fraction=0", "trainer.seed=7")
+    assert (found["DISTRAIN_SCHEDULE__WARMUP_FRACTION"], found["DISTRAIN_SEED"]) == ("0", "7")
+    assert found["DISTRAIN_DATA__NAME"] == "sample"
+
+
+@needs_helm
+def test_data_of_ones_own_brings_nothing_of_the_sample_with_it():
+    found = variables("trainer.data.files=/data/a.csv")
+    by_the_chart = {"DISTRAIN_DATA__CACHE", "DISTRAIN_OUTPUT_DIR", "DISTRAIN_RUN_ID", "RUN_SETTINGS_HASH"}
+    assert set(found) == {"DISTRAIN_DATA__FILES"} | by_the_chart
+
+
+@needs_helm
+def test_a_release_stays_far_from_helms_limit():
+    """Helm stores chart, values and manifest as JSON, zipped, in base64, in a Secret of 1 MiB at most."""
+    chart = {str(path): path.read_text() for path in CHART.rglob("*") if path.is_file()}
+    for backend in ("pytorchjob", "trainjob"):
+        manifest = rendered("gpus=65536", f"backend={backend}")
+        stored = len(gzip.compress(json.dumps([chart, manifest]).encode())) * 8 // 3
+        assert stored < 2**20 / 10, f"{backend}: {stored:,} bytes"
+
+
+def trainer_variables(found):
+    return {name: text for name, text in found.items() if name.startswith("DISTRAIN_")}

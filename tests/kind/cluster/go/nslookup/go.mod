@@ -1,0 +1,3 @@
+module distrain.local/nslookup
+
+go 1.26

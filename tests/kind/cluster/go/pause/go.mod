@@ -1,0 +1,3 @@
+module distrain.local/pause
+
+go 1.26

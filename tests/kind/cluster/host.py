@@ -1,0 +1,59 @@
+"""What the cluster needs of this machine: packages, and settings of the kernel and of podman."""
+
+import os
+import resource
+import shutil
+from pathlib import Path
+
+from cluster.shell import Failure, run, step
+
+PODMAN = ("podman", "runc", "conmon", "netavark", "aardvark-dns", "iptables", "iproute2")
+CONTAINERS_CONF = Path("/etc/containers/containers.conf")
+INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+BRIDGE_IPTABLES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+
+def prepare() -> None:
+    if os.geteuid():
+        raise Failure("the cluster mounts a folder and changes kernel settings: run this as root")
+    if not shutil.which("docker") and not shutil.which("podman"):
+        install(*PODMAN)
+    if shutil.which("podman"):
+        configure_podman()
+    Path("/lib/modules").mkdir(exist_ok=True)  # kind mounts it
+    if int(INOTIFY_INSTANCES.read_text()) < 1024:  # three kubelets take more than the usual 128
+        INOTIFY_INSTANCES.write_text("1024")
+
+
+def install(*packages: str) -> None:
+    if not shutil.which("apt-get"):
+        raise Failure(f"apt-get is not there to install {', '.join(packages)}: install them by hand")
+    with step(f"installing {', '.join(packages)}"):
+        run("apt-get", "update", "-qq", timeout=300)
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages, timeout=900, env=quiet)
+
+
+def configure_podman() -> None:
+    """Without systemd podman needs other managers than its defaults, and no limit above the machine's own."""
+    if Path("/run/systemd/system").exists() or CONTAINERS_CONF.exists():
+        return
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    limits = [f'"nofile={files}:{files}"']
+    if processes != resource.RLIM_INFINITY:
+        limits.append(f'"nproc={processes}:{processes}"')
+    CONTAINERS_CONF.parent.mkdir(parents=True, exist_ok=True)
+    CONTAINERS_CONF.write_text(
+        f"[containers]\ndefault_ulimits = [{', '.join(limits)}]\n"
+        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+    )
+    policy = CONTAINERS_CONF.with_name("policy.json")
+    if not policy.exists():
+        policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
+
+
+def let_pods_cross_bridges() -> None:
+    """podman masquerades what iptables sees of a bridge, and pods of two nodes would not meet."""
+    if BRIDGE_IPTABLES.exists():
+        BRIDGE_IPTABLES.write_text("0")

@@ -1,0 +1,76 @@
+"""The cluster as a whole: up, down, and what state it is in."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster import daemon, engine, host, images, kubectl, network, nodes, operator, registry, storage, tools
+from cluster.shell import CACHE, step
+
+
+class Cluster(NamedTuple):
+    made: bool  # just now, and not found running
+    workers: list[str]
+    kubeconfig: Path
+    shell_image: str
+
+
+def up() -> Cluster:
+    """The cluster, running and healthy."""
+    with alone():
+        host.prepare()
+        if engine.name() == "podman":
+            host.let_pods_cross_bridges()
+        for name in ("kind", "helm", "registry"):
+            tools.build(name)
+        tools.build_kubernetes("kubectl")
+        with step("looking at the nodes"):
+            fault = nodes.fault()
+        if fault:
+            if nodes.containers():
+                with step(f"removing the old cluster ({fault})"):
+                    nodes.delete()
+            storage.unmount()
+            storage.mount()
+            nodes.create()
+        with step("connecting nodes, registry and storage"):
+            if nodes.made_here():
+                network.connect(nodes.NODES)
+            registry.start(nodes.NODES)
+            nodes.wait_until_ready()
+            storage.make_default()
+        shell_image = images.shell()
+        operator.install()
+        return Cluster(bool(fault), nodes.WORKERS, kubectl.KUBECONFIG, shell_image)
+
+
+def down() -> None:
+    """Removes the cluster; what was built stays in the cache."""
+    with alone():
+        daemon.stop("kwok")
+        registry.stop()
+        with step("removing the nodes"):
+            nodes.delete()
+        storage.unmount()
+
+
+def status() -> str:
+    fault = nodes.fault()
+    if fault:
+        return f"there is no healthy cluster: {fault}"
+    return (
+        f"export KUBECONFIG={kubectl.KUBECONFIG}\n"
+        f"images: podman or docker push {registry.NAME}/NAME:TAG, and use that name in pods\n"
+        f"shared storage: {storage.FOLDER}\n" + kubectl.run("get", "nodes,pods", "-A", "-o", "wide")
+    )
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One process at a time makes or removes the cluster."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
