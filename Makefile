@@ -8,6 +8,9 @@ endif
 WHEELS ?= $(wildcard ../shared/wheels)
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet $(if $(WHEELS),--find-links $(WHEELS))
 OUT ?= out/sample
+CLUSTER := PYTHONPATH=tests/kind .venv/bin/python -m cluster
+KIND_TESTS ?= tests/kind
+export WHEELS
 
 .DEFAULT_GOAL := help
 
@@ -33,6 +36,30 @@ run: .venv/ready ## Fine-tune the sample: a real encoder on real text, two proce
 test: .venv/ready ## Run the tests
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --durations=10
 
+.PHONY: helm
+helm: .venv/ready ## Build helm for the chart's tests, which are skipped without it (once; needs Go)
+	@$(CLUSTER) build helm
+
+.PHONY: image
+image: ## Build the image with docker or podman: TARGET=cuda (default) or cpu, IMAGE=name:tag
+	@image/build
+
+.PHONY: image-test
+image-test: .venv/ready ## Test the image for the CPU with docker or podman
+	@.venv/bin/python -m pytest -q tests/image
+
+.PHONY: kind-up
+kind-up: .venv/ready ## Make a real cluster of three nodes here, or see that it is healthy (as root)
+	@$(CLUSTER) up
+
+.PHONY: kind-test
+kind-test: .venv/ready ## Run the chart and the image on that cluster; KEEP=1 keeps it, KIND_TESTS=... runs some
+	@.venv/bin/python -m pytest -q $(KIND_TESTS)
+
+.PHONY: kind-down
+kind-down: .venv/ready ## Remove the cluster; what was built stays in the cache
+	@$(CLUSTER) down
+
 .PHONY: lint
 lint: .venv/ready ## Check style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -42,8 +69,9 @@ bench: .venv/ready ## Measure: distrain beside a bare loop and transformers' Tra
 	@.venv/bin/python benchmarks/trainer.py && .venv/bin/python benchmarks/scaling.py
 
 .PHONY: docs
-docs: .venv/ready ## Write the reference of settings anew
+docs: .venv/ready ## Write the reference of settings and the chart's schema anew
 	@.venv/bin/python docs/settings.py docs/settings.md
+	@.venv/bin/python charts/schema.py
 
 .PHONY: constraints
 constraints: .venv/ready ## Write down the versions that are installed

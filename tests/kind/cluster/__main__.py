@@ -1,10 +1,10 @@
-"""python -m cluster up | down | status | addon NAME | load-image IMAGE [NAME:TAG] | volume NAMESPACE CLAIM"""
+"""python -m cluster up | down | status | addon NAME | build NAME | load-image IMAGE | volume NAMESPACE CLAIM"""
 
 import argparse
 import signal
 import sys
 
-from cluster import addons, lifecycle, registry, storage
+from cluster import addons, lifecycle, registry, storage, tools
 from cluster.shell import Failure, step
 
 
@@ -16,6 +16,8 @@ def main() -> None:
     commands.add_parser("status", help="how to use it, and what is on it")
     addon = commands.add_parser("addon", help="install what only some tests need")
     addon.add_argument("name", choices=addons.ALL)
+    build = commands.add_parser("build", help="build one program, if the cache does not hold it")
+    build.add_argument("name", choices=tools.PROGRAMS)
     load = commands.add_parser("load-image", help="put an image of this machine where the nodes find it")
     load.add_argument("image")
     volume = commands.add_parser("volume", help="a ReadWriteMany volume that waits for a claim")
@@ -34,6 +36,8 @@ def main() -> None:
                 print(lifecycle.status())
             case "addon":
                 addons.ALL[arguments.name]()
+            case "build":
+                print(tools.build(arguments.name))
             case "load-image":
                 with step(f"pushing {arguments.image}"):
                     name = registry.push(arguments.image)
