@@ -67,6 +67,7 @@ REFUSED = [
         "set trainer.data.name to a data set on the Hub (or to sample), or trainer.data.files",
     ),
     ("trainer: {data: {max_length: 64}}", "set trainer.data.name"),
+    ("trainer: {model: {compile: true}}", "trainer.model or trainer.data is set, but not what to train on"),
     (
         "{gpus: 16, trainer: {strategy: {kind: single}}}",
         "trainer.strategy.kind is single, but the run has 16 processes",

@@ -144,7 +144,6 @@ def test_unwritable_out_is_one_sentence(image: str, tmp_path: Path) -> None:
     assert done.stderr == "distrain: output_dir /out/run cannot be written: Permission denied; mount it writable\n"
 
 
-@pytest.mark.xfail(strict=True, reason="the supervisor's preflight does not look at /dev/shm yet")
 def test_small_shared_memory_is_one_sentence(image: str, out: Path) -> None:
     options = ("-v", f"{out}:/out", "--shm-size", "1m")
     done = run(image, *TRAIN, "--data.workers", "1", options=options)

@@ -6,10 +6,11 @@ stop; a new checkpoint gives all of them back.
 
 import json
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from distrain_trainer.errors import RestartsUsedUp
+from distrain_trainer.errors import RestartsUsedUp, VolumeError
 from distrain_trainer.tracking import read_metrics, write_json
 
 SAME = 3
@@ -71,7 +72,10 @@ def begin_attempt(folder: Path, max_restarts: int | None = None, forgive: bool =
             f"restarted {max_restarts} times without a new checkpoint (checkpoint.max_restarts){ended}"
         )
     found.attempt, found.token, found.excused = found.attempt + 1, secrets.token_hex(8), False
-    write_json(folder / "attempt.json", asdict(found))
+    try:
+        write_json(folder / "attempt.json", asdict(found))
+    except OSError as error:
+        raise VolumeError(f"{folder} cannot be written: {error.strerror}; make room or mount it writable") from None
     return found
 
 
@@ -82,7 +86,8 @@ def end_attempt(folder: Path, failure: str | None) -> None:
     if failure is not None:
         step = max((line.get("step", 0) for line in read_metrics(folder / "metrics.jsonl")), default=0)
         found.failures = [*found.failures, Failure(step, failure)][-SAME:]
-    write_json(folder / "attempt.json", asdict(found))
+    with suppress(OSError):  # of a full disk: the attempt then counts as one that was killed
+        write_json(folder / "attempt.json", asdict(found))
 
 
 def current_attempt(folder: Path) -> int:

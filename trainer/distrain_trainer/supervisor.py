@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,16 @@ class Job:
 
 def supervise(job: Job, requests: Requests) -> int:
     """Runs this node's part of a run to its end and returns the exit code. Raises DistrainError before the start."""
+    try:
+        return _attempt_until_the_end(job, requests)
+    except DistrainError:
+        raise
+    except Exception as error:  # ours, and no reason to give the run up
+        traceback.print_exc()
+        return _leave(LostPeer.exit_code, f"unforeseen error of the supervisor: {type(error).__name__}: {error}")
+
+
+def _attempt_until_the_end(job: Job, requests: Requests) -> int:
     store, after = None, 0
     export_metrics(job.folder)
     if job.finished():
@@ -146,7 +157,7 @@ def _lead(job: Job, store: Any, requests: Requests) -> Verdict:
                 verdict = Verdict(0, "finished", again=False)
                 break
             if cause := host.cause():
-                verdict = _judge(*cause, go.attempt, job)
+                verdict = _judge(*cause, job.node)
                 break
             time.sleep(TICK)
     if verdict.code != 0:
@@ -163,14 +174,14 @@ def _follow(job: Job, store: Any, after: int, requests: Requests) -> tuple[Verdi
         assert guest.verdict is not None
         guest.close(finished=False)
         return guest.verdict, guest.number
-    verdict = None
+    verdict, told = None, False
     with _workers(job, go.attempt, go.port, go.resume, requests) as workers:
         try:
             check_volume(lambda: read_attempts(job.folder).token, go.token, job.folder)
         except DistrainError as error:
-            workers.kill()
+            told = True
             guest.failed(Failure(error.exit_code, str(error), asked=False))
-        told = False
+            workers.kill()
         while verdict is None:
             if workers.over() and not workers.endings:
                 verdict = Verdict(0, "finished", again=False)
@@ -216,10 +227,10 @@ def _failure(job: Job, attempt: int, workers: Workers, requests: Requests) -> Fa
     return Failure(cause.code, cause.sentence, asked=requests.asked)
 
 
-def _judge(index: int, failure: Failure, attempt: int, job: Job) -> Verdict:
-    """What follows from a failure of a node."""
-    where = f"node {index}: " if job.node.count > 1 and failure.code != Stopped.exit_code else ""
-    if failure.code == Stopped.exit_code and failure.asked and job.node.count > 1:
+def _judge(index: int, failure: Failure, node: Node) -> Verdict:
+    """What follows from a failure of the node with this index."""
+    where = f"node {index}: " if node.count > 1 else ""
+    if where and failure.code == Stopped.exit_code:
         where = f"node {index} was asked to leave: "
     return Verdict(failure.code, f"{where}{failure.sentence}", again=failure.code >= 128)
 

@@ -37,7 +37,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 
 {{- define "distrain.refuseTrainer" -}}
-{{- $model := (.trainer.model | default dict).name }}
+{{- $model := .trainer.model }}
 {{- $data := .trainer.data | default dict }}
 {{- if and (or $model $data) (not (or $data.name $data.files)) }}
   {{- fail "trainer.model or trainer.data is set, but not what to train on; set trainer.data.name to a data set on the Hub (or to sample), or trainer.data.files" }}

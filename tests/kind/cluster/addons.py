@@ -1,10 +1,10 @@
-"""What only some tests need beside the operator: JobSet and Kubeflow Trainer v2, Kueue, kwok."""
+"""What only some tests need beside the operator: JobSet and Kubeflow Trainer v2, Kueue."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster import daemon, engine, images, kubectl, manifests, published, tools
+from cluster import images, kubectl, manifests, published, tools
 from cluster.shell import step
 
 
@@ -86,14 +86,4 @@ def install(controller: Controller, change: Callable[[Path], None] = lambda root
         kubectl.rolled_out(controller.namespace, controller.deployment)
 
 
-def kwok() -> None:
-    """Nodes with the annotation kwok.x-k8s.io/node=fake, and the pods on them, seem to run."""
-    server = "127.0.0.1:10247"
-    command = [str(tools.build("kwok")), "--kubeconfig", str(kubectl.KUBECONFIG), "--server-address", server]
-    command += ["--manage-nodes-with-annotation-selector", "kwok.x-k8s.io/node=fake"]
-    command += ["--node-ip", engine.gateway("kind"), "--cidr", "10.128.0.1/16", "--node-lease-duration-seconds", "120"]
-    with step("starting kwok"):
-        daemon.start("kwok", command, f"http://{server}/healthz")
-
-
-ALL = {"jobset": jobset, "trainer": trainer, "kueue": kueue, "kwok": kwok}
+ALL = {"jobset": jobset, "trainer": trainer, "kueue": kueue}

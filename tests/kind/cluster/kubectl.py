@@ -70,7 +70,7 @@ def rolled_out(namespace: str, deployment: str) -> None:
         pods = get("pods", "-n", namespace).get("items", [])
         return (current and counts == [wanted] * 3) or None, (counts, [pod_state(pod) for pod in pods])
 
-    wait(f"deployment {namespace}/{deployment} available", look, deadline=240, stall=90)
+    wait(f"deployment {namespace}/{deployment} available", look, deadline=300, stall=150)
 
 
 def pod_state(pod: Object) -> str:

@@ -50,7 +50,7 @@ def down() -> None:
     """Removes the cluster; what was built stays in the cache."""
     with alone():
         daemon.stop("kwok")
-        registry.stop()
+        registry.remove()
         with step("removing the nodes"):
             nodes.delete()
         storage.unmount()

@@ -21,10 +21,12 @@ def configuration() -> dict[str, object]:
     mounts = [{"hostPath": str(storage.FOLDER), "containerPath": storage.ON_NODES}]
     nodes = [{"role": role, "extraMounts": mounts} for role in ("control-plane", "worker", "worker")]
     described: dict[str, object] = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": nodes}
+    # operators wait for kubelet to bring them the certificates that they have made: not for a minute
+    kubelet = {"kind": "KubeletConfiguration", "syncFrequency": "10s"}
     if not published.reachable():
-        kubelet = {"kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "cgroupRoot": "/kubelet"}
-        described["kubeadmConfigPatches"] = [json.dumps(kubelet)]
+        kubelet |= {"cgroupDriver": "cgroupfs", "cgroupRoot": "/kubelet"}
         described["networking"] = {"disableDefaultCNI": True}
+    described["kubeadmConfigPatches"] = [json.dumps(kubelet)]
     return described
 
 

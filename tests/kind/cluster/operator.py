@@ -19,23 +19,27 @@ RESTRICTED_TEMPLATE = Path(__file__).with_name("init_container.yaml")
 
 
 def install() -> None:
-    image, arguments = PUBLISHED_IMAGE, []
+    image = PUBLISHED_IMAGE
     if not published.reachable():
         image = images.program(NAME, OPERATOR.version, tools.build("training-operator.v1"))
-        arguments = [f"--pytorch-init-container-image={images.shell()}"]
     spec = kubectl.get("deployment", NAME, "-n", NAMESPACE).get("spec", {}).get("template", {}).get("spec", {})
     if any(volume["name"] == TEMPLATE_VOLUME for volume in spec.get("volumes", [])):  # a test was killed
         use_template(False)
     found = [(container["image"], container.get("args", [])) for container in spec.get("containers", [])]
-    if found != [(image, arguments)]:
+    if found != [(image, arguments())]:
         with step(f"installing the training operator {OPERATOR.version}"):
             root = manifests.folder(NAME, OPERATOR, "manifests")
-            patch = [{"op": "add", "path": "/spec/template/spec/containers/0/args", "value": arguments}]
+            patch = [{"op": "add", "path": "/spec/template/spec/containers/0/args", "value": arguments()}]
             name = PUBLISHED_IMAGE.split(":")[0]
             manifests.apply(root, "manifests/overlays/standalone", {name: image}, {NAME: patch})
     with step("waiting for the operator and its webhook"):
         kubectl.rolled_out(NAMESPACE, NAME)
         wait_for_webhook()
+
+
+def arguments() -> list[str]:
+    """Of the operator: its init container's image is replaced where that cannot be pulled."""
+    return [] if published.reachable() else [f"--pytorch-init-container-image={images.shell()}"]
 
 
 def wait_for_webhook() -> None:
@@ -56,6 +60,24 @@ def wait_for_webhook() -> None:
         return True, None
 
     kubectl.wait("the operator's webhook admits a job", look, deadline=180, stall=180)
+
+
+@contextlib.contextmanager
+def more_calls(per_second: int) -> Iterator[None]:
+    """The operator with more calls to the API server than its 20 a second."""
+    usual = arguments()
+    set_arguments([*usual, f"--kube-api-qps={per_second}", f"--kube-api-burst={per_second}"])
+    try:
+        yield
+    finally:
+        set_arguments(usual)
+
+
+def set_arguments(wanted: list[str]) -> None:
+    patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": wanted}]
+    kubectl.run("patch", "deployment", NAME, "-n", NAMESPACE, "--type=json", "-p", json.dumps(patch))
+    kubectl.rolled_out(NAMESPACE, NAME)
+    wait_for_webhook()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A registry of our own beside the nodes, through which a changed image reaches them in seconds."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster import daemon, engine, tools
@@ -9,6 +10,7 @@ from cluster.shell import CACHE
 PORT = 5001
 NAME = f"localhost:{PORT}"
 """What images in it are called, on this machine and on the nodes."""
+STORE = CACHE / "registry"
 DAEMONS = ("registry-for-machine", "registry-for-nodes")
 MANIFESTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 
@@ -31,7 +33,7 @@ def serve(name: str, address: str) -> None:
     settings = {
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(CACHE / "registry")}},
+        "storage": {"filesystem": {"rootdirectory": str(STORE)}},
         "http": {"addr": address},
     }
     configuration.write_text(json.dumps(settings))
@@ -39,9 +41,10 @@ def serve(name: str, address: str) -> None:
     daemon.start(name, command, f"http://{address}/v2/")
 
 
-def stop() -> None:
+def remove() -> None:
     for name in DAEMONS:
         daemon.stop(name)
+    shutil.rmtree(STORE, ignore_errors=True)
 
 
 def holds(image: str) -> bool:
