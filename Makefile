@@ -56,6 +56,10 @@ kind-up: .venv/ready ## Make a real cluster of three nodes here, or see that it 
 kind-test: .venv/ready ## Run the chart and the image on that cluster; KEEP=1 keeps it, KIND_TESTS=... runs some
 	@.venv/bin/python -m pytest -q $(KIND_TESTS)
 
+.PHONY: scale-test
+scale-test: .venv/ready ## 8,192 GPUs on 1,024 pretended nodes of that cluster: seconds and sizes (up to 20 minutes)
+	@timeout 1200 .venv/bin/python -m pytest -q tests/kind/scale.py
+
 .PHONY: kind-down
 kind-down: .venv/ready ## Remove the cluster; what was built stays in the cache
 	@$(CLUSTER) down
