@@ -11,11 +11,18 @@ from pathlib import Path
 from cluster.shell import Failure, run
 
 
-@functools.cache
-def name() -> str:
+def find() -> str | None:
+    """The first that answers."""
     for engine in ("docker", "podman"):
         if shutil.which(engine) and run(engine, "info", timeout=30, check=False).returncode == 0:
             return engine
+    return None
+
+
+@functools.cache
+def name() -> str:
+    if found := find():
+        return found
     raise Failure("neither docker nor podman answers `info`: start docker, or install podman")
 
 

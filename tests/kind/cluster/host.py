@@ -5,6 +5,7 @@ import resource
 import shutil
 from pathlib import Path
 
+from cluster import engine
 from cluster.shell import Failure, run, step
 
 PODMAN = ("podman", "runc", "conmon", "netavark", "aardvark-dns", "iptables", "iproute2")
@@ -16,10 +17,11 @@ BRIDGE_IPTABLES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 def prepare() -> None:
     if os.geteuid():
         raise Failure("the cluster mounts a folder and changes kernel settings: run this as root")
-    if not shutil.which("docker") and not shutil.which("podman"):
-        install(*PODMAN)
-    if shutil.which("podman"):
+    if engine.find() != "docker":
+        if not shutil.which("podman"):
+            install(*PODMAN)
         configure_podman()
+        let_pods_cross_bridges()
     Path("/lib/modules").mkdir(exist_ok=True)  # kind mounts it
     if int(INOTIFY_INSTANCES.read_text()) < 1024:  # three kubelets take more than the usual 128
         INOTIFY_INSTANCES.write_text("1024")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster import daemon, engine, host, images, kubectl, network, nodes, operator, registry, storage, tools
+from cluster import daemon, host, images, kubectl, network, nodes, operator, registry, storage, tools
 from cluster.shell import CACHE, step
 
 
@@ -21,8 +21,6 @@ def up() -> Cluster:
     """The cluster, running and healthy."""
     with alone():
         host.prepare()
-        if engine.name() == "podman":
-            host.let_pods_cross_bridges()
         for name in ("kind", "helm", "registry"):
             tools.build(name)
         tools.build_kubernetes("kubectl")

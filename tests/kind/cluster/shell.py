@@ -49,7 +49,7 @@ def run(
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
         if isinstance(error, subprocess.TimeoutExpired):
             raise Failure(f"`{shown}` did not end in {timeout:.0f} s") from None
         raise
