@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distrain_trainer.attempts import begin_attempt
 from distrain_trainer.checkpoint import BEST, Checkpoints, State, numbered
 from distrain_trainer.errors import CheckpointError, DataError, Superseded
-from distrain_trainer.model import SummedLoss
+from distrain_trainer.loss import SummedLoss
 from distrain_trainer.processes import Place
 from distrain_trainer.safetensors_file import SafetensorsFile
 from distrain_trainer.settings import Settings

@@ -8,7 +8,8 @@ import torch
 
 import tiny
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.model import SummedLoss, load_config, load_model, load_tokenizer, longest_row, resolve
+from distrain_trainer.loss import SummedLoss
+from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, resolve
 from distrain_trainer.settings import Model, Settings
 
 

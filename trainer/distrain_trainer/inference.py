@@ -22,7 +22,8 @@ from distrain_trainer.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, find_colu
 from distrain_trainer.data.tokens import Rows, encode, prepare
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.evaluation import evaluate, plan_evaluation
-from distrain_trainer.model import MODEL_CLASSES, SummedLoss
+from distrain_trainer.loss import SummedLoss
+from distrain_trainer.model import MODEL_CLASSES
 from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import say

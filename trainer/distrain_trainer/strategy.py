@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.model import SummedLoss
+from distrain_trainer.loss import SummedLoss
 from distrain_trainer.optimizer import build_optimizer
 from distrain_trainer.settings import Settings
 
