@@ -22,7 +22,7 @@ help: ## Describe every target
 	@echo "setting up .venv (once; $(if $(WHEELS),torch from $(WHEELS),torch from the registry))"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	@$(PYTHON) -m venv .venv
-	@$(PIP) -c constraints.txt -e '.[trainer,sample,dev]'
+	@$(PIP) -c constraints.txt -e '.[trainer,deepspeed,quantization,sample,dev]'
 	@touch $@
 
 .PHONY: venv
@@ -35,6 +35,10 @@ run: .venv/ready ## Fine-tune the sample: a real encoder on real text, two proce
 .PHONY: test
 test: .venv/ready ## Run the tests
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --durations=10
+
+.PHONY: test-matrix
+test-matrix: .venv/ready ## Run every strategy on 1, 2 and 4 processes, and the resumes across them (15 minutes)
+	@.venv/bin/python -m pytest -q -m matrix --durations=10 tests/trainer
 
 .PHONY: helm
 helm: .venv/ready ## Build helm for the chart's tests, which are skipped without it (once; needs Go)

@@ -14,7 +14,7 @@ extras = project["optional-dependencies"]
 layers = {
     "build": described["build-system"]["requires"],
     "torch": [pin for pin in constraints.read_text().splitlines() if pin.startswith("torch==")],
-    "libraries": project["dependencies"] + extras["trainer"],
+    "libraries": project["dependencies"] + extras["trainer"] + extras["deepspeed"] + extras["quantization"],
     "sample": extras["sample"],
 }
 folder.mkdir()

@@ -19,7 +19,7 @@ from distrain_trainer.loss import SummedLoss
 from distrain_trainer.processes import Place
 from distrain_trainer.safetensors_file import SafetensorsFile
 from distrain_trainer.settings import Settings
-from distrain_trainer.strategy import Parallel, parallelize
+from distrain_trainer.strategy import Parallel, freeze_unreached, parallelize
 from distrain_trainer.tracking import write_json
 
 MICRO_BATCH = {
@@ -44,7 +44,9 @@ class Lab:
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_pretrained(self.bert, num_labels=2)
         empty = MICRO_BATCH | {"labels": torch.tensor([-100, -100])}
-        return parallelize(Settings(), Accelerator(cpu=True), SummedLoss(model), empty, world=1)
+        module = SummedLoss(model)
+        freeze_unreached(module, empty)
+        return parallelize(Settings(), Accelerator(cpu=True), module, empty, world=1)
 
     def reader(self, parallel: Parallel) -> Checkpoints:
         def write_static(folder: Path) -> None:
@@ -59,7 +61,7 @@ class Lab:
         """One optimizer step."""
         loss, _ = self.parallel.forward(MICRO_BATCH)
         self.parallel.backward(loss)
-        self.parallel.update(1e-3, finite=True)
+        self.parallel.step(1e-3)
         self.state.step += 1
 
     def save(self) -> int | None:

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from distrain_trainer.attempts import current_attempt
 from distrain_trainer.errors import CheckpointError, DataError, Superseded
 from distrain_trainer.processes import Place
 from distrain_trainer.safetensors_file import SafetensorsFile, Written
-from distrain_trainer.strategy import Parallel, Tensors
+from distrain_trainer.strategy import Parallel, Shapes, Tensors
 from distrain_trainer.tracking import sync_folder, write_json
 
 FORMAT = 1
@@ -98,7 +98,7 @@ class Checkpoints:
     @property
     def written(self) -> bool:
         """Whether this process has done its part of the checkpoint in flight, well or badly."""
-        return self._writing is not None and not self._writing.thread.is_alive()
+        return self._writing is not None and not (self._writing.thread and self._writing.thread.is_alive())
 
     def begin(self, state: State) -> None:
         """Begins to write a checkpoint from a copy of the run's state. On every process.
@@ -109,14 +109,17 @@ class Checkpoints:
         if self.in_flight:
             self.finish()
         folder = self.folder / f"tmp.{state.step}.{self.attempt}"
-        own = self._own_names()
-        read = self.parallel.read
+        self._writing = writing = _Writing(folder, State(**asdict(state)))
+        shapes = {name: self.parallel.describe(name) for name in self._own_names()}
+        own = self._own()
         if self.background:
-            copies = {name: {k: t.detach().cpu().clone() for k, t in read(name).items()} for name in own}
-            read = copies.__getitem__
-        self._writing = _Writing(folder, State(**asdict(state)))
-        self._writing.thread = threading.Thread(target=self._write_part, args=(self._writing, own, read))
-        self._writing.thread.start()
+            copies = iter([(name, {k: t.detach().cpu().clone() for k, t in found.items()}) for name, found in own])
+            writing.thread = threading.Thread(target=self._write_part, args=(writing, shapes, copies))
+            writing.thread.start()
+        else:
+            self._write_part(writing, shapes, own)
+            for _ in own:  # what is left where the disk has failed: the other processes read on
+                pass
 
     def finish(self) -> int | None:
         """Waits for all parts of the checkpoint in flight and publishes it. On every process.
@@ -126,7 +129,8 @@ class Checkpoints:
         """
         writing = self._writing
         assert writing is not None
-        writing.thread.join()
+        if writing.thread:
+            writing.thread.join()
         self._writing = None
         parts = processes.gather((writing.error, writing.files))
         error = next((error for error, _ in parts if error), None)
@@ -149,21 +153,41 @@ class Checkpoints:
     def _own_names(self) -> list[str]:
         return list(self.parallel.parameters)[self.place.rank :: self.place.world]
 
+    def _own(self) -> Iterator[tuple[str, Tensors]]:
+        """Name and full state of each parameter that this process writes. All processes read all, one at a time."""
+        for number, name in enumerate(self.parallel.parameters):
+            tensors = self.parallel.read(name)
+            if number % self.place.world == self.place.rank:
+                yield name, tensors
+
     def _part(self, kind: str) -> str:
         """Name of this process's file of weights or optimizer tensors."""
         rank, world = self.place.rank, self.place.world
         return f"{kind}-{rank + 1:05}-of-{world:05}.safetensors" if world > 1 else f"{kind}.safetensors"
 
-    def _write_part(self, writing: "_Writing", own: list[str], read: Callable[[str], Tensors]) -> None:
+    def _write_part(self, writing: "_Writing", shapes: dict[str, Shapes], own: Iterator[tuple[str, Tensors]]) -> None:
         """Writes this process's parameters; an error of the disk is kept for `finish`."""
+        buffers = self.parallel.buffers if self.place.first else {}
+        weights = [(name, *found["weight"]) for name, found in shapes.items()]
+        weights += [(name, buffer.dtype, buffer.shape) for name, buffer in buffers.items()]
+        moments = [
+            (f"{n}/{key}", *shape) for n, found in shapes.items() for key, shape in found.items() if key != "weight"
+        ]
         try:
             writing.folder.mkdir(parents=True, exist_ok=True)
-            buffers = self.parallel.buffers if self.place.first else {}
-            weights = {name: read(name)["weight"] for name in own} | buffers
-            moments = {f"{name}/{key}": t for name in own for key, t in read(name).items() if key != "weight"}
-            for kind, tensors in (("model", weights), ("optimizer", moments)):
-                name = self._part(kind)
-                writing.files[name] = _write_tensors(writing.folder / name, tensors)
+            names = self._part("model"), self._part("optimizer")
+            with (
+                SafetensorsFile(writing.folder / names[0], weights) as model,
+                SafetensorsFile(writing.folder / names[1], moments) as optimizer,
+            ):
+                for name, tensors in own:
+                    model.append(tensors["weight"])
+                    for key in shapes[name]:
+                        if key != "weight":
+                            optimizer.append(tensors[key])
+                for buffer in buffers.values():
+                    model.append(buffer)
+                writing.files = {names[0]: model.close(), names[1]: optimizer.close()}
         except OSError as error:
             writing.error = _reason(error)
 
@@ -317,6 +341,7 @@ class Checkpoints:
             for entry in by_parameter.get(name, []):
                 tensors[entry.rpartition("/")[2]] = moments[entry].get_tensor(entry)
             self.parallel.write(name, tensors)
+        self.parallel.written()
         known = {field.name for field in fields(State)}
         state = json.loads((path / "state.json").read_text())
         return State(**{name: value for name, value in state.items() if name in known})
@@ -330,20 +355,9 @@ class _Writing:
 
     def __init__(self, folder: Path, state: State):
         self.folder, self.state = folder, state
-        self.thread: threading.Thread
+        self.thread: threading.Thread | None = None
         self.files: dict[str, Written] = {}
         self.error: str | None = None
-
-
-def _write_tensors(path: Path, tensors: Tensors) -> Written:
-    file = SafetensorsFile(path, ((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()))
-    try:
-        for tensor in tensors.values():
-            file.append(tensor)
-        return file.close()
-    except OSError:
-        file.abandon()
-        raise
 
 
 def _index(folder: Path, files: Iterable[str]) -> dict[str, Any]:

@@ -89,16 +89,15 @@ def train(run: Run) -> None:
         started = time.monotonic()
         rate = learning_rate(settings.schedule, settings.optimizer.learning_rate, state.step, run.plan.steps)
         targets = max(agreed.targets, 1.0)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=parallel.accelerator.device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=parallel.device)
         last = len(batch.micro_batches) - 1
         for position, micro_batch in enumerate(batch.micro_batches):
-            with parallel.accumulating(last=position == last):
+            with parallel.accumulating(position == last):
                 seed_dropout(settings.seed, batch.epoch, state.step, batch.indices[position])
                 loss, _ = parallel.forward(micro_batch)
                 parallel.backward(loss * (run.place.world / targets))
             loss_sum += loss.detach()
-        grad_norm = parallel.clip(settings.optimizer.max_grad_norm)
-        parallel.update(rate, finite=math.isfinite(grad_norm))
+        grad_norm = parallel.step(rate)
         state.step += 1
 
         done, waited = batch, data_seconds
@@ -121,7 +120,7 @@ def train(run: Run) -> None:
                 "step_seconds": now - started,
                 "data_seconds": waited,
                 "sync_seconds": now - computed,
-                "memory_bytes": memory_bytes(parallel.accelerator.device),
+                "memory_bytes": memory_bytes(parallel.device),
                 "gpu_utilization": None,
                 "mfu": None,
             }
@@ -274,7 +273,8 @@ def checkpoint_due(run: Run, agreed: Agreed) -> bool:
 def save(run: Run) -> None:
     """Writes a checkpoint, in the background if that is asked for."""
     run.saved_at = time.monotonic()
-    run.state.loss_scale = run.parallel.loss_scale()
+    scaler = run.parallel.loss_scaler
+    run.state.loss_scale = scaler.state_dict() if scaler is not None else None
     run.checkpoints.begin(run.state)
     if not run.settings.checkpoint.background:
         publish(run)

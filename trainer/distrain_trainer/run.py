@@ -29,7 +29,7 @@ from distrain_trainer.processes import Place
 from distrain_trainer.progress import Progress, say
 from distrain_trainer.settings import Settings, flat, nested
 from distrain_trainer.signals import StopRequest
-from distrain_trainer.strategy import parallelize
+from distrain_trainer.strategy import freeze_unreached, parallelize
 from distrain_trainer.threads import threads_for
 from distrain_trainer.tracking import MetricsLog, write_json
 
@@ -83,10 +83,12 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     # The model, the same on all of them.
     model = load_model(settings, name, revision, tokenizer, data.label_names)
     collator = Collator.of(settings, data.train, tokenizer)
-    parallel = parallelize(settings, accelerator, SummedLoss(model, settings.precision), collator.empty(), place.world)
-    check_same_start(settings, plan, data, list(parallel.parameters.values()))
-    trained = sum(p.numel() for p in parallel.parameters.values() if p.requires_grad)
-    parameters = {"trainable": trained, "all": sum(p.numel() for p in parallel.parameters.values())}
+    module = SummedLoss(model, settings.precision)
+    freeze_unreached(module, collator.empty())
+    check_same_start(settings, plan, data, list(model.parameters()))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parameters = {"trainable": trained, "all": sum(p.numel() for p in model.parameters())}
+    parallel = parallelize(settings, accelerator, module, collator.empty(), place.world)
     tell(f"{settings.model.name}: {trained:,} of {parameters['all']:,} parameters are trained")
 
     # Where the run was left, if it was.
@@ -107,8 +109,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
         tell_changes(claimed, record, tell)
         write_json(claimed.folder / "settings.json", record)
     state = checkpoints.restore() or State()
-    if state.loss_scale and accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(state.loss_scale)
+    if state.loss_scale and parallel.loss_scaler is not None:
+        parallel.loss_scaler.load_state_dict(state.loss_scale)
 
     # Training.
     tell(f"results go to {claimed.folder}")

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -28,7 +29,8 @@ class Written:
 class SafetensorsFile:
     """A file that takes its tensors in the announced order.
 
-    announced: (name, dtype, shape) of each tensor. Raises OSError where the disk does.
+    announced: (name, dtype, shape) of each tensor. Raises OSError where the disk does. Left open by an error, the file
+    is closed as it is.
     """
 
     def __init__(self, path: Path, announced: Iterable[tuple[str, torch.dtype, torch.Size]]):
@@ -55,8 +57,10 @@ class SafetensorsFile:
             os.fsync(self._file.fileno())
             return Written(self._file.tell(), self._hash.hexdigest())
 
-    def abandon(self) -> None:
-        """Closes a file that will not be whole."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):
             self._file.close()
 

@@ -1,19 +1,25 @@
-"""How a model is spread over processes: one function a kind. The loop knows none of them.
+"""How a model is spread over processes: one function a kind. The loop and the checkpoints know none of them.
 
-Accelerate moves the model to its device, casts the forward pass and wraps the model; its counting of accumulation,
-prepared loaders and saved states are not used, because the plan and the checkpoints do without the number of
-processes.
+Accelerate finds the device and starts the process group, and wraps replicas. DeepSpeed and PyTorch's fully_shard are
+called as they are: what Accelerate adds to them (counting of accumulation, mixed precision, saved states) is what the
+plan, the loss and the checkpoints do without the number of processes.
 """
 
+import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from distrain_trainer.errors import SettingsError
@@ -22,6 +28,7 @@ from distrain_trainer.optimizer import build_optimizer
 from distrain_trainer.settings import Settings
 
 Tensors = dict[str, torch.Tensor]
+Shapes = dict[str, tuple[torch.dtype, torch.Size]]
 
 
 @dataclass
@@ -29,51 +36,33 @@ class Parallel:
     """A model and its optimizer on all processes.
 
     module: the wrapped `SummedLoss`. parameters: those of the model inside, by name. buffers: what from_pretrained
-    expects beside them. read: a parameter's name -> its full state {"weight": fp32, and the optimizer's tensors by
-    their names}; called by all processes in the same order. write: the inverse. unused: names of parameters that
-    the loss does not reach, frozen.
+    expects beside them.
+    accumulating: around the forward and backward of a micro-batch, told whether it is the step's last.
+    backward: adds the gradients of a loss. step: clips the whole gradient to `optimizer.max_grad_norm`, updates the
+    weights where it is finite, drops it, and returns the norm that it had; told the learning rate.
+    describe: a parameter's name -> type and full shape of what `read` gives. read: a parameter's name -> its full
+    state {"weight": fp32, and the optimizer's tensors by their names}. write: the inverse. written: called when all
+    are written. Called by all processes in the same order.
+    loss_scaler: of fp16.
     """
 
-    accelerator: Accelerator
+    device: torch.device
     module: nn.Module
     optimizer: torch.optim.Optimizer
     parameters: dict[str, nn.Parameter]
     buffers: Tensors
+    accumulating: Callable[[bool], AbstractContextManager[None]]
+    backward: Callable[[torch.Tensor], None]
+    step: Callable[[float], float]
+    describe: Callable[[str], Shapes]
     read: Callable[[str], Tensors]
     write: Callable[[str, Tensors], None]
-    unused: list[str]
+    written: Callable[[], None] = lambda: None
+    loss_scaler: Any = None
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss and logits of one micro-batch."""
-        device = self.accelerator.device
-        return self.module(**{name: tensor.to(device, non_blocking=True) for name, tensor in micro_batch.items()})
-
-    @contextmanager
-    def accumulating(self, last: bool) -> Iterator[None]:
-        """Around the forward and backward of a micro-batch: only a step's last one joins gradients."""
-        self.accelerator.gradient_state._set_sync_gradients(last)
-        with nullcontext() if last else self.accelerator.no_sync(self.module):
-            yield
-
-    def clip(self, norm: float) -> float:
-        """Clips the whole gradient to `norm` (0: leaves it) and returns the norm it had."""
-        return float(self.accelerator.clip_grad_norm_(self.module.parameters(), norm or float("inf")))
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Gradients of a scaled loss."""
-        self.accelerator.backward(loss)
-
-    def update(self, learning_rate: float, finite: bool) -> None:
-        """One optimizer step; none where the gradient is not finite (fp16's scaler then lowers its scale)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        if finite or self.accelerator.scaler is not None:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def loss_scale(self) -> dict | None:
-        """State of fp16's loss scaler."""
-        return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+        return self.module(**{name: tensor.to(self.device, non_blocking=True) for name, tensor in micro_batch.items()})
 
 
 def parallelize(
@@ -81,46 +70,61 @@ def parallelize(
 ) -> Parallel:
     """The model spread as `strategy.kind` asks. empty: a micro-batch of weight 0."""
     kind = settings.strategy.kind or ("ddp" if world > 1 else "single")
-    return {"single": single, "ddp": ddp}[kind](settings, accelerator, module, empty, world)
+    kinds = {"single": single, "ddp": ddp, "zero1": zero, "zero2": zero, "zero3": zero, "fsdp": fsdp}
+    module.train()
+    parallel = kinds[kind](settings, accelerator, module, world)
+    if world > 1:
+        # DDP rebuilds its buckets and ZeRO-3 finds out its order in their first backward pass. One of weight 0 puts
+        # that behind a fresh and a resumed run alike, or they would add up in different orders.
+        with parallel.accumulating(True):
+            parallel.backward(parallel.forward(empty)[0])
+        parallel.optimizer.zero_grad()
+    return parallel
 
 
-def single(settings: Settings, accelerator: Accelerator, module: SummedLoss, empty: Tensors, world: int) -> Parallel:
+def single(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
     """One process, the plain model."""
     if world > 1:
         raise SettingsError(
             f"strategy.kind is single but there are {world} processes; start one, or set strategy.kind to ddp"
         )
-    parallel = _replica(settings, accelerator, module, empty)
+    parallel = _replica(settings, accelerator, module)
     assert isinstance(parallel.module, SummedLoss)
     return parallel
 
 
-def ddp(settings: Settings, accelerator: Accelerator, module: SummedLoss, empty: Tensors, world: int) -> Parallel:
+def ddp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
     """A replica a process, gradients averaged by DistributedDataParallel; with one process the plain model."""
     accelerator.ddp_handler = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     with warnings.catch_warnings():
         # Its successor, forward_sync_buffers, is not among the arguments that Accelerate passes on.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        parallel = _replica(settings, accelerator, module, empty)
+        parallel = _replica(settings, accelerator, module)
     if world > 1:
         assert isinstance(parallel.module, DistributedDataParallel), type(parallel.module)
-        assert torch.distributed.get_world_size() == world
-        # DDP rebuilds its buckets after its first backward pass, which changes the order of sums: a resumed run
-        # would differ from one that was never interrupted. One backward pass of weight 0 puts that behind both.
-        _backward_of_nothing(parallel.module, accelerator, empty)
-        parallel.optimizer.zero_grad()
+        assert dist.get_world_size() == world
     return parallel
 
 
-def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss, empty: Tensors) -> Parallel:
+def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss) -> Parallel:
     """A whole model and a whole optimizer on this process."""
     module.to(accelerator.device)
-    module.train()
-    unused = _freeze_unused(module, accelerator, empty)
     parameters = dict(module.model.named_parameters())
-    persistent = module.model.state_dict().keys() - parameters.keys()
-    buffers = {name: buffer for name, buffer in module.model.named_buffers() if name in persistent}
+    buffers = _buffers(module)
     wrapped, optimizer = accelerator.prepare(module, build_optimizer(module, settings.optimizer))
+    scaler = accelerator.scaler
+
+    def accumulating(last: bool) -> AbstractContextManager[None]:
+        accelerator.gradient_state._set_sync_gradients(last)
+        return nullcontext() if last else accelerator.no_sync(wrapped)
+
+    def step(learning_rate: float) -> float:
+        norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), _limit(settings)))
+        _set_rate(optimizer, learning_rate)
+        if math.isfinite(norm) or scaler is not None:  # fp16's scaler skips the step itself, and lowers its scale
+            optimizer.step()
+        optimizer.zero_grad()
+        return norm
 
     def read(name: str) -> Tensors:
         state = optimizer.state.get(parameters[name], {})
@@ -133,20 +137,253 @@ def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss, e
         if state:
             optimizer.state[parameter] = state
 
-    return Parallel(accelerator, wrapped, optimizer, parameters, buffers, read, write, unused)
+    def describe(name: str) -> Shapes:
+        return {key: (tensor.dtype, tensor.shape) for key, tensor in read(name).items()}
+
+    return Parallel(
+        accelerator.device,
+        wrapped,
+        optimizer,
+        parameters,
+        buffers,
+        accumulating,
+        accelerator.backward,
+        step,
+        describe,
+        read,
+        write,
+        loss_scaler=scaler,
+    )
 
 
-def _freeze_unused(module: SummedLoss, accelerator: Accelerator, empty: Tensors) -> list[str]:
-    """Freezes the parameters that get no gradient, for which DDP would wait; returns their names."""
-    _backward_of_nothing(module, accelerator, empty)
-    unused = [name for name, p in module.model.named_parameters() if p.requires_grad and p.grad is None]
-    for name in unused:
+def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
+    """DeepSpeed's ZeRO: stage 1 shards the optimizer's state, 2 also gradients, 3 also parameters.
+
+    DeepSpeed sees fp32 only: `SummedLoss` computes in `precision`, as it does under every strategy.
+    """
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise SettingsError(
+            f"strategy.kind is {settings.strategy.kind} but DeepSpeed is not installed; install distrain[deepspeed]"
+        ) from error
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    from distrain_trainer.deepspeed_config import generated
+
+    _meet_alone(world)
+    deepspeed.logger.setLevel("WARNING")
+    stage = int((settings.strategy.kind or "")[-1])
+    sizes = [parameter.numel() for parameter in module.parameters()]
+    config = generated(settings, world, sum(sizes), max(sizes))
+    buffers, shapes = _buffers(module), {name: p.shape for name, p in module.model.named_parameters()}
+    if stage == 3:
+        deepspeed.zero.Init(module=module, config_dict_or_path=config)
+    deepspeed.init_distributed(dist_init_required=False)
+    engine, optimizer, _, _ = deepspeed.initialize(
+        model=module, optimizer=build_optimizer(module, settings.optimizer), config=config
+    )
+    assert isinstance(engine, DeepSpeedEngine) and engine.zero_optimization_stage() == stage
+    assert dist.get_world_size() == world
+    parameters = dict(module.model.named_parameters())
+    flats = optimizer.fp32_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
+    state: dict[torch.Tensor, dict[str, Any]] = optimizer.optimizer.state
+
+    def step(learning_rate: float) -> float:
+        _set_rate(optimizer, learning_rate)
+        engine.step()
+        return float(engine.get_global_grad_norm()) if engine.was_step_applied() else math.inf
+
+    def kept() -> dict[str, torch.Tensor]:
+        """The optimizer's tensors of one shard: what each parameter has too."""
+        return {key: value for key, value in state.get(flats[0], {}).items() if torch.is_tensor(value)}
+
+    def describe(name: str) -> Shapes:
+        parameter, shape = parameters[name], shapes[name]
+        if not parameter.requires_grad:
+            return {"weight": (parameter.dtype, shape)}
+        sharded = {key: (value.dtype, shape if value.ndim else value.shape) for key, value in kept().items()}
+        return {"weight": (torch.float32, shape)} | sharded
+
+    def read(name: str) -> Tensors:
+        parameter = parameters[name]
+        if not parameter.requires_grad:
+            with deepspeed.zero.GatheredParameters([parameter], enabled=stage == 3):
+                return {"weight": parameter.detach().clone()}
+        tensors = {"weight": safe_get_full_fp32_param(parameter)}
+        for key, value in kept().items():
+            tensors[key] = safe_get_full_optimizer_state(parameter, key) if value.ndim else value
+        return tensors
+
+    def write(name: str, tensors: Tensors) -> None:
+        parameter = parameters[name]
+        if not parameter.requires_grad:
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=stage == 3):
+                parameter.data.copy_(tensors["weight"])
+            return
+        sharded = {key: value for key, value in tensors.items() if key != "weight"}
+        for flat in flats:
+            for key, value in sharded.items():
+                state[flat].setdefault(key, torch.zeros_like(flat) if value.ndim else value.clone())
+        if stage < 3:
+            optimizer._lazy_init_hp_params_optimizer_state()
+        for key, value in tensors.items():
+            if value.ndim or key == "weight":
+                _write_shard(parameter, value, None if key == "weight" else key, stage)
+
+    def written() -> None:
+        if stage < 3:
+            optimizer.update_lp_params()
+            return
+        optimizer.checkpoint_event_prologue()
+        for number in range(len(flats)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(number)
+        optimizer.checkpoint_event_epilogue()
+
+    return Parallel(
+        accelerator.device,
+        engine,
+        optimizer,
+        parameters,
+        buffers,
+        lambda last: nullcontext(),
+        engine.backward,
+        step,
+        describe,
+        read,
+        write,
+        written,
+    )
+
+
+def _write_shard(parameter: nn.Parameter, value: torch.Tensor, key: str | None, stage: int) -> None:
+    """Puts this process's part of a full tensor in its place. key: of the optimizer's state; None for the weight."""
+    from deepspeed.utils import (
+        safe_set_full_fp32_param,
+        safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
+
+    value = value.float().flatten()
+    if stage == 3:  # whose setters of full tensors take none that the processes do not divide
+        part = parameter.ds_tensor.numel()
+        start = min(part * dist.get_rank(), value.numel())
+        value = nn.functional.pad(value[start : start + part], (0, max(0, start + part - value.numel())))
+        value = value[:part]
+    value = value.to(parameter.device)
+    if key is None:
+        (safe_set_local_fp32_param if stage == 3 else safe_set_full_fp32_param)(parameter, value)
+    else:
+        (safe_set_local_optimizer_state if stage == 3 else safe_set_full_optimizer_state)(parameter, value, key)
+
+
+def fsdp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
+    """PyTorch's fully_shard: parameters, gradients and the optimizer's state sharded, gathered block by block."""
+    _meet_alone(world)
+    buffers = _buffers(module)
+    mesh = init_device_mesh(accelerator.device.type, (world,))
+    blocks = set(getattr(module.model, "_no_split_modules", None) or ())
+    for inner in module.modules():
+        if type(inner).__name__ in blocks:
+            fully_shard(inner, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    parameters: dict[str, nn.Parameter] = dict(module.model.named_parameters())
+    optimizer = build_optimizer(module, settings.optimizer)
+    assert isinstance(module, FSDPModule)
+    assert all(
+        isinstance(parameter, DTensor) and parameter.device_mesh.size() == world for parameter in parameters.values()
+    )
+
+    def step(learning_rate: float) -> float:
+        norm = nn.utils.clip_grad_norm_(module.parameters(), _limit(settings))
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        _set_rate(optimizer, learning_rate)
+        if math.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    def shards(name: str) -> Tensors:
+        state = optimizer.state.get(parameters[name], {})
+        return {"weight": parameters[name].detach()} | {k: v for k, v in state.items() if torch.is_tensor(v)}
+
+    def describe(name: str) -> Shapes:
+        return {key: (tensor.dtype, tensor.shape) for key, tensor in shards(name).items()}
+
+    def read(name: str) -> Tensors:
+        return {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in shards(name).items()}
+
+    @torch.no_grad()
+    def write(name: str, tensors: Tensors) -> None:
+        parameter = parameters[name]
+        assert isinstance(parameter, DTensor)
+
+        def shard(tensor: torch.Tensor) -> DTensor:
+            full = tensor.to(accelerator.device)
+            return distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+        parameter.to_local().copy_(shard(tensors["weight"]).to_local())
+        state = {key: shard(value) if value.ndim else value for key, value in tensors.items() if key != "weight"}
+        if state:
+            optimizer.state[parameter] = state
+
+    return Parallel(
+        accelerator.device,
+        module,
+        optimizer,
+        parameters,
+        buffers,
+        lambda last: nullcontext(),
+        torch.Tensor.backward,
+        step,
+        describe,
+        read,
+        write,
+    )
+
+
+def _buffers(module: SummedLoss) -> Tensors:
+    """What a model folder holds beside parameters."""
+    persistent = module.model.state_dict().keys() - dict(module.model.named_parameters()).keys()
+    return {name: buffer for name, buffer in module.model.named_buffers() if name in persistent}
+
+
+def _meet_alone(world: int) -> None:
+    """A process group of one, which sharding wants to see where there is one process."""
+    if world == 1 and not dist.is_initialized():
+        dist.init_process_group(
+            "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1
+        )
+
+
+def _limit(settings: Settings) -> float:
+    return settings.optimizer.max_grad_norm or math.inf
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def freeze_unreached(module: SummedLoss, empty: Tensors) -> list[str]:
+    """Freezes the parameters that the loss does not reach, for whose gradients the strategies would wait.
+
+    empty: a micro-batch of weight 0. Returns their names.
+    """
+    device = next(module.parameters()).device
+    loss, _ = module(**{name: tensor.to(device) for name, tensor in empty.items()})
+    reached, seen, nodes = set(), set(), [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            reached.add(id(leaf))
+        nodes += [inner for inner, _ in node.next_functions]
+    unreached = [name for name, p in module.model.named_parameters() if p.requires_grad and id(p) not in reached]
+    for name in unreached:
         module.model.get_parameter(name).requires_grad_(False)
-    module.zero_grad()
-    return unused
-
-
-def _backward_of_nothing(module: nn.Module, accelerator: Accelerator, empty: Tensors) -> None:
-    with accelerator.autocast():
-        loss, _ = module(**{name: tensor.to(accelerator.device) for name, tensor in empty.items()})
-    loss.backward()
+    return unreached

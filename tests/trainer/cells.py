@@ -1,0 +1,65 @@
+"""Many small runs in one launch of worker processes: a launch costs more than what is trained in it."""
+
+import gc
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Cell = dict[str, Any]
+"""`settings`: dotted names and values. `resume`: whether a run in its output_dir is continued."""
+
+
+def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 280) -> None:
+    """Trains the cells one after the other on `world` processes; fails with what the first broken one said."""
+    file = folder / f"cells-{world}.json"
+    file.write_text(json.dumps(cells))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    place = {
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+    }
+    logs = [folder / f"cells-{world}.{rank}.log" for rank in range(world)]
+    processes = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as output:
+            environment = os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, __file__, str(file)]
+            processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(codes), "\n".join(log.read_text()[-3000:] for log, code in zip(logs, codes, strict=True) if code)
+
+
+def main() -> None:
+    from accelerate.state import AcceleratorState
+
+    from distrain_trainer.__main__ import quieten_libraries
+    from distrain_trainer.configuration import read_settings
+    from distrain_trainer.run import run
+
+    quieten_libraries()
+    for cell in json.loads(Path(sys.argv[1]).read_text()):
+        run(
+            read_settings(None, {name: str(value) for name, value in cell["settings"].items()}),
+            cell.get("resume", False),
+        )
+        AcceleratorState._reset_state(reset_partial_state=True)
+        gc.collect()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

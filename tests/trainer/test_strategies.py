@@ -1,0 +1,151 @@
+"""Every strategy trains the same: the table strategy x world x dealing, and resumes from any of them under any other.
+
+Worlds 1 and 2 and one resume on 4 processes are part of `make test`; `make test-matrix` has all.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from cells import Cell, launch
+from conftest import losses
+from distrain_trainer.configuration import read_settings
+from distrain_trainer.data.loader import Collator
+from distrain_trainer.data.tokens import prepare
+from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row
+from distrain_trainer.run import plan_of
+from runs import tensors
+
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
+DEALS = (4, 6)
+"""micro_batches: what 1, 2 and 4 processes divide, and what 4 do not."""
+OPTIMIZERS = {"sgd": 0.05, "adamw": 1e-3}
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small encoder without dropout, which a step's whole batch at once would draw otherwise."""
+    return tiny.tiny_bert(tmp_path_factory.mktemp("still"), dropout=0.0)
+
+
+def cell(model: Path, texts: Path, output: Path, **changes: Any) -> Cell:
+    settings = {
+        "model.name": model,
+        "data.files": texts,
+        "data.evaluation_fraction": 0,
+        "batch.tokens": 256,
+        "schedule.kind": "constant",
+        "optimizer.weight_decay": 0,
+        "checkpoint.every_minutes": "null",
+        "output_dir": output,
+    }
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return {"settings": {name: str(value) for name, value in (settings | changes).items()}}
+
+
+def dealt(model: Path, texts: Path, output: Path, optimizer: str, micro_batches: int, strategy: str) -> Cell:
+    return cell(
+        model,
+        texts,
+        output / f"{optimizer}-{micro_batches}",
+        strategy__kind=strategy,
+        optimizer__name=optimizer,
+        optimizer__learning_rate=OPTIMIZERS[optimizer],
+        batch__micro_batches=micro_batches,
+        schedule__max_steps=STEPS,
+    )
+
+
+@pytest.fixture(scope="module")
+def by_hand(still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Any]:
+    """(optimizer, micro_batches) -> losses and final weights of a plain loop: each step's rows as one batch."""
+    found = {}
+    for optimizer_name, rate in OPTIMIZERS.items():
+        for micro_batches in DEALS:
+            one = dealt(still, texts, tmp_path_factory.mktemp("by-hand"), optimizer_name, micro_batches, "single")
+            settings = read_settings(None, one["settings"])
+            tokenizer = load_tokenizer(str(still), None)
+            longest = longest_row(settings, load_config(str(still), None), tokenizer)
+            data = prepare(settings, tokenizer, longest, lambda text: None)
+            model = load_model(settings, str(still), None, tokenizer, data.label_names).train()
+            kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+            optimizer = kinds[optimizer_name](model.parameters(), lr=rate, weight_decay=0)
+            plan, collator = plan_of(settings, data.train), Collator.of(settings, data.train, tokenizer)
+            step_losses = {}
+            for number in range(STEPS):
+                step = plan.step(number)
+                batch = collator(step.rows, step.epoch)
+                labels = batch.pop("labels")
+                loss = torch.nn.functional.cross_entropy(model(**batch).logits, labels)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                step_losses[number + 1] = float(loss)
+            found[optimizer_name, micro_batches] = step_losses, model.state_dict()
+    return found
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(s, w) for s in STRATEGIES for w in (1, 2)]
+    + [pytest.param((s, 4), marks=pytest.mark.matrix) for s in STRATEGIES],
+    ids=lambda param: f"{param[0]}-{param[1]}",
+)
+def table(request, still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run for each optimizer and dealing, under one strategy on some processes."""
+    strategy, world = request.param
+    folder = tmp_path_factory.mktemp(f"{strategy}-{world}")
+    launch(world, [dealt(still, texts, folder, o, m, strategy) for o in OPTIMIZERS for m in DEALS], folder)
+    return folder
+
+
+@pytest.mark.parametrize("micro_batches", DEALS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_each_strategy_trains_as_one_process_with_the_whole_batch(
+    table: Path, by_hand: dict[tuple[str, int], Any], optimizer: str, micro_batches: int
+):
+    wanted, weights = by_hand[optimizer, micro_batches]
+    output = table / f"{optimizer}-{micro_batches}"
+    found = losses(output)
+    assert found.keys() == wanted.keys()
+    assert max(abs(found[step] - wanted[step]) for step in wanted) < 1e-5
+    if optimizer == "sgd":
+        trained = tensors(output / "final")
+        assert trained.keys() == weights.keys()
+        assert max(float((trained[name] - weights[name]).abs().max()) for name in weights) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "strategy", ["zero2", *(pytest.param(s, marks=pytest.mark.matrix) for s in STRATEGIES if s != "zero2")]
+)
+def test_a_resume_on_four_processes_is_bit_exact(strategy: str, bert: Path, texts: Path, tmp_path: Path):
+    options = {"strategy__kind": strategy, "batch__micro_batches": 6, "optimizer__learning_rate": 1e-3}
+    whole = cell(bert, texts, tmp_path / "whole", schedule__max_steps=10, **options)
+    first = cell(bert, texts, tmp_path / "broken", schedule__max_steps=5, **options)
+    second = cell(bert, texts, tmp_path / "broken", schedule__max_steps=10, **options) | {"resume": True}
+    launch(4, [whole, first, second], tmp_path)
+    one, other = (tensors(tmp_path / name / "checkpoint-10") for name in ("whole", "broken"))
+    assert one.keys() == other.keys() and any(name.endswith("/exp_avg_sq") for name in one)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_goes_on_under_any_strategy_and_world(strategy: str, bert: Path, texts: Path, tmp_path: Path):
+    """The same losses to 1e-5 as a run of one process that nobody interrupted."""
+    options = {"batch__micro_batches": 6, "optimizer__learning_rate": 1e-3}
+    legs = [(4, strategy), (2, "zero3"), (4, "fsdp"), (1, "single"), (2, "zero1"), (1, "ddp"), (4, strategy)]
+    launch(1, [cell(bert, texts, tmp_path / "whole", schedule__max_steps=3 * len(legs), **options)], tmp_path)
+    for number, (world, kind) in enumerate(legs, 1):
+        steps = 3 * number
+        leg = cell(bert, texts, tmp_path / "legs", strategy__kind=kind, schedule__max_steps=steps, **options)
+        launch(world, [leg | {"resume": True}], tmp_path)
+    wanted, found = losses(tmp_path / "whole"), losses(tmp_path / "legs")
+    assert found.keys() == wanted.keys()
+    assert max(abs(found[step] - wanted[step]) for step in wanted) < 1e-5
