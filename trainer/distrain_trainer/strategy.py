@@ -30,6 +30,9 @@ from distrain_trainer.settings import Settings
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[torch.dtype, torch.Size]]
 
+SCALARS = {"step"}
+"""What optimizers keep beside tensors of the parameter's shape."""
+
 
 @dataclass
 class Parallel:
@@ -190,6 +193,10 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     flats = optimizer.fp32_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
     state: dict[torch.Tensor, dict[str, Any]] = optimizer.optimizer.state
 
+    def accumulating(last: bool) -> AbstractContextManager[None]:
+        engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
     def step(learning_rate: float) -> float:
         _set_rate(optimizer, learning_rate)
         engine.step()
@@ -199,11 +206,18 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
         """The optimizer's tensors of one shard: what each parameter has too."""
         return {key: value for key, value in state.get(flats[0], {}).items() if torch.is_tensor(value)}
 
+    def link(name: str) -> None:
+        """Lets a parameter of stage 1 or 2 find its part of the state; DeepSpeed does so for the first group only."""
+        mapping = getattr(parameters[name], "_hp_mapping", None)
+        if mapping is not None and kept().keys() - (mapping.optim_fragment or {}).keys() - SCALARS:
+            optimizer._hp_optimizer_states_linked = False
+            optimizer._lazy_init_hp_params_optimizer_state()
+
     def describe(name: str) -> Shapes:
         parameter, shape = parameters[name], shapes[name]
         if not parameter.requires_grad:
             return {"weight": (parameter.dtype, shape)}
-        sharded = {key: (value.dtype, shape if value.ndim else value.shape) for key, value in kept().items()}
+        sharded = {key: (value.dtype, value.shape if key in SCALARS else shape) for key, value in kept().items()}
         return {"weight": (torch.float32, shape)} | sharded
 
     def read(name: str) -> Tensors:
@@ -211,9 +225,10 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
         if not parameter.requires_grad:
             with deepspeed.zero.GatheredParameters([parameter], enabled=stage == 3):
                 return {"weight": parameter.detach().clone()}
+        link(name)
         tensors = {"weight": safe_get_full_fp32_param(parameter)}
         for key, value in kept().items():
-            tensors[key] = safe_get_full_optimizer_state(parameter, key) if value.ndim else value
+            tensors[key] = value if key in SCALARS else safe_get_full_optimizer_state(parameter, key)
         return tensors
 
     def write(name: str, tensors: Tensors) -> None:
@@ -225,11 +240,10 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
         sharded = {key: value for key, value in tensors.items() if key != "weight"}
         for flat in flats:
             for key, value in sharded.items():
-                state[flat].setdefault(key, torch.zeros_like(flat) if value.ndim else value.clone())
-        if stage < 3:
-            optimizer._lazy_init_hp_params_optimizer_state()
+                state[flat].setdefault(key, value.clone() if key in SCALARS else torch.zeros_like(flat))
+        link(name)
         for key, value in tensors.items():
-            if value.ndim or key == "weight":
+            if key not in SCALARS:
                 _write_shard(parameter, value, None if key == "weight" else key, stage)
 
     def written() -> None:
@@ -247,7 +261,7 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
         optimizer,
         parameters,
         buffers,
-        lambda last: nullcontext(),
+        accumulating,
         engine.backward,
         step,
         describe,
@@ -325,7 +339,7 @@ def fsdp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
             return distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
         parameter.to_local().copy_(shard(tensors["weight"]).to_local())
-        state = {key: shard(value) if value.ndim else value for key, value in tensors.items() if key != "weight"}
+        state = {key: value if key in SCALARS else shard(value) for key, value in tensors.items() if key != "weight"}
         if state:
             optimizer.state[parameter] = state
 
