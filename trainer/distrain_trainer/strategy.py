@@ -181,9 +181,11 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     sizes = [parameter.numel() for parameter in module.parameters()]
     config = generated(settings, world, sum(sizes), max(sizes))
     buffers, shapes = _buffers(module), {name: p.shape for name, p in module.model.named_parameters()}
+    # A library of shared memory that it would compile on a CPU, for a reduction that only inference uses.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_init_required=False)
     if stage == 3:
         deepspeed.zero.Init(module=module, config_dict_or_path=config)
-    deepspeed.init_distributed(dist_init_required=False)
     engine, optimizer, _, _ = deepspeed.initialize(
         model=module, optimizer=build_optimizer(module, settings.optimizer), config=config
     )
