@@ -39,7 +39,7 @@ GOLDEN = {
     "wall_clock_breakdown": False,
     "memory_breakdown": False,
     "dump_state": False,
-    "log_level": "warning",
+    "log_level": "error",
     "timers": {"throughput": {"enabled": False, "synchronized": False}},
 }
 GOLDEN_ZERO = {
@@ -509,6 +509,22 @@ def test_a_file_that_agrees_is_taken(tmp_path: Path):
     flags = {"strategy.kind": "zero2", "optimizer.betas": "0.9,0.98", "strategy.config": path, "seed": "1"}
     settings = read_settings(None, flags, {})
     assert settings.strategy.kind == "zero2" and settings.optimizer.betas == (0.9, 0.98) and settings.seed == 1
+
+
+def test_the_example_of_the_documents_is_what_they_say(tmp_path: Path):
+    text = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
+    path = written(tmp_path, text.partition("```json\n")[2].partition("```")[0])
+    settings = read_settings(None, {"strategy.config": path}, {})
+    assert settings.strategy.model_dump(exclude={"config"}) == {
+        "kind": "zero3",
+        "offload_optimizer": True,
+        "offload_parameters": False,
+    }
+    optimizer = settings.optimizer
+    assert (settings.precision, optimizer.name, optimizer.betas) == ("bf16", "adamw", (0.9, 0.95))
+    assert optimizer.max_grad_norm == 0.5 and settings.batch.samples is None
+    block = {"overlap_comm": True, "reduce_bucket_size": 500_000_000, "offload_optimizer": {"pin_memory": False}}
+    assert apply(settings)[1] == {"zero_optimization": block}
 
 
 def test_accelerates_own_file_round_trips(tmp_path: Path):

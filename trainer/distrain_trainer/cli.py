@@ -122,7 +122,7 @@ def validate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 
 
 def show_deepspeed(settings: Settings, processes: int | None) -> None:
-    """Prints what DeepSpeed will be given, as a comment to the settings, and what a file of the user's has said in vain.
+    """Prints what DeepSpeed will be given, as a comment to the settings, and what a user's file has said in vain.
 
     Bucket sizes follow from the model, which is looked at without its weights.
     """

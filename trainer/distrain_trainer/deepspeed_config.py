@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distrain_trainer.deepspeed_keys import ACCELERATE, ALIASES, DEEPSPEED, Ignored, Passes, Refused, Rule, Sets
+from distrain_trainer.deepspeed_keys import ACCELERATE, ALIASES, DEEPSPEED, Ignored, Passes, Refused, Rule
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings import ZERO, Settings, explicit, flat, nested
 
@@ -90,7 +90,7 @@ def generated(settings: Settings, world: int, parameters: int, largest: int) -> 
         "wall_clock_breakdown": False,
         "memory_breakdown": False,
         "dump_state": False,
-        "log_level": "warning",
+        "log_level": "error",
         "timers": {"throughput": {"enabled": False, "synchronized": False}},
     }
 

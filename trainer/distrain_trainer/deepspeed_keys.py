@@ -269,10 +269,16 @@ ALIASES = {
     **{
         f"zero_optimization.{name}": f"zero_optimization.stage3_{name}"
         for name in (
-            "prefetch_bucket_size param_persistence_threshold model_persistence_threshold max_live_parameters "
-            "max_reuse_distance gather_16bit_weights_on_model_save module_granularity_threshold "
-            "use_all_reduce_for_fetch_params allgather_sequential"
-        ).split()
+            "prefetch_bucket_size",
+            "param_persistence_threshold",
+            "model_persistence_threshold",
+            "max_live_parameters",
+            "max_reuse_distance",
+            "module_granularity_threshold",
+            "use_all_reduce_for_fetch_params",
+            "allgather_sequential",
+            "gather_16bit_weights_on_model_save",
+        )
     },
 }
 """Other names that DeepSpeed takes for the same."""

@@ -325,8 +325,8 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
         ),
         (
             strategy.offload_optimizer and strategy.kind not in ZERO and not undecided,
-            f"strategy.offload_optimizer is for zero1, zero2 and zero3 but strategy.kind is {strategy.kind}; change one "
-            "of them",
+            f"strategy.offload_optimizer is for zero1, zero2 and zero3 but strategy.kind is {strategy.kind}; "
+            "change one of them",
         ),
         (
             strategy.offload_parameters and strategy.kind != "zero3" and not undecided,
@@ -338,8 +338,8 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
         ),
         (
             strategy.kind in ZERO and s.precision == "fp16",
-            f"strategy.kind is {strategy.kind} and precision fp16, whose loss scaling DeepSpeed would do in its own way; "
-            "choose bf16 or fp32",
+            f"strategy.kind is {strategy.kind} and precision fp16, whose loss scaling DeepSpeed would do in its own "
+            "way; choose bf16 or fp32",
         ),
     ]
 
