@@ -11,7 +11,7 @@ from typing import Any
 
 from distrain_trainer.configuration import read_settings, split_flags, variable
 from distrain_trainer.errors import DistrainError, SettingsError
-from distrain_trainer.settings import Section, Settings
+from distrain_trainer.settings import ZERO, Section, Settings
 
 USAGE_ERROR = SettingsError.exit_code
 Command = Callable[[argparse.Namespace, dict[str, str]], Any]
@@ -116,7 +116,30 @@ def validate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 
     settings = read_settings(chosen.file, flags)
     print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+    if settings.strategy.kind in ZERO:
+        show_deepspeed(settings, chosen.processes)
     print("the settings are valid", file=sys.stderr)
+
+
+def show_deepspeed(settings: Settings, processes: int | None) -> None:
+    """Prints what DeepSpeed will be given, as a comment to the settings, and what a user's file has said in vain.
+
+    Bucket sizes follow from the model, which is looked at without its weights.
+    """
+    from distrain_trainer.__main__ import quieten_libraries
+    from distrain_trainer.deepspeed_config import apply, generated, merged, read_user_config
+    from distrain_trainer.node import this_node
+
+    quieten_libraries()
+    from distrain_trainer.model import parameter_counts
+
+    node = this_node(processes)
+    world = node.count * node.processes
+    config = generated(settings, world, *parameter_counts(settings))
+    print(f"# What DeepSpeed is given on {world} process{'es' * (world > 1)}:")
+    print(textwrap.indent(json.dumps(merged(config, apply(settings)[1]), indent=2), "# "))
+    for note in read_user_config(settings.strategy.config).notes if settings.strategy.config else ():
+        print(note, file=sys.stderr)
 
 
 def schema(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
@@ -144,6 +167,7 @@ def show_version(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 
 OPTIONS: dict[str, dict[str, bool]] = {
     "train": {"processes": True, "resume": False, "overwrite": False},
+    "validate": {"processes": True},
     "predict": {"output": True, "max-new-tokens": True},
     "version": {"json": False},
 }
@@ -196,7 +220,10 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="length of a causal-lm's answer")
 
     add("preprocess", preprocess, **reference).add_argument("file", **settings_file)
-    add("validate", validate, **reference).add_argument("file", **settings_file)
+    command = add("validate", validate, **reference)
+    command.add_argument("file", **settings_file)
+    command.add_argument("--processes", type=int, metavar="N", help="as train has it; DeepSpeed is told their number")
+
     add("schema", schema)
     add("sample", sample).add_argument("file", metavar="FILE", help="JSON lines to write")
     add("version", show_version).add_argument("--json", action="store_true", help="with the packages it stands on")

@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from distrain_trainer.deepspeed_config import apply
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings import Section, Settings, flat, nested
 
@@ -47,9 +48,10 @@ def read_settings(
             _check_name(name, shown, variable if "environment" in place else str)
             values[name], places[name] = value, shown
     try:
-        return Settings.model_validate(nested(values))
+        settings = Settings.model_validate(nested(values))
     except ValidationError as error:
         raise SettingsError(_sentence(error, places)) from None
+    return apply(settings)[0] if "strategy.config" in places else settings
 
 
 def variable(name: str) -> str:

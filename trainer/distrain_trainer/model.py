@@ -54,6 +54,15 @@ def sample_model() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
+def parameter_counts(settings: names.Settings) -> tuple[int, int]:
+    """Elements of all parameters and of the largest one, from the model's configuration alone (two labels)."""
+    name, revision = resolve(settings.model)
+    with torch.device("meta"):
+        model = MODEL_CLASSES[settings.task].from_config(load_config(name, revision))
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    return sum(sizes), max(sizes)
+
+
 def load_config(name: str, revision: str | None, **changes: Any) -> Any:
     """The model's configuration; what the Hub answers is told apart in one sentence (64)."""
     try:

@@ -23,6 +23,9 @@ def _as_list(value: object) -> object:
     return value
 
 
+ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
+"""The strategies of DeepSpeed, and their stages."""
+
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
 
@@ -276,7 +279,8 @@ class Settings(Section):
 
 def contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Combinations that cannot be meant, each with the sentence that says what to change."""
-    data, batch, schedule = s.data, s.batch, s.schedule
+    data, batch, schedule, strategy = s.data, s.batch, s.schedule, s.strategy
+    undecided = strategy.kind is None and strategy.config is not None  # the file says it
     return [
         (
             data.name is not None and data.files is not None,
@@ -318,6 +322,24 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
         (
             s.optimizer.name == "adamw" and s.optimizer.momentum > 0,
             "optimizer.momentum is for sgd; use optimizer.betas with adamw",
+        ),
+        (
+            strategy.offload_optimizer and strategy.kind not in ZERO and not undecided,
+            f"strategy.offload_optimizer is for zero1, zero2 and zero3 but strategy.kind is {strategy.kind}; "
+            "change one of them",
+        ),
+        (
+            strategy.offload_parameters and strategy.kind != "zero3" and not undecided,
+            f"strategy.offload_parameters is for zero3 but strategy.kind is {strategy.kind}; change one of them",
+        ),
+        (
+            strategy.config is not None and strategy.kind in ("single", "ddp"),
+            f"strategy.config is for ZeRO and FSDP but strategy.kind is {strategy.kind}; remove one of them",
+        ),
+        (
+            strategy.kind in ZERO and s.precision == "fp16",
+            f"strategy.kind is {strategy.kind} and precision fp16, whose loss scaling DeepSpeed would do in its own "
+            "way; choose bf16 or fp32",
         ),
     ]
 
