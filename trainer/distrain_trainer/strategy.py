@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.loss import SummedLoss
 from distrain_trainer.optimizer import build_optimizer
-from distrain_trainer.settings import Settings
+from distrain_trainer.settings import ZERO, Settings
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[torch.dtype, torch.Size]]
@@ -173,13 +173,13 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    from distrain_trainer.deepspeed_config import generated
+    from distrain_trainer.deepspeed_config import apply, generated, merged
 
     _meet_alone(world)
     deepspeed.logger.setLevel("WARNING")
-    stage = int((settings.strategy.kind or "")[-1])
-    sizes = [parameter.numel() for parameter in module.parameters()]
-    config = generated(settings, world, sum(sizes), max(sizes))
+    stage = ZERO[settings.strategy.kind or ""]
+    sizes = [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]
+    config = merged(generated(settings, world, sum(sizes), max(sizes)), apply(settings)[1])
     buffers, shapes = _buffers(module), {name: p.shape for name, p in module.model.named_parameters()}
     # A library of shared memory that it would compile on a CPU, for a reduction that only inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
