@@ -119,6 +119,20 @@ def validate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     print("the settings are valid", file=sys.stderr)
 
 
+def plan(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Says how much memory a run takes on each GPU, by strategy, and whether it fits; needs no GPU."""
+    from distrain_trainer.memory_plan import document, memory_of, read_model, show
+
+    settings = read_settings(chosen.file, flags)
+    if chosen.gpus < 1:
+        raise SettingsError(f"--gpus is {chosen.gpus}; give 1 or more")
+    about = document(read_model(settings), settings, chosen.gpus, memory_of(chosen.gpu_memory))
+    if chosen.output == "json":
+        print(json.dumps(about, indent=2))
+    else:
+        show(about)
+
+
 def schema(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Prints the JSON schema of the settings."""
     print(json.dumps(Settings.model_json_schema(), indent=2))
@@ -145,11 +159,12 @@ def show_version(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 OPTIONS: dict[str, dict[str, bool]] = {
     "train": {"processes": True, "resume": False, "overwrite": False},
     "predict": {"output": True, "max-new-tokens": True},
+    "plan": {"gpus": True, "gpu-memory": True, "output": True},
     "version": {"json": False},
 }
 """Each command's own options, and whether they take a value; all others are settings."""
 
-TAKES_SETTINGS = {"train", "evaluate", "preprocess", "validate"}
+TAKES_SETTINGS = {"train", "evaluate", "preprocess", "validate", "plan"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -197,6 +212,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     add("preprocess", preprocess, **reference).add_argument("file", **settings_file)
     add("validate", validate, **reference).add_argument("file", **settings_file)
+    command = add("plan", plan, **reference)
+    command.add_argument("file", **settings_file)
+    command.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of the run (default: 1)")
+    command.add_argument("--gpu-memory", default="80GB", metavar="SIZE", help="80GB, or a GPU such as a100-40gb")
+    command.add_argument("-o", "--output", choices=["table", "json"], default="table", help="how it is printed")
     add("schema", schema)
     add("sample", sample).add_argument("file", metavar="FILE", help="JSON lines to write")
     add("version", show_version).add_argument("--json", action="store_true", help="with the packages it stands on")
