@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from distrain_trainer import strategy
+from distrain_trainer.__main__ import quieten_libraries
 from distrain_trainer.data.loader import IGNORED
 from distrain_trainer.loss import SummedLoss
 from distrain_trainer.memory_plan import read_model
@@ -148,16 +149,13 @@ def on_processes(cases: list[dict[str, Any]], world: int) -> list[dict[str, int]
         if child == 0:
             code = 1
             try:
-                os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "LOCAL_WORLD_SIZE": str(world)}
                 torch.set_num_threads(1)
                 if world > 1:
+                    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+                    os.environ |= {"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+                    meet = f"file://{scratch}/meet"
                     dist.init_process_group(
-                        "gloo",
-                        init_method=f"file://{scratch}/meet",
-                        rank=rank,
-                        world_size=world,
-                        timeout=timedelta(minutes=1),
+                        "gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(minutes=1)
                     )
                 figures = []
                 for case in cases:
@@ -176,6 +174,7 @@ def on_processes(cases: list[dict[str, Any]], world: int) -> list[dict[str, int]
 
 
 if __name__ == "__main__":
+    quieten_libraries()
     wanted = json.loads(Path(sys.argv[1]).read_text())
     groups: dict[tuple[str, int], list[int]] = {}
     for number, case in enumerate(wanted):

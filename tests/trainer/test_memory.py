@@ -63,7 +63,12 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], Any]] = {
             vocab_size=v, max_position_embeddings=128, dim=64, n_layers=2, n_heads=4, hidden_dim=256
         ),
     ),
-    "gpt2": (GPT2LMHeadModel, lambda v: GPT2Config(vocab_size=v, n_positions=128, n_embd=64, n_layer=3, n_head=4)),
+    "gpt2": (
+        GPT2LMHeadModel,
+        lambda v: GPT2Config(
+            vocab_size=v, n_positions=128, n_embd=64, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
+        ),
+    ),
     "llama": (LlamaForCausalLM, lambda v: LlamaConfig(vocab_size=v, **DECODER)),
     "llama-body": (LlamaModel, lambda v: LlamaConfig(vocab_size=v, **DECODER)),
     "mistral": (MistralForCausalLM, lambda v: MistralConfig(vocab_size=v, head_dim=16, **DECODER)),
@@ -228,10 +233,10 @@ def measured_cases(models: dict[str, Path]) -> list[dict[str, Any]]:
     for kind in kinds:
         world = 1 if kind == "single" else 2
 
-        def add(model: Path | str, task: str, rows: int = 8, kind: str = kind, world: int = world, **more: Any) -> None:
-            sections: dict[str, Any] = {"data": {"max_length": 64}, "batch": {"tokens": 64 * rows}}
-            sections |= {"strategy": {"kind": kind}, "model": {"name": str(model)} | more.pop("model", {})} | more
-            found.append({"world": world, "rows": rows, "settings": {"task": task} | sections})
+        def add(name: Path | str, task: str, rows: int = 8, kind: str = kind, world: int = world, **more: Any) -> None:
+            model = {"name": str(name)} | more.pop("model", {})
+            sections = {"data": {"max_length": 64}, "batch": {"tokens": 64 * rows}, "strategy": {"kind": kind}}
+            found.append({"world": world, "rows": rows, "settings": {"task": task, "model": model} | sections | more})
 
         add(models["bert"], "sequence-classification")
         add(models["llama"], "causal-lm", precision="bf16")

@@ -185,17 +185,18 @@ def activations(weights: Weights, settings: Settings, tokens: int, device: str =
         inputs = readers * low * w.hidden
     else:
         inputs = 2 * 4 * w.hidden
-    scores = low * w.heads * length
+    scores = w.heads * length
     attention = settings.model.attention or "sdpa"
+    flash = 4 * w.heads + (low * length if attention == "sdpa" and not settings.batch.packing else 0)
+    attended, whole = flash + 4 * low * query, 0
     if attention == "eager":
-        kept = 4 * w.heads * length + (scores if mixed else 0)
-        kept += (noise * w.heads * length + (0 if mixed else scores)) if w.attention_dropout else 0
-    elif attention == "sdpa" and w.attention_dropout and device == "cpu":
-        kept = 3 * scores
-    else:
-        masked = attention == "sdpa" and not settings.batch.packing
-        kept = 4 * w.heads + (low * length if masked else 0)
-    attended = kept + 4 * low * query
+        whole = low * scores
+        kept = (4 + (low if mixed else 0)) * scores
+        kept += (noise + (0 if mixed else low)) * scores if w.attention_dropout else 0
+        attended = kept + 4 * low * query
+    elif attention == "sdpa" and w.attention_dropout and device == "cpu":  # no kernel: whole scores, in fp32
+        whole = 4 * scores
+        attended = 3 * whole + (3 * 4 + low) * query
     inner = SAVED_BY_ACTIVATION.get(w.activation, 2) + (2 if w.gated else 0)
     mlp = inner * low * w.intermediate
     dropped = 2 * noise * w.hidden if w.dropout else 0
@@ -209,15 +210,14 @@ def activations(weights: Weights, settings: Settings, tokens: int, device: str =
 
     head, loss, passing = _head(w, settings, tokens, low)
     copies, block_copies = _copies(w, settings) if mixed else (0, 0)
-    outer = tokens * (4 * w.hidden + (noise * w.hidden if w.dropout else 0) + 24) + 8 * w.head_size * length + head
+    outer = tokens * (4 * w.hidden * w.encoder + (noise * w.hidden if w.dropout else 0) + 24) + 8 * w.head_size * length + head
     if settings.model.gradient_checkpointing:
         kept_bytes = outer + loss + w.layers * 4 * w.hidden * tokens + copies - w.layers * block_copies
         again = layer + block_copies
     else:
         kept_bytes, again = outer + loss + w.layers * layer + copies, 0
     back = tokens * (2 * low * w.intermediate + 4 * w.hidden)
-    if kept > 4 * w.heads + low * length:  # whole scores, whose gradients are whole too
-        back = max(back, tokens * 2 * scores)
+    back = max(back, tokens * 2 * whole)
     return Activations(kept_bytes, again, loss, passing, back)
 
 

@@ -53,8 +53,8 @@ SUGGESTIONS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """A strategy. tokens: padded tokens of a micro-batch. bytes: a GPU, None where the settings refuse it, with `refused`
-    as the sentence."""
+    """A strategy. tokens: padded tokens of a micro-batch. bytes: a GPU, None where the settings refuse it: `refused` is
+    the sentence."""
 
     kind: str
     tokens: int
@@ -186,7 +186,8 @@ def show(about: dict[str, Any]) -> None:
     lines = [line for line in about["strategies"] if line["bytes"]]
     console.print(
         f"{about['model']}: {about['trained']:,} of {about['parameters']:,} parameters are trained, "
-        f"{about['precision']}; {about['gpus']} x {size(about['gpu_memory'])}, of which {size(about['usable'])} may be filled"
+        f"{about['precision']}; {about['gpus']} x {size(about['gpu_memory'])}, of which {size(about['usable'])} may be "
+        "filled"
     )
     unit, scale = ("GB", GB) if any(line["total"] >= GB for line in lines) else ("MB", MB)
     parts = ["parameters", "gradients", "optimizer", "buckets", "activations", "working"]
