@@ -142,6 +142,20 @@ def show_deepspeed(settings: Settings, processes: int | None) -> None:
         print(note, file=sys.stderr)
 
 
+def plan(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Says how much memory a run takes on each GPU, by strategy, and whether it fits; needs no GPU."""
+    from distrain_trainer.memory_plan import document, memory_of, read_model, show
+
+    settings = read_settings(chosen.file, flags)
+    if chosen.gpus < 1:
+        raise SettingsError(f"--gpus is {chosen.gpus}; give 1 or more")
+    about = document(read_model(settings), settings, chosen.gpus, memory_of(chosen.gpu_memory))
+    if chosen.output == "json":
+        print(json.dumps(about, indent=2))
+    else:
+        show(about)
+
+
 def schema(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Prints the JSON schema of the settings."""
     print(json.dumps(Settings.model_json_schema(), indent=2))
@@ -169,11 +183,12 @@ OPTIONS: dict[str, dict[str, bool]] = {
     "train": {"processes": True, "resume": False, "overwrite": False},
     "validate": {"processes": True},
     "predict": {"output": True, "max-new-tokens": True},
+    "plan": {"gpus": True, "gpu-memory": True, "output": True},
     "version": {"json": False},
 }
 """Each command's own options, and whether they take a value; all others are settings."""
 
-TAKES_SETTINGS = {"train", "evaluate", "preprocess", "validate"}
+TAKES_SETTINGS = {"train", "evaluate", "preprocess", "validate", "plan"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -223,7 +238,11 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("validate", validate, **reference)
     command.add_argument("file", **settings_file)
     command.add_argument("--processes", type=int, metavar="N", help="as train has it; DeepSpeed is told their number")
-
+    command = add("plan", plan, **reference)
+    command.add_argument("file", **settings_file)
+    command.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of the run (default: 1)")
+    command.add_argument("--gpu-memory", default="80GB", metavar="SIZE", help="80GB, or a GPU such as a100-40gb")
+    command.add_argument("-o", "--output", choices=["table", "json"], default="table", help="how it is printed")
     add("schema", schema)
     add("sample", sample).add_argument("file", metavar="FILE", help="JSON lines to write")
     add("version", show_version).add_argument("--json", action="store_true", help="with the packages it stands on")

@@ -78,6 +78,8 @@ def load(path: str, flags: dict[str, str]) -> Trained:
     record = json.loads((folder / "settings.json").read_text())
     base = flat(Settings.model_validate(record["settings"]))
     settings = read_settings(None, flags, environment={}, base=base)
+    if settings.batch.tokens == "auto":
+        raise SettingsError("batch.tokens is auto, which is for training; give a number")
     set_up_numerics(threads_for(1), deterministic=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = MODEL_CLASSES[settings.task].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)

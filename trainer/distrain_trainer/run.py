@@ -22,6 +22,9 @@ from distrain_trainer.evaluation import plan_evaluation
 from distrain_trainer.folder import Claim, claim
 from distrain_trainer.loop import Run, train
 from distrain_trainer.loss import SummedLoss
+from distrain_trainer.machine import device_memory
+from distrain_trainer.memory import auto_tokens, kind_of
+from distrain_trainer.memory_plan import read_model, size
 from distrain_trainer.metrics import check_metric, default_metric, greater_is_better
 from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, resolve
 from distrain_trainer.numerics import set_up_numerics
@@ -54,6 +57,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     # The tokenizer and the data, before any process waits for another.
     name, revision = resolve(settings.model)
     tokenizer = load_tokenizer(name, revision)
+    settings = with_tokens(settings, place, tell)
     max_length = longest_row(settings, load_config(name, revision), tokenizer)
     data = prepare(settings, tokenizer, max_length, tell)
     check_same_data(claimed, data)
@@ -78,6 +82,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     )
     assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
     torch.set_num_threads(threads)  # Accelerate has set a number of its own
+    if claimed.settings.batch.tokens == "auto":
+        settings, plan = with_least_tokens(settings, plan, data, place.world, tell)
     attempt = processes.from_first(attempt or (begin_attempt(claimed.folder).attempt if place.first else 0))
 
     # The model, the same on all of them.
@@ -188,6 +194,39 @@ def decide(settings: Settings, revision: str | None, data: Tokenized, max_length
         "evaluation.greater_is_better": greater_is_better(metric) if greater is None else greater,
     }
     return Settings.model_validate(nested(flat(settings) | decided))
+
+
+def with_tokens(settings: Settings, place: Place, tell: Callable[[str], None]) -> Settings:
+    """The settings with `batch.tokens` as a number: what this process's device has room for, where it is auto."""
+    if settings.batch.tokens != "auto":
+        return settings
+    memory, device = device_memory(place.local_rank, place.local_world), "cuda" if torch.cuda.is_available() else "cpu"
+    kind = kind_of(settings, place.world)
+    tokens = auto_tokens(read_model(settings), settings, kind, place.world, memory, device)
+    tell(
+        f"batch.tokens is auto: {tokens:,} padded tokens a micro-batch, what the plan of {kind} fits in {size(memory)}"
+    )
+    return Settings.model_validate(nested(flat(settings) | {"batch.tokens": tokens}))
+
+
+def with_least_tokens(
+    settings: Settings, plan: Plan, data: Tokenized, world: int, tell: Callable[[str], None]
+) -> tuple[Settings, Plan]:
+    """Settings and plan with the least number of tokens that any process has room for. On every process."""
+    rooms = processes.gather(settings.batch.tokens)
+    least = min(rooms)
+    if least == max(rooms):
+        return settings, plan
+    assert settings.data.max_length is not None
+    if least < settings.data.max_length:
+        raise SettingsError(
+            f"batch.tokens is auto and a process has room for {least} tokens only, another for rows of "
+            f"{settings.data.max_length}; set data.max_length to at most {least}"
+        )
+    settings = Settings.model_validate(nested(flat(settings) | {"batch.tokens": least}))
+    plan = plan_of(settings, data.train)
+    tell(f"a process has less memory: {least:,} padded tokens; " + deal_sentence(plan, data.train, settings, world))
+    return settings, plan
 
 
 def plan_of(settings: Settings, rows: Rows) -> Plan:

@@ -1,0 +1,376 @@
+"""The memory plan: what it reads from a model's files, that its parts add up, and how near it is to what is taken."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+import tiny
+from distrain_trainer import memory, strategy
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.memory import KINDS, Bytes, auto_tokens, bucket_elements, fits, most_tokens, plan
+from distrain_trainer.memory_plan import GPUS, memory_of, read_model
+from distrain_trainer.model import load_model
+from distrain_trainer.settings import Settings
+from distrain_trainer.weights import read_folder, read_header, weights_of
+from hub import Repository, serve
+
+WITHIN = 0.15
+TOKENS = {"causal-lm": "byte_bpe", "masked-lm": "wordpiece"}
+
+ENCODER: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+}
+DECODER: dict[str, Any] = ENCODER | {"num_key_value_heads": 2, "intermediate_size": 160, "max_position_embeddings": 128}
+FAMILIES: dict[str, tuple[type[PreTrainedModel], Any]] = {
+    "bert": (BertForMaskedLM, lambda v: BertConfig(vocab_size=v, max_position_embeddings=128, **ENCODER)),
+    "roberta": (RobertaForMaskedLM, lambda v: RobertaConfig(vocab_size=v, max_position_embeddings=130, **ENCODER)),
+    "distilbert": (
+        DistilBertForMaskedLM,
+        lambda v: DistilBertConfig(
+            vocab_size=v, max_position_embeddings=128, dim=64, n_layers=2, n_heads=4, hidden_dim=256
+        ),
+    ),
+    "gpt2": (
+        GPT2LMHeadModel,
+        lambda v: GPT2Config(
+            vocab_size=v, n_positions=128, n_embd=64, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
+        ),
+    ),
+    "llama": (LlamaForCausalLM, lambda v: LlamaConfig(vocab_size=v, **DECODER)),
+    "llama-body": (LlamaModel, lambda v: LlamaConfig(vocab_size=v, **DECODER)),
+    "mistral": (MistralForCausalLM, lambda v: MistralConfig(vocab_size=v, head_dim=16, **DECODER)),
+    "qwen3": (Qwen3ForCausalLM, lambda v: Qwen3Config(vocab_size=v, head_dim=16, **DECODER)),
+    "gemma3": (Gemma3ForCausalLM, lambda v: Gemma3TextConfig(vocab_size=v, head_dim=16, **DECODER)),
+}
+MASKED = ("bert", "roberta", "distilbert")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each family: a small model with random weights, and a tokenizer."""
+    folders = {}
+    for name, (kind, config) in FAMILIES.items():
+        tokenizer = tiny.wordpiece() if name in MASKED else tiny.byte_bpe("<s>", "</s>")
+        torch.manual_seed(0)
+        folders[name] = tmp_path_factory.mktemp(name)
+        kind(config(len(tokenizer))).save_pretrained(folders[name])
+        tokenizer.save_pretrained(folders[name])
+    return folders
+
+
+def settings_of(model: Path | str, task: str, **sections: Any) -> Settings:
+    return Settings.model_validate({"task": task, "model": {"name": str(model)}} | sections)
+
+
+# What the files say
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_headers_count_what_the_model_has(models: dict[str, Path], family: str) -> None:
+    own = "masked-lm" if family in MASKED else "causal-lm"
+    for task in (own, "sequence-classification"):
+        settings = settings_of(models[family], task)
+        tokenizer = AutoTokenizer.from_pretrained(models[family])
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        labels = ("yes", "no") if task == "sequence-classification" else None
+        model = load_model(settings, str(models[family]), None, tokenizer, labels)
+        weights = read_model(settings)
+        assert weights.count == model.num_parameters(), task
+        assert len(weights.blocks) == weights.layers
+        assert weights.block * weights.layers + weights.root == weights.count
+
+
+def test_several_files_count_as_one(models: dict[str, Path], tmp_path: Path) -> None:
+    LlamaForCausalLM.from_pretrained(models["llama"]).save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 3
+    assert read_folder(tmp_path)[1] == read_folder(models["llama"])[1]
+
+
+def test_the_sample(tmp_path: Path) -> None:
+    weights = read_model(settings_of("sample", "sequence-classification"))
+    assert (weights.layers, weights.hidden, weights.heads, weights.vocabulary) == (6, 384, 12, 30522)
+    assert weights.count == 22_713_216 + 2 * 385  # the encoder with its pooler, and a head of two classes
+
+
+def test_masks_and_frequencies_are_no_parameters(tmp_path: Path) -> None:
+    tensors = {
+        "h.0.attn.bias": torch.ones(1, 1, 8, 8),
+        "h.0.attn.masked_bias": torch.tensor(-1e4),
+        "ids": torch.ones(2).long(),
+    }
+    save_file(tensors | {"h.0.weight": torch.ones(3, 4), "rotary.inv_freq": torch.ones(4)}, tmp_path / "a.safetensors")
+    assert read_header(tmp_path / "a.safetensors") == {"h.0.weight": (3, 4)}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a header", (10**12).to_bytes(8, "little"), b"\x02" + bytes(7) + b"[]"])
+def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(SettingsError, match="is no safetensors file, or is damaged; fetch the model again"):
+        read_folder(tmp_path)
+
+
+def test_a_folder_without_safetensors_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match=r"has no model\.safetensors; name a model that is saved as safetensors"):
+        read_folder(tmp_path)
+
+
+def test_a_quantized_model_is_refused() -> None:
+    with pytest.raises(SettingsError, match="quantized already"):
+        weights_of({"quantization_config": {}}, {}, "causal-lm")
+
+
+# The formula
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    """Settings of every sort that the plan looks at."""
+    return (
+        {
+            "precision": draw(st.sampled_from(["fp32", "bf16"])),
+            "optimizer": {"name": draw(st.sampled_from(["adamw", "adamw_8bit", "sgd"]))},
+            "lora": {"rank": draw(st.sampled_from([None, 4]))},
+        },
+        draw(st.booleans()),
+        draw(st.sampled_from(["eager", "sdpa"])),
+    )
+
+
+@given(cases(), st.sampled_from(KINDS), st.integers(1, 64), st.integers(8, 5000), st.sampled_from(["llama", "gpt2"]))
+def test_parts_add_up_and_more_costs_more(models, case, kind, world, tokens, family) -> None:
+    sections, checkpointing, attention = case
+    model = {"name": str(models[family]), "gradient_checkpointing": checkpointing, "attention": attention}
+    settings = Settings.model_validate({"task": "causal-lm", "model": model} | sections)
+    weights = read_model(settings)
+
+    def planned(world: int, tokens: int) -> Bytes:
+        return plan(weights, settings, kind, world, tokens)
+
+    now = planned(world, tokens)
+    parts = (now.parameters, now.gradients, now.optimizer, now.buckets, now.activations, now.working)
+    assert sum(parts) == now.total and min(parts) >= 0
+    assert planned(world, tokens + 8).total >= now.total, "more tokens took less"
+    assert planned(2 * world, tokens).total <= now.total, "more processes took more"
+    if kind not in ("single", "ddp"):
+        assert planned(2 * world, tokens).optimizer < now.optimizer or not now.optimizer
+
+
+@given(st.integers(1, 10**12), st.integers(1, 10**9))
+def test_buckets_hold_the_largest_parameter(parameters: int, largest: int) -> None:
+    bucket = bucket_elements(max(parameters, largest), largest)
+    assert bucket % 2 == 0 and largest <= bucket <= max(largest, memory.BUCKET, 1) + 1
+
+
+@given(st.integers(0, 100_000), st.integers(8, 4096))
+def test_auto_takes_the_most_that_fits(room: int, least: int) -> None:
+    tokens = most_tokens(lambda tokens: tokens <= room, least)
+    assert tokens >= least and (tokens <= memory.MOST_TOKENS or tokens == least)
+    if tokens > least:
+        assert tokens % memory.ROUND == 0 and tokens <= room
+        assert tokens == memory.MOST_TOKENS or tokens + memory.ROUND > room
+
+
+def test_a_quantized_base_and_its_adapter(models: dict[str, Path]) -> None:
+    """4 bits and a scale for each 64 weights of the blocks; 16 bits for the rest; fp32 for what is trained."""
+    settings = settings_of(
+        models["llama"],
+        "causal-lm",
+        precision="bf16",
+        lora={"rank": 4},
+        quantization={"bits": 4, "double_quantization": False},
+    )
+    weights = read_model(settings)
+    held = memory.held(weights, settings)
+    inner = 3 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 160)
+    assert held.frozen == weights.count
+    assert held.frozen_bytes == 2 * (weights.count - inner) + inner // 2 + inner // 64 * 4
+    assert held.trained == 3 * 4 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 160))
+
+
+# What is taken
+
+
+def measured_cases(models: dict[str, Path]) -> list[dict[str, Any]]:
+    """Under each strategy that there is, tasks and precisions of several families."""
+    kinds = [kind for kind in KINDS if f'"{kind}":' in inspect.getsource(strategy.parallelize)]
+    assert {"single", "ddp"} <= set(kinds)
+    found = []
+    for kind in kinds:
+        world = 1 if kind == "single" else 2
+
+        def add(name: Path | str, task: str, rows: int = 8, kind: str = kind, world: int = world, **more: Any) -> None:
+            model = {"name": str(name)} | more.pop("model", {})
+            sections = {"data": {"max_length": 64}, "batch": {"tokens": 64 * rows}, "strategy": {"kind": kind}}
+            found.append({"world": world, "rows": rows, "settings": {"task": task, "model": model} | sections | more})
+
+        add(models["bert"], "sequence-classification")
+        add(models["llama"], "causal-lm", precision="bf16")
+        if kind in ("single", "ddp"):
+            add(models["gpt2"], "causal-lm", optimizer={"name": "sgd", "momentum": 0.9})
+        if kind == "single":
+            add(models["bert"], "masked-lm", precision="bf16")
+            add(models["gpt2"], "causal-lm", precision="bf16", model={"attention": "eager"})
+            add(models["llama"], "causal-lm", model={"gradient_checkpointing": True})
+            add(models["mistral"], "sequence-classification")
+            add(models["qwen3"], "causal-lm")
+            add(models["gemma3"], "causal-lm", precision="bf16")
+            add("sample", "sequence-classification", rows=4)
+    return found
+
+
+def test_the_plan_is_near_what_is_taken(models: dict[str, Path], tmp_path: Path) -> None:
+    """Three figures of each case: what lives between backward pass and update, what autograd keeps, and the highest
+    mark of a step. -s prints the table of docs/memory.md."""
+    wanted = measured_cases(models)
+    (tmp_path / "cases.json").write_text(json.dumps(wanted))
+    command = [sys.executable, str(Path(__file__).with_name("measured.py")), str(tmp_path / "cases.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, done.stderr
+    found, lines = json.loads(done.stdout), []
+    for case, measured in zip(wanted, found, strict=True):
+        settings = Settings.model_validate(case["settings"])
+        kind, weights = settings.strategy.kind or "", read_model(settings)
+        planned = plan(weights, settings, kind, case["world"], 64 * case["rows"], device="cpu")
+        lasting = memory.bucket_bytes(weights, settings) if kind == "zero3" else 0
+        name = Path(settings.model.name).name.rstrip("0123456789") + f" {settings.task} {settings.precision}"
+        for what, bytes_planned in (
+            ("state", planned.parameters + planned.gradients + planned.optimizer + lasting),
+            ("activations", planned.activations),
+            ("peak", planned.total),
+        ):
+            lines.append((kind, name, what, bytes_planned, measured[what], bytes_planned / measured[what] - 1))
+    for line in lines:
+        print("| {} | {} | {} | {:,} | {:,} | {:+.1%} |".format(*line))
+    assert not [line for line in lines if abs(line[-1]) > WITHIN]
+
+
+# The command
+
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "numpy", "transformers", "huggingface_hub", "accelerate", "datasets"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def test_the_formula_needs_pydantic_only() -> None:
+    code = "import sys; import distrain_trainer.memory; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    foreign = set(done.stdout.split()) - set(sys.stdlib_module_names)
+    assert {name for name in foreign if not name.startswith(("_", "pydantic", "annotated", "typing", "distrain"))} <= {
+        "sitecustomize",
+        "usercustomize",
+    }
+
+
+def plan_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`distrain plan` where nothing of the trainer is installed."""
+    code = BLOCKED + f"from distrain_trainer.cli import main; main({['plan', *map(str, arguments)]!r})"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_without_torch(models: dict[str, Path]) -> None:
+    done = plan_command("--model.name", models["llama"], "--task", "causal-lm", "--gpus", 8, "--gpu-memory", "h100")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "take strategy.kind=ddp: 4,096 tokens a micro-batch x 8 = 32,768 tokens a step, rows up to 128" in done.stdout
+    )
+    for kind in ("ddp", "zero1", "zero2", "zero3", "fsdp"):
+        assert f"\n{kind} " in done.stdout
+
+
+def test_the_document_says_which_and_why(models: dict[str, Path]) -> None:
+    command = ("--model.name", models["llama"], "--task", "causal-lm", "--gpus", 4, "-o", "json")
+    about = json.loads(plan_command(*command, "--gpu-memory", "80GB").stdout)
+    ddp = about["strategies"][0]
+    assert (about["take"], ddp["kind"], ddp["fits"]) == ("ddp", "ddp", True)
+    assert sum(ddp["bytes"].values()) == ddp["total"] + ddp["bytes"]["host"]
+    assert ddp["headroom"] == int(0.9 * 80e9) - ddp["total"]
+    totals = {line["kind"]: line["total"] for line in about["strategies"]}
+    small = f"{(totals['ddp'] + totals['zero3']) / 2 / 0.9 / 1e9:.6f}GB"
+    about = json.loads(plan_command(*command, "--gpu-memory", small).stdout)
+    assert about["take"] in ("zero1", "zero2", "zero3")
+    nothing = json.loads(plan_command(*command, "--gpu-memory", "0.012GB").stdout)
+    assert nothing["take"] is None and nothing["suggestions"]
+    assert all(suggestion.startswith("--") for suggestion in nothing["suggestions"])
+
+
+def test_sizes_and_names_of_gpus() -> None:
+    assert memory_of("80GB") == 80 * 10**9 and memory_of("16 GiB") == 16 * 2**30 and memory_of("24") == 24 * 10**9
+    assert all(memory_of(name.upper()) > 10**10 for name in GPUS)
+    with pytest.raises(SettingsError, match="--gpu-memory lots is neither a size such as 80GB nor one of t4, "):
+        memory_of("lots")
+
+
+def test_a_model_on_the_hub_is_planned_from_its_first_bytes(models: dict[str, Path], tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in models["llama"].iterdir()}
+    with serve({"models/some/llama": Repository(files), "models/some/gated": Repository(files, gated=True)}) as hub:
+        for name, code in (("some/llama", 0), ("some/gated", 64)):
+            command = [
+                sys.executable,
+                "-m",
+                "distrain_trainer.cli",
+                "plan",
+                "--model.name",
+                name,
+                "--task",
+                "causal-lm",
+            ]
+            done = subprocess.run(
+                command, env=hub.environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == code, done.stderr
+            assert ("take strategy.kind=single" in done.stdout) if code == 0 else ("is gated" in done.stderr)
+
+
+# batch.tokens: auto
+
+
+def test_auto_is_what_the_plan_has_room_for(models: dict[str, Path]) -> None:
+    settings = settings_of(models["llama"], "causal-lm", batch={"tokens": "auto"}, data={"max_length": 100})
+    weights = read_model(settings)
+    room = 2 * plan(weights, settings, "single", 1, 1024).total
+    tokens = auto_tokens(weights, settings, "single", 1, room, "cpu")
+    assert tokens % 256 == 0 and tokens > 1024
+    assert fits(plan(weights, settings, "single", 1, tokens, "cpu"), room)
+    assert not fits(plan(weights, settings, "single", 1, tokens + 256, "cpu"), room)
+    assert auto_tokens(weights, settings, "single", 1, 1000, "cpu") == 100, "never less than a row"
