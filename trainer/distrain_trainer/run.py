@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from transformers.utils import is_flash_attn_2_available
 
 from distrain_trainer import processes, results
 from distrain_trainer.attempts import begin_attempt
 from distrain_trainer.checkpoint import Checkpoints, State, tensors_digest
 from distrain_trainer.data.loader import Collator, StepDataset, steps
+from distrain_trainer.data.packing import Packing, packing_of
 from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.tokens import Rows, Tokenized, prepare
 from distrain_trainer.errors import DataError, DistrainError, OutOfTime, SettingsError, Stopped, TrainingError
@@ -25,6 +27,7 @@ from distrain_trainer.loss import SummedLoss
 from distrain_trainer.metrics import check_metric, default_metric, greater_is_better
 from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, resolve
 from distrain_trainer.numerics import set_up_numerics
+from distrain_trainer.probes import check_packing, choose_loss
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import Progress, say
 from distrain_trainer.settings import Settings, flat, nested
@@ -60,7 +63,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     settings = decide(settings, revision, data, max_length, place.world)
 
     # The plan of all steps. From here on the number of processes only says who does what.
-    plan = plan_of(settings, data.train)
+    packing = packing_of(settings, data.train, tell)
+    plan = plan_of(settings, data.train, packing)
     if results.is_finished(claimed.folder, plan.steps):
         tell(f"the run in {claimed.folder} is finished; give it more schedule.epochs to train on")
         return None
@@ -82,8 +86,11 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
 
     # The model, the same on all of them.
     model = load_model(settings, name, revision, tokenizer, data.label_names)
-    collator = Collator.of(settings, data.train, tokenizer)
-    parallel = parallelize(settings, accelerator, SummedLoss(model, settings.precision), collator.empty(), place.world)
+    loss = SummedLoss(model, settings.precision)
+    collator = Collator.of(settings, data.train, tokenizer, packing)
+    parallel = parallelize(settings, accelerator, loss, collator.empty(), place.world)
+    check_packing(settings, loss, parallel.module, collator)
+    choose_loss(settings, loss, parallel.module, collator, tell)
     check_same_start(settings, plan, data, list(parallel.parameters.values()))
     trained = sum(p.numel() for p in parallel.parameters.values() if p.requires_grad)
     parameters = {"trainable": trained, "all": sum(p.numel() for p in parallel.parameters.values())}
@@ -166,6 +173,10 @@ def check_device(settings: Settings) -> None:
             f"{promised} GPUs a node were promised but there is no CUDA device here; check the node's driver and "
             "device plugin and that the image is the cuda one, or set gpus=0 to train on the CPU"
         )
+    if settings.model.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise SettingsError(
+            "model.attention is flash_attention_2 but there is no GPU with the package flash-attn here; use sdpa"
+        )
     if settings.precision == "fp16" and not cuda:
         raise SettingsError("precision is fp16 but there is no GPU here; use bf16 or fp32")
     if settings.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():
@@ -188,12 +199,13 @@ def decide(settings: Settings, revision: str | None, data: Tokenized, max_length
     return Settings.model_validate(nested(flat(settings) | decided))
 
 
-def plan_of(settings: Settings, rows: Rows) -> Plan:
-    """The plan of all steps over the training rows."""
+def plan_of(settings: Settings, rows: Rows, packing: Packing | None = None) -> Plan:
+    """The plan of all steps over the training rows, packed or as they are."""
     batch, schedule = settings.batch, settings.schedule
     assert batch.micro_batches is not None
     limits = (batch.tokens, batch.samples, batch.micro_batches)
-    return Plan(rows.lengths, settings.seed, *limits, schedule.epochs, schedule.max_steps)
+    lengths = rows.lengths if packing is None else packing.lengths
+    return Plan(lengths, settings.seed, *limits, schedule.epochs, schedule.max_steps)
 
 
 def deal_sentence(plan: Plan, rows: Rows, settings: Settings, world: int) -> str:

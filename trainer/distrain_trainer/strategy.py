@@ -44,7 +44,7 @@ class Parallel:
     unused: list[str]
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        """Summed loss and logits of one micro-batch."""
+        """Summed loss of one micro-batch and, in evaluation mode, its predictions."""
         device = self.accelerator.device
         return self.module(**{name: tensor.to(device, non_blocking=True) for name, tensor in micro_batch.items()})
 
