@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
@@ -57,6 +58,34 @@ def test_loss_gradients_and_predictions_are_those_of_whole_logits(kind: str, pac
     module.chunks = 0
     seen.append(module(**inputs)[1][valid])
     assert torch.equal(*seen)
+
+
+def test_an_adapter_is_reached_on_both_ways():
+    """On the output layer too, where its dropout is drawn once and not again in the backward pass."""
+    adapted = LoraConfig(r=4, lora_dropout=0.2, init_lora_weights=False, target_modules=["q_proj", "lm_head"])
+    module = SummedLoss(get_peft_model(tiny.decoder("llama"), adapted))
+    module.chunks = 4
+    inputs, found = batch(packed=True), []
+    for _ in range(2):
+        torch.manual_seed(1)
+        found.append(loss_and_gradients(module, inputs))
+    weights = module.model.get_base_model().lm_head.lora_B["default"].weight
+    step = 1e-3 * torch.sign(weights.grad)
+    expected = float((weights.grad * step).sum())
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            weights += sign * step
+            torch.manual_seed(1)
+            values.append(module(**inputs)[0].item())
+            weights -= sign * step
+    assert (values[0] - values[1]) / 2 == pytest.approx(expected, rel=0.02)
+    assert found[0][0] == found[1][0] and {"lora_A", "lora_B"} == {name.split(".")[-3] for name in found[0][1]}
+
+    module.eval()
+    chunked = module(**inputs)[0].item()
+    module.chunks = 0
+    assert module(**inputs)[0].item() == pytest.approx(chunked, rel=1e-6)
 
 
 @pytest.mark.parametrize("targets", [0, 1, 3])
@@ -138,7 +167,9 @@ def test_large_logits_are_computed_in_chunks(kind: str, precision: str):
 
 def turn(model: torch.nn.Module) -> None:
     """Lets the model do something to its logits that nobody knows of."""
-    model.register_forward_hook(lambda _module, _inputs, output: output.update(logits=output.logits.roll(1, -1)))
+    model.register_forward_hook(
+        lambda _module, _inputs, output: output.__setitem__("logits", output.logits.roll(1, -1))
+    )
 
 
 def hide(model: torch.nn.Module) -> None:

@@ -122,7 +122,8 @@ def test_rows_laid_end_to_end_for_flash_attention_give_the_same_loss():
     batch = collator(some_rows(lengths), pack(lengths, 40, 1))(np.arange(2), 0)
     found, shapes = [], []
     for attention in ("sdpa", "flash_by_name"):
-        module = SummedLoss(tiny.decoder("llama", attention))
+        module = SummedLoss(tiny.decoder("llama"))
+        module.model.config._attn_implementation = attention
         inner = module.model.model
         inner.register_forward_pre_hook(lambda *a: shapes.append(tuple(a[2]["input_ids"].shape)), with_kwargs=True)
         for module.chunks in (0, 2):
@@ -180,6 +181,7 @@ def test_the_example_of_continued_pretraining(run_command, tmp_path: Path):
         "--data.max_length": 100,
         "--batch.tokens": 400,
         "--schedule.epochs": 2,
+        "--optimizer.learning_rate": "1e-2",
         "--output_dir": output,
         "--processes": 2,
     }

@@ -98,7 +98,7 @@ def summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
 
 
-def transformer(model: nn.Module) -> Any:
+def transformer(model: Any) -> Any:
     """The model of transformers, without the adapter that may be around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
