@@ -46,7 +46,7 @@ class Lab:
         empty = MICRO_BATCH | {"labels": torch.tensor([-100, -100])}
         module = SummedLoss(model)
         freeze_unreached(module, empty)
-        return parallelize(Settings(), Accelerator(cpu=True), module, empty, world=1)
+        return parallelize(Settings(), Accelerator(cpu=True), module, world=1)
 
     def reader(self, parallel: Parallel) -> Checkpoints:
         def write_static(folder: Path) -> None:

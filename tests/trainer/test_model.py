@@ -5,12 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
 
 import tiny
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.loss import SummedLoss
-from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, resolve
+from distrain_trainer.model import freeze, load_config, load_model, load_tokenizer, longest_row, resolve
+from distrain_trainer.run import check_device
 from distrain_trainer.settings import Model, Settings
+from distrain_trainer.strategy import parallelize
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
@@ -67,8 +72,51 @@ def test_the_loss_is_a_sum_over_valid_targets_computed_by_hand():
     model = torch.nn.Module()
     model.forward = lambda **_: SimpleNamespace(logits=logits)
     labels = torch.tensor([[1, -100, 4], [-100, -100, 0]])
-    loss, seen = SummedLoss(model)(torch.zeros(2, 3), torch.ones(2, 3), labels)
+    module = SummedLoss(model).eval()
+    loss, predictions = module(torch.zeros(2, 3), labels, torch.ones(2, 3))
     chosen = [(0, 0, 1), (0, 2, 4), (1, 2, 0)]
     by_hand = sum(-logits[row, place].log_softmax(-1)[label] for row, place, label in chosen)
     assert loss == pytest.approx(float(by_hand), abs=1e-5)
-    assert not seen.requires_grad
+    assert torch.equal(predictions, logits.argmax(-1))
+    assert torch.equal(module(torch.zeros(2, 3), labels, with_logits=True)[1], logits[labels != -100])
+
+
+def trained_names(model: PreTrainedModel) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_what_matches_a_pattern_is_frozen_and_stays_as_it_is(gpt2: Path):
+    settings = Settings(task="causal-lm", model={"freeze": ["*.h.0.*", "*.wpe.*"]}, optimizer={"weight_decay": 0.5})
+    model = load_model(settings, str(gpt2), None, load_tokenizer(str(gpt2), None), None)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    empty = {"input_ids": torch.zeros(1, 1, dtype=torch.int64), "labels": torch.full((1, 1), -100)}
+    parallel = parallelize(settings, Accelerator(cpu=True), SummedLoss(model), empty, world=1)
+    ids = torch.arange(10)[None]
+    loss, _ = parallel.forward({"input_ids": ids, "labels": ids})
+    parallel.backward(loss)
+    parallel.update(1e-2, finite=True)
+    changed = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
+    assert changed == trained_names(model)
+    assert {name for name in before if ".h.0." in name or ".wpe." in name} == before.keys() - changed
+
+
+def test_a_tied_weight_is_frozen_under_both_its_names():
+    for pattern in ("lm_head.weight", "*.wte.*"):
+        model = tiny.decoder("gpt2")
+        everything = trained_names(model)
+        freeze(model, [pattern], "the model")
+        assert trained_names(model) == everything - {"transformer.wte.weight"}
+
+
+def test_freezing_nothing_or_everything_is_refused():
+    with pytest.raises(SettingsError, match=r"'\*embedings\*', which matches no parameter of tiny; .*embed_tokens"):
+        freeze(tiny.decoder("llama"), ["*layers.0*", "*embedings*"], "tiny")
+    with pytest.raises(SettingsError, match="takes all parameters of tiny out of training"):
+        freeze(tiny.decoder("llama"), ["model.*", "lm_head*"], "tiny")
+
+
+def test_flash_attention_that_is_not_here_is_refused():
+    if is_flash_attn_2_available():
+        pytest.skip("it is here")
+    with pytest.raises(SettingsError, match="no GPU with the package flash-attn here; use sdpa"):
+        check_device(Settings(model={"attention": "flash_attention_2"}, precision="bf16"))

@@ -10,8 +10,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -141,3 +147,34 @@ def tiny_llama(folder: Path) -> Path:
     )
     torch.manual_seed(3)
     return _saved(folder, tokenizer, LlamaForCausalLM(config))
+
+
+def decoder(kind: str, attention: str | None = None, vocabulary: int = 97) -> PreTrainedModel:
+    """A decoder in memory, without dropout, whose weights are large enough for its logits to tell texts apart."""
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": POSITIONS,
+        "initializer_range": 0.2,
+        "attn_implementation": attention,
+        "pad_token_id": 0,
+    }
+    small = {"vocab_size": vocabulary, "n_layer": 2, "n_head": 2, "initializer_range": 0.2}
+    gpt2 = {"n_positions": POSITIONS, "n_embd": 32, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    gemma2 = {"head_dim": 8, "sliding_window": 16, "final_logit_softcapping": 2.0}
+    torch.manual_seed(4)
+    models = {
+        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**small, **gpt2, attn_implementation=attention)),
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes)),
+        "tied llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True)),
+        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**sizes, **gemma2)),
+        "granite": lambda: GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=4.0)),
+        "bloom": lambda: BloomForCausalLM(BloomConfig(**small, hidden_size=32)),
+    }
+    model = models[kind]()
+    model.config.use_cache = False
+    return model

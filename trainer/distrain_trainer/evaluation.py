@@ -45,7 +45,7 @@ def evaluate(
 ) -> Evaluation | None:
     """Metrics over the planned rows; None where a process was asked to stop before the end. On every process.
 
-    forward: micro-batch -> (summed loss, logits), of a model in evaluation mode. classes: 0 for language models.
+    forward: micro-batch -> (summed loss, predictions), of a model in evaluation mode. classes: 0 for language models.
     """
     loss_sum, targets, correct = 0.0, 0, 0
     rows: list[tuple[int, int, int]] = []
@@ -54,9 +54,9 @@ def evaluate(
     for done, (numbers, batch) in enumerate(batches):
         if processes.total([float(stop_asked())])[0]:
             return None
-        loss, logits = forward(batch)
+        loss, predictions = forward(batch)
         labels = batch["labels"]
-        predictions = logits.argmax(-1).cpu()
+        predictions = predictions.cpu()
         valid = labels != IGNORED
         loss_sum += float(loss)
         targets += int(valid.sum())

@@ -25,6 +25,7 @@ from distrain_trainer.evaluation import evaluate, plan_evaluation
 from distrain_trainer.loss import SummedLoss
 from distrain_trainer.model import MODEL_CLASSES
 from distrain_trainer.numerics import set_up_numerics
+from distrain_trainer.probes import choose_loss
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import say
 from distrain_trainer.settings import Settings, flat, nested
@@ -92,7 +93,7 @@ def evaluate_folder(path: str, file: str | None, flags: dict[str, str]) -> dict[
     """Metrics of a trained model on all rows of `file`, or else on the evaluation rows of its own run."""
     trained = load(path, flags)
     rows = rows_of(trained, file) if file else own_rows(trained)
-    module = SummedLoss(trained.model)
+    module = SummedLoss(trained.model).eval()
 
     def forward(micro_batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         with trained.working():
@@ -100,6 +101,7 @@ def evaluate_folder(path: str, file: str | None, flags: dict[str, str]) -> dict[
 
     planned = plan_evaluation(rows.lengths, trained.settings)
     collator = Collator.of(trained.settings, rows, trained.tokenizer)
+    choose_loss(trained.settings, module, module, collator, say)
     found = evaluate(forward, planned, collator, Place(0, 1, 0, 1), len(trained.labels or ()))
     assert found is not None
     return {"model": str(trained.folder), "rows": len(planned.rows)} | found.metrics

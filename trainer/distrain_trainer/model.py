@@ -1,5 +1,7 @@
 """The pretrained model and its tokenizer."""
 
+import difflib
+import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,28 @@ def load_model(
             raise SettingsError(f"{settings.model.name} has no gradient checkpointing; set it to false")
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.config.use_cache = False
+    freeze(model, settings.model.freeze or [], settings.model.name)
     if settings.model.compile:
-        model.compile(dynamic=True)
+        # The loss of a language model may take its output layer apart from the rest.
+        compiled = model.get_decoder() if settings.task in ("causal-lm", "chat") else model
+        compiled.compile(dynamic=True)
     return model
+
+
+def freeze(model: nn.Module, patterns: list[str], name: str) -> None:
+    """Takes the parameters out of training whose names match a pattern; a tied one matches under each of its names.
+
+    Raises SettingsError where a pattern matches nothing or nothing is left to train. name: the model's, for people.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for pattern in patterns:
+        matching = fnmatch.filter(parameters, pattern)
+        if not matching:
+            nearest = difflib.get_close_matches(pattern.replace("*", ""), parameters, n=3, cutoff=0)
+            raise SettingsError(
+                f"model.freeze has '{pattern}', which matches no parameter of {name}; near it are {', '.join(nearest)}"
+            )
+        for match in matching:
+            parameters[match].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise SettingsError(f"model.freeze takes all parameters of {name} out of training; leave some to train")

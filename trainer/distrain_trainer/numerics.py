@@ -15,6 +15,7 @@ def set_up_numerics(threads: int, deterministic: bool) -> None:
     torch.set_flush_denormal(True)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
         torch.use_deterministic_algorithms(True)
     if not torch.cuda.is_available():
         _multiply_with_onednn()

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from transformers.utils import is_flash_attn_2_available
 
 from distrain_trainer import processes, results
 from distrain_trainer.attempts import begin_attempt
 from distrain_trainer.checkpoint import Checkpoints, State, tensors_digest
 from distrain_trainer.data.loader import Collator, StepDataset, steps
+from distrain_trainer.data.packing import Packing, packing_of
 from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.tokens import Rows, Tokenized, prepare
 from distrain_trainer.errors import DataError, DistrainError, OutOfTime, SettingsError, Stopped, TrainingError
@@ -28,6 +30,7 @@ from distrain_trainer.memory_plan import read_model, size
 from distrain_trainer.metrics import check_metric, default_metric, greater_is_better
 from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, resolve
 from distrain_trainer.numerics import set_up_numerics
+from distrain_trainer.probes import check_packing, choose_loss
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import Progress, say
 from distrain_trainer.settings import Settings, flat, nested
@@ -64,7 +67,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     settings = decide(settings, revision, data, max_length, place.world)
 
     # The plan of all steps. From here on the number of processes only says who does what.
-    plan = plan_of(settings, data.train)
+    packing = packing_of(settings, data.train, tell)
+    plan = plan_of(settings, data.train, packing)
     if results.is_finished(claimed.folder, plan.steps):
         tell(f"the run in {claimed.folder} is finished; give it more schedule.epochs to train on")
         return None
@@ -83,18 +87,21 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
     torch.set_num_threads(threads)  # Accelerate has set a number of its own
     if claimed.settings.batch.tokens == "auto":
-        settings, plan = with_least_tokens(settings, plan, data, place.world, tell)
+        settings, plan = with_least_tokens(settings, plan, data, packing, place.world, tell)
     attempt = processes.from_first(attempt or (begin_attempt(claimed.folder).attempt if place.first else 0))
 
     # The model, the same on all of them.
     model = load_model(settings, name, revision, tokenizer, data.label_names)
-    collator = Collator.of(settings, data.train, tokenizer)
+    collator = Collator.of(settings, data.train, tokenizer, packing)
     module = SummedLoss(model, settings.precision)
     freeze_unreached(module, collator.empty())
     check_same_start(settings, plan, data, list(model.parameters()))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     parameters = {"trainable": trained, "all": sum(p.numel() for p in model.parameters())}
-    parallel = parallelize(settings, accelerator, module, collator.empty(), place.world)
+    parallel = parallelize(settings, accelerator, module, place.world)
+    check_packing(settings, module, parallel.module, collator)
+    choose_loss(settings, module, parallel.module, collator, tell)
+    parallel.warm_up(collator.empty())
     tell(f"{settings.model.name}: {trained:,} of {parameters['all']:,} parameters are trained")
 
     # Where the run was left, if it was.
@@ -174,6 +181,10 @@ def check_device(settings: Settings) -> None:
             f"{promised} GPUs a node were promised but there is no CUDA device here; check the node's driver and "
             "device plugin and that the image is the cuda one, or set gpus=0 to train on the CPU"
         )
+    if settings.model.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise SettingsError(
+            "model.attention is flash_attention_2 but there is no GPU with the package flash-attn here; use sdpa"
+        )
     if settings.precision == "fp16" and not cuda:
         raise SettingsError("precision is fp16 but there is no GPU here; use bf16 or fp32")
     if settings.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():
@@ -210,7 +221,12 @@ def with_tokens(settings: Settings, place: Place, tell: Callable[[str], None]) -
 
 
 def with_least_tokens(
-    settings: Settings, plan: Plan, data: Tokenized, world: int, tell: Callable[[str], None]
+    settings: Settings,
+    plan: Plan,
+    data: Tokenized,
+    packing: Packing | None,
+    world: int,
+    tell: Callable[[str], None],
 ) -> tuple[Settings, Plan]:
     """Settings and plan with the least number of tokens that any process has room for. On every process."""
     rooms = processes.gather(settings.batch.tokens)
@@ -224,17 +240,18 @@ def with_least_tokens(
             f"{settings.data.max_length}; set data.max_length to at most {least}"
         )
     settings = Settings.model_validate(nested(flat(settings) | {"batch.tokens": least}))
-    plan = plan_of(settings, data.train)
+    plan = plan_of(settings, data.train, packing)
     tell(f"a process has less memory: {least:,} padded tokens; " + deal_sentence(plan, data.train, settings, world))
     return settings, plan
 
 
-def plan_of(settings: Settings, rows: Rows) -> Plan:
-    """The plan of all steps over the training rows."""
+def plan_of(settings: Settings, rows: Rows, packing: Packing | None = None) -> Plan:
+    """The plan of all steps over the training rows, packed or as they are."""
     batch, schedule = settings.batch, settings.schedule
     assert batch.micro_batches is not None
     limits = (batch.tokens, batch.samples, batch.micro_batches)
-    return Plan(rows.lengths, settings.seed, *limits, schedule.epochs, schedule.max_steps)
+    lengths = rows.lengths if packing is None else packing.lengths
+    return Plan(lengths, settings.seed, *limits, schedule.epochs, schedule.max_steps)
 
 
 def deal_sentence(plan: Plan, rows: Rows, settings: Settings, world: int) -> str:

@@ -43,7 +43,11 @@ class Model(Section):
     freeze: Names | None = None
     """Patterns of parameter names that are not trained, such as `*embeddings*`."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
-    """Attention implementation. None takes the model's best."""
+    """Attention implementation. None takes the model's best that needs no further package. flash_attention_2 needs a
+    GPU, the package flash-attn, and bf16 or fp16."""
+    chunked_loss: bool | None = None
+    """Compute a language model's logits chunk by chunk, twice, so that all of them are never in memory (causal-lm,
+    chat). None: where those of a micro-batch would take over 1 GiB."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -341,6 +345,23 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"strategy.kind is {strategy.kind} and precision fp16, whose loss scaling DeepSpeed would do in its own "
             "way; choose bf16 or fp32",
         ),
+        (
+            batch.packing and s.task not in ("causal-lm", "chat"),
+            f"batch.packing is for causal-lm and chat but task is {s.task}; set batch.packing to false",
+        ),
+        (
+            s.model.chunked_loss is True and s.task not in ("causal-lm", "chat"),
+            f"model.chunked_loss is for causal-lm and chat but task is {s.task}; remove it",
+        ),
+        (
+            s.model.attention == "flash_attention_2" and s.precision == "fp32",
+            "model.attention is flash_attention_2, which computes in bf16 or fp16, but precision is fp32; set "
+            "precision to bf16 or model.attention to sdpa",
+        ),
+        (
+            s.model.freeze is not None and s.lora.rank is not None,
+            "model.freeze is set but lora.rank freezes the whole model already; remove one of them",
+        ),
     ]
 
 
@@ -349,6 +370,7 @@ MAY_CHANGE = frozenset(
         "schedule.epochs",
         "schedule.max_steps",
         "model.attention",
+        "model.chunked_loss",
         "model.gradient_checkpointing",
         "model.compile",
         "data.files",

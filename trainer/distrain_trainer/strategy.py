@@ -64,25 +64,26 @@ class Parallel:
     loss_scaler: Any = None
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        """Summed loss and logits of one micro-batch."""
+        """Summed loss of one micro-batch and, in evaluation mode, its predictions."""
         return self.module(**{name: tensor.to(self.device, non_blocking=True) for name, tensor in micro_batch.items()})
 
+    def warm_up(self, empty: Tensors) -> None:
+        """One backward pass of weight 0, before a fresh and a resumed run alike.
 
-def parallelize(
-    settings: Settings, accelerator: Accelerator, module: SummedLoss, empty: Tensors, world: int
-) -> Parallel:
-    """The model spread as `strategy.kind` asks. empty: a micro-batch of weight 0."""
+        In their first one DDP rebuilds its buckets and ZeRO-3 finds out its order: without it the two runs would add up
+        in different orders. empty: a micro-batch of weight 0.
+        """
+        with self.accumulating(True):
+            self.backward(self.forward(empty)[0])
+        self.optimizer.zero_grad()
+
+
+def parallelize(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
+    """The model spread as `strategy.kind` asks."""
     kind = settings.strategy.kind or ("ddp" if world > 1 else "single")
     kinds = {"single": single, "ddp": ddp, "zero1": zero, "zero2": zero, "zero3": zero, "fsdp": fsdp}
     module.train()
-    parallel = kinds[kind](settings, accelerator, module, world)
-    if world > 1:
-        # DDP rebuilds its buckets and ZeRO-3 finds out its order in their first backward pass. One of weight 0 puts
-        # that behind a fresh and a resumed run alike, or they would add up in different orders.
-        with parallel.accumulating(True):
-            parallel.backward(parallel.forward(empty)[0])
-        parallel.optimizer.zero_grad()
-    return parallel
+    return kinds[kind](settings, accelerator, module, world)
 
 
 def single(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:

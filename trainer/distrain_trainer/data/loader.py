@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from distrain_trainer.data.packing import Packing, packed_batch
 from distrain_trainer.data.plan import MicroBatches, Plan, deal
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.errors import SettingsError
@@ -25,6 +26,7 @@ class Collator:
     """Turns rows into padded tensors, and draws the masks of masked-lm.
 
     What is random about a row is drawn from (seed, epoch, row number): the same whatever batch or process it is in.
+    packing: where there is one, the rows to turn into tensors are packed ones, by their numbers.
     """
 
     rows: Rows
@@ -35,9 +37,12 @@ class Collator:
     vocabulary: int
     mask_fraction: float
     mask_whole_words: bool
+    packing: Packing | None = None
 
     @staticmethod
-    def of(settings: Settings, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> "Collator":
+    def of(
+        settings: Settings, rows: Rows, tokenizer: PreTrainedTokenizerBase, packing: Packing | None = None
+    ) -> "Collator":
         """The collator of some rows, as the settings and the tokenizer want it."""
         if settings.task == "masked-lm" and tokenizer.mask_token_id is None:
             raise SettingsError(f"the tokenizer of {settings.model.name} has no mask token; masked-lm needs one")
@@ -50,10 +55,17 @@ class Collator:
             vocabulary=len(tokenizer),
             mask_fraction=settings.data.mask_fraction,
             mask_whole_words=settings.data.mask_whole_words,
+            packing=packing,
         )
 
     def __call__(self, numbers: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask: int64 [rows, longest]; labels: int64 [rows] or [rows, longest]."""
+        """input_ids, attention_mask: int64 [rows, longest]; labels: int64 [rows] or [rows, longest].
+
+        Of packed rows position_ids in place of attention_mask.
+        """
+        if self.packing is not None:
+            packed = packed_batch(self.rows, self.packing, numbers, self.pad_id)
+            return {name: torch.from_numpy(array) for name, array in packed.items()}
         rows, per_row = self.rows, self.task == "sequence-classification"
         shape = len(numbers), max(int(rows.lengths[numbers].max()), 1) if len(numbers) else 1
         input_ids = np.full(shape, self.pad_id, np.int64)
@@ -81,7 +93,13 @@ class Collator:
         batch = {name: torch.zeros(1, 1, dtype=torch.int64) for name in ("input_ids", "attention_mask", "labels")}
         batch["attention_mask"] += 1
         batch["labels"] = torch.full((1,) if self.task == "sequence-classification" else (1, 1), IGNORED)
+        if self.packing is not None:
+            batch["position_ids"] = torch.zeros_like(batch.pop("attention_mask"))
         return batch
+
+    def samples(self, numbers: np.ndarray) -> int:
+        """Texts in some rows."""
+        return len(numbers) if self.packing is None else self.packing.count(numbers)
 
     def _mask(self, ids: np.ndarray, words: np.ndarray, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Hides tokens as BERT does: of those chosen 80 % become [MASK], 10 % a random token, 10 % stay.
@@ -142,7 +160,7 @@ class StepDataset(torch.utils.data.Dataset[StepBatch]):
             indices=hand + [-1] * missing,
             micro_batches=micro_batches,
             targets=sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches),
-            samples=len(step.rows),
+            samples=self.collator.samples(step.rows),
             tokens=int(self.plan.lengths[step.rows].sum()),
             padded_tokens=int(step.costs.sum()),
         )
