@@ -57,10 +57,9 @@ def choose_loss(
 
     Where it does not, whole logits are computed and that is said, or it is refused (SettingsError) if it was asked for.
     """
-    tokens, wanted = settings.batch.tokens, settings.model.chunked_loss
+    tokens, wanted = settings.batch.limit, settings.model.chunked_loss
     if settings.task not in ("causal-lm", "chat"):
         return
-    assert isinstance(tokens, int)
     vocabulary = transformer(loss.model).config.get_text_config().vocab_size
     chunks = chunks_for(wanted, tokens, vocabulary)
     if not chunks:

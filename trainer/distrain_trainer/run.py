@@ -229,7 +229,7 @@ def with_least_tokens(
     tell: Callable[[str], None],
 ) -> tuple[Settings, Plan]:
     """Settings and plan with the least number of tokens that any process has room for. On every process."""
-    rooms = processes.gather(settings.batch.tokens)
+    rooms = processes.gather(settings.batch.limit)
     least = min(rooms)
     if least == max(rooms):
         return settings, plan
@@ -249,7 +249,7 @@ def plan_of(settings: Settings, rows: Rows, packing: Packing | None = None) -> P
     """The plan of all steps over the training rows, packed or as they are."""
     batch, schedule = settings.batch, settings.schedule
     assert batch.micro_batches is not None
-    limits = (batch.tokens, batch.samples, batch.micro_batches)
+    limits = (batch.limit, batch.samples, batch.micro_batches)
     lengths = rows.lengths if packing is None else packing.lengths
     return Plan(lengths, settings.seed, *limits, schedule.epochs, schedule.max_steps)
 

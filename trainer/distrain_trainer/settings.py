@@ -117,6 +117,12 @@ class Batch(Section):
     packing: bool = False
     """Fill rows of `data.max_length` with several texts, each attending to itself alone (causal-lm, chat)."""
 
+    @property
+    def limit(self) -> int:
+        """`tokens`, once `auto` has become a number."""
+        assert isinstance(self.tokens, int), "batch.tokens is used before it is decided"
+        return self.tokens
+
 
 class Optimizer(Section):
     """How gradients become updates."""

@@ -285,7 +285,7 @@ def _write_shard(parameter: nn.Parameter, value: torch.Tensor, key: str | None, 
 
     value = value.float().flatten()
     if stage == 3:  # whose setters of full tensors take none that the processes do not divide
-        part = parameter.ds_tensor.numel()
+        part = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
         start = min(part * dist.get_rank(), value.numel())
         value = nn.functional.pad(value[start : start + part], (0, max(0, start + part - value.numel())))
         value = value[:part]
@@ -314,8 +314,8 @@ def fsdp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     )
 
     def step(learning_rate: float) -> float:
-        norm = nn.utils.clip_grad_norm_(module.parameters(), _limit(settings))
-        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        sharded = nn.utils.clip_grad_norm_(module.parameters(), _limit(settings))
+        norm = float(sharded.full_tensor() if isinstance(sharded, DTensor) else sharded)
         _set_rate(optimizer, learning_rate)
         if math.isfinite(norm):
             optimizer.step()
