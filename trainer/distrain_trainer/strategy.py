@@ -92,7 +92,7 @@ def single(settings: Settings, accelerator: Accelerator, module: SummedLoss, wor
         raise SettingsError(
             f"strategy.kind is single but there are {world} processes; start one, or set strategy.kind to ddp"
         )
-    parallel = _replica(settings, accelerator, module)
+    parallel = _replica(settings, accelerator, module, world)
     assert isinstance(parallel.module, SummedLoss)
     return parallel
 
@@ -103,19 +103,20 @@ def ddp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world:
     with warnings.catch_warnings():
         # Its successor, forward_sync_buffers, is not among the arguments that Accelerate passes on.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        parallel = _replica(settings, accelerator, module)
+        parallel = _replica(settings, accelerator, module, world)
     if world > 1:
         assert isinstance(parallel.module, DistributedDataParallel), type(parallel.module)
         assert dist.get_world_size() == world
     return parallel
 
 
-def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss) -> Parallel:
+def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
     """A whole model and a whole optimizer on this process."""
     module.to(accelerator.device)
     parameters = dict(module.model.named_parameters())
     buffers = _buffers(module)
-    wrapped, optimizer = accelerator.prepare(module, build_optimizer(module, settings.optimizer))
+    wrapped: nn.Module = accelerator.prepare_model(module) if world > 1 else module
+    optimizer = accelerator.prepare_optimizer(build_optimizer(module, settings.optimizer))
     scaler = accelerator.scaler
 
     def accumulating(last: bool) -> AbstractContextManager[None]:
