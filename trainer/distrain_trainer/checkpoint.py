@@ -1,8 +1,9 @@
 """Checkpoints: one format for every strategy and any number of processes, published whole or not at all.
 
 A checkpoint is a folder: fp32 weights as from_pretrained reads them and the optimizer's tensors by parameter name,
-process i writing parameters i mod world; `state.json`; and `manifest.json`, written last, with each file's size and
-sha256. It is written as `tmp.<step>.<attempt>` and renamed when it is durable. No pickle anywhere.
+process i writing parameters i mod world (an adapter, which peft reads from one file, is process 0's); `state.json`;
+and `manifest.json`, written last, with each file's size and sha256. It is written as `tmp.<step>.<attempt>` and renamed
+when it is durable. No pickle anywhere.
 
 All methods that are called on every process say so; the rest are for process 0.
 """
@@ -22,6 +23,7 @@ import torch
 from safetensors import safe_open
 
 from distrain_trainer import processes
+from distrain_trainer.adapters import WEIGHTS
 from distrain_trainer.attempts import current_attempt
 from distrain_trainer.errors import CheckpointError, DataError, Superseded
 from distrain_trainer.processes import Place
@@ -146,22 +148,29 @@ class Checkpoints:
             self._prune()
         return writing.state.step if error is None else None
 
+    @property
+    def _parts(self) -> int:
+        """Files that the weights are in: one a process, but peft reads an adapter from one only."""
+        return 1 if self.parallel.file == WEIGHTS else self.place.world
+
     def _own_names(self) -> list[str]:
-        return list(self.parallel.parameters)[self.place.rank :: self.place.world]
+        return list(self.parallel.parameters)[self.place.rank :: self._parts] if self.place.rank < self._parts else []
 
     def _part(self, kind: str) -> str:
         """Name of this process's file of weights or optimizer tensors."""
-        rank, world = self.place.rank, self.place.world
-        return f"{kind}-{rank + 1:05}-of-{world:05}.safetensors" if world > 1 else f"{kind}.safetensors"
+        rank, parts = self.place.rank, self._parts
+        return f"{kind}-{rank + 1:05}-of-{parts:05}.safetensors" if parts > 1 else f"{kind}.safetensors"
 
     def _write_part(self, writing: "_Writing", own: list[str], read: Callable[[str], Tensors]) -> None:
         """Writes this process's parameters; an error of the disk is kept for `finish`."""
         try:
+            if self.place.rank >= self._parts:
+                return
             writing.folder.mkdir(parents=True, exist_ok=True)
             buffers = self.parallel.buffers if self.place.first else {}
             weights = {name: read(name)["weight"] for name in own} | buffers
             moments = {f"{name}/{key}": t for name in own for key, t in read(name).items() if key != "weight"}
-            for kind, tensors in (("model", weights), ("optimizer", moments)):
+            for kind, tensors in ((self.parallel.file, weights), ("optimizer", moments)):
                 name = self._part(kind)
                 writing.files[name] = _write_tensors(writing.folder / name, tensors)
         except OSError as error:
@@ -172,7 +181,7 @@ class Checkpoints:
         folder, state = writing.folder, writing.state
         try:
             self.write_static(folder)
-            if self.place.world > 1:
+            if self._parts > 1:
                 write_json(folder / "model.safetensors.index.json", _index(folder, files))
             write_json(folder / "state.json", asdict(state))
             for path in sorted(folder.iterdir()):
@@ -307,7 +316,7 @@ class Checkpoints:
 
     def _load(self, path: Path) -> State:
         """Puts a checkpoint's tensors in place."""
-        weights = _open_all(path, "model")
+        weights = _open_all(path, self.parallel.file)
         moments = _open_all(path, "optimizer")
         by_parameter: dict[str, list[str]] = {}
         for entry in moments:

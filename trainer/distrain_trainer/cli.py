@@ -94,6 +94,13 @@ def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     predict_folder(chosen.path, chosen.file, chosen.output, chosen.max_new_tokens)
 
 
+def merge(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Merges a trained adapter into its base model, and says how far the logits moved."""
+    from distrain_trainer.merge import merge_folder
+
+    print(json.dumps(merge_folder(chosen.path, chosen.output, chosen.dtype), indent=2))
+
+
 def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Tokenizes the data ahead of time, into the cache that train reads."""
     settings = read_settings(chosen.file, flags)
@@ -145,6 +152,7 @@ def show_version(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 OPTIONS: dict[str, dict[str, bool]] = {
     "train": {"processes": True, "resume": False, "overwrite": False},
     "predict": {"output": True, "max-new-tokens": True},
+    "merge": {"output": True, "dtype": True},
     "version": {"json": False},
 }
 """Each command's own options, and whether they take a value; all others are settings."""
@@ -194,6 +202,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("file", nargs="?", metavar="FILE", help="lines of text, or a data file (default: stdin)")
     command.add_argument("--output", metavar="FILE", help="where the JSON lines go (default: stdout)")
     command.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="length of a causal-lm's answer")
+
+    command = add("merge", merge)
+    command.add_argument("path", **trained)
+    command.add_argument("--output", metavar="DIR", help="folder to write (default: merged, beside the adapter's)")
+    command.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the merged weights")
 
     add("preprocess", preprocess, **reference).add_argument("file", **settings_file)
     add("validate", validate, **reference).add_argument("file", **settings_file)

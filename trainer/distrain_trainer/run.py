@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from distrain_trainer import processes, results
+from distrain_trainer.adapters import check_installed
 from distrain_trainer.attempts import begin_attempt
 from distrain_trainer.checkpoint import Checkpoints, State, tensors_digest
 from distrain_trainer.data.loader import Collator, StepDataset, steps
@@ -23,7 +24,7 @@ from distrain_trainer.folder import Claim, claim
 from distrain_trainer.loop import Run, train
 from distrain_trainer.loss import SummedLoss
 from distrain_trainer.metrics import check_metric, default_metric, greater_is_better
-from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, resolve
+from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, parameter_counts, resolve
 from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import Progress, say
@@ -85,9 +86,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     collator = Collator.of(settings, data.train, tokenizer)
     parallel = parallelize(settings, accelerator, SummedLoss(model, settings.precision), collator.empty(), place.world)
     check_same_start(settings, plan, data, list(parallel.parameters.values()))
-    trained = sum(p.numel() for p in parallel.parameters.values() if p.requires_grad)
-    parameters = {"trainable": trained, "all": sum(p.numel() for p in parallel.parameters.values())}
-    tell(f"{settings.model.name}: {trained:,} of {parameters['all']:,} parameters are trained")
+    parameters = parameter_counts(model)
+    tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
 
     # Where the run was left, if it was.
     record = results.settings_record(claimed, asked, settings, data, plan, place, threads, parameters)
@@ -166,6 +166,7 @@ def check_device(settings: Settings) -> None:
             f"{promised} GPUs a node were promised but there is no CUDA device here; check the node's driver and "
             "device plugin and that the image is the cuda one, or set gpus=0 to train on the CPU"
         )
+    check_installed(settings)
     if settings.precision == "fp16" and not cuda:
         raise SettingsError("precision is fp16 but there is no GPU here; use bf16 or fp32")
     if settings.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():

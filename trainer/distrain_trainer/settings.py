@@ -35,8 +35,8 @@ class Model(Section):
     revision: str | None = None
     """Branch, tag or commit on the Hub. Resolved to a commit at the first start and kept."""
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
-    """Type that frozen weights are held in, beside an adapter. None: bf16 where the device has it, fp32 on a CPU.
-    Weights that are trained are always fp32."""
+    """Type that frozen weights are held in, beside an adapter. None: that of `precision`. Weights that are trained are
+    always fp32."""
     freeze: Names | None = None
     """Patterns of parameter names that are not trained, such as `*embeddings*`."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
@@ -174,7 +174,8 @@ class Lora(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before the adapter."""
     target_modules: Names = ["all-linear"]
-    """Names of the linear layers that get an adapter; `all-linear` is every one but the output layer."""
+    """Names of the linear layers that get an adapter, such as `q_proj,v_proj`; `all-linear` is every one but the output
+    layer."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) in place of alpha / rank (rsLoRA)."""
     dora: bool = False
@@ -185,7 +186,7 @@ class Quantization(Section):
     """The frozen base model in fewer bits (QLoRA, bitsandbytes). On where `bits` is set; needs an adapter."""
 
     bits: Literal[4, 8] | None = None
-    """4: NF4. 8: LLM.int8. None: not quantized."""
+    """4: NF4. 8: LLM.int8. None: not quantized. The output layer and new heads never are."""
     double_quantization: bool = True
     """Quantize the scales of the 4-bit blocks too: 0.4 bits less a parameter."""
     compute_dtype: Literal["fp32", "bf16", "fp16"] | None = None
@@ -278,6 +279,7 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Combinations that cannot be meant, each with the sentence that says what to change."""
     data, batch, schedule = s.data, s.batch, s.schedule
     return [
+        *adapter_contradictions(s),
         (
             data.name is not None and data.files is not None,
             "data.name and data.files are both set; keep one of them",
@@ -316,8 +318,65 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
             "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",
         ),
         (
-            s.optimizer.name == "adamw" and s.optimizer.momentum > 0,
+            s.optimizer.name != "sgd" and s.optimizer.momentum > 0,
             "optimizer.momentum is for sgd; use optimizer.betas with adamw",
+        ),
+    ]
+
+
+def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
+    """Those of adapters, quantization and 8-bit optimizers."""
+    adapter, bits, kind = s.lora.rank is not None, s.quantization.bits, s.strategy.kind
+    return [
+        (
+            not adapter and s.lora != Lora(),
+            "lora has settings but lora.rank is not set, which turns the adapter on; set it",
+        ),
+        (
+            bits is None and s.quantization != Quantization(),
+            "quantization has settings but quantization.bits is not set, which turns it on; set it to 4 or 8",
+        ),
+        (
+            bits is not None and not adapter,
+            "quantization.bits is set but quantized weights cannot be trained; set lora.rank to train an adapter",
+        ),
+        (
+            bits == 8 and s.quantization.compute_dtype is not None,
+            "quantization.compute_dtype is for 4 bits; remove it or set quantization.bits to 4",
+        ),
+        (
+            adapter and ("all-linear" in s.lora.target_modules) != (s.lora.target_modules == ["all-linear"]),
+            "lora.target_modules names layers beside all-linear, which is all of them; keep one or the other",
+        ),
+        (
+            adapter and not s.lora.target_modules,
+            "lora.target_modules is empty; name layers, or all-linear",
+        ),
+        (
+            adapter and s.model.freeze is not None,
+            "model.freeze is set but an adapter freezes the whole model; remove model.freeze or lora.rank",
+        ),
+        (
+            s.model.dtype is not None and not adapter,
+            "model.dtype is for frozen weights beside an adapter; remove it, set lora.rank, or set precision",
+        ),
+        (
+            s.model.dtype not in (None, "fp32") and s.precision == "fp32",
+            f"model.dtype is {s.model.dtype} but precision is fp32; set precision to bf16 or fp16, or remove it",
+        ),
+        (
+            s.model.attention == "flash_attention_2" and s.precision == "fp32",
+            "model.attention flash_attention_2 computes in halves but precision is fp32; set precision to bf16 or fp16",
+        ),
+        (
+            bits is not None and kind in ("zero3", "fsdp"),
+            f"quantization.bits does not go with strategy.kind {kind}, which cuts weights apart that bitsandbytes has "
+            "packed with their scales; choose ddp, zero1 or zero2",
+        ),
+        (
+            s.optimizer.name == "adamw_8bit" and kind not in (None, "single", "ddp"),
+            f"optimizer.name adamw_8bit does not go with strategy.kind {kind}, which cuts apart the blocks that share "
+            "a scale; choose adamw, or single or ddp",
         ),
     ]
 

@@ -16,9 +16,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distrain_trainer.adapters import WEIGHTS, is_adapter, saved_names
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.loss import SummedLoss
-from distrain_trainer.optimizer import build_optimizer
+from distrain_trainer.optimizer import build_optimizer, load_state, state_tensors
 from distrain_trainer.settings import Settings
 
 Tensors = dict[str, torch.Tensor]
@@ -28,10 +29,10 @@ Tensors = dict[str, torch.Tensor]
 class Parallel:
     """A model and its optimizer on all processes.
 
-    module: the wrapped `SummedLoss`. parameters: those of the model inside, by name. buffers: what from_pretrained
-    expects beside them. read: a parameter's name -> its full state {"weight": fp32, and the optimizer's tensors by
-    their names}; called by all processes in the same order. write: the inverse. unused: names of parameters that
-    the loss does not reach, frozen.
+    module: the wrapped `SummedLoss`. parameters: those that a checkpoint holds, by their names in its file. buffers:
+    what from_pretrained expects beside them. read: a parameter's name -> its full state {"weight": fp32, and the
+    optimizer's tensors by their names}; called by all processes in the same order. write: the inverse. unused: names
+    of parameters that the loss does not reach, frozen. file: that of the weights, without its ending.
     """
 
     accelerator: Accelerator
@@ -42,6 +43,7 @@ class Parallel:
     read: Callable[[str], Tensors]
     write: Callable[[str, Tensors], None]
     unused: list[str]
+    file: str = "model"
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss and logits of one micro-batch."""
@@ -117,23 +119,23 @@ def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss, e
     module.to(accelerator.device)
     module.train()
     unused = _freeze_unused(module, accelerator, empty)
-    parameters = dict(module.model.named_parameters())
-    persistent = module.model.state_dict().keys() - parameters.keys()
-    buffers = {name: buffer for name, buffer in module.model.named_buffers() if name in persistent}
+    parameters = {in_file: module.model.get_parameter(name) for name, in_file in saved_names(module.model).items()}
+    buffers, file = {}, WEIGHTS
+    if not is_adapter(module.model):
+        persistent = module.model.state_dict().keys() - parameters.keys()
+        buffers = {name: buffer for name, buffer in module.model.named_buffers() if name in persistent}
+        file = "model"
     wrapped, optimizer = accelerator.prepare(module, build_optimizer(module, settings.optimizer))
 
     def read(name: str) -> Tensors:
-        state = optimizer.state.get(parameters[name], {})
-        return {"weight": parameters[name].detach()} | {k: v for k, v in state.items() if torch.is_tensor(v)}
+        return {"weight": parameters[name].detach()} | state_tensors(optimizer, parameters[name])
 
     def write(name: str, tensors: Tensors) -> None:
         parameter = parameters[name]
         parameter.data.copy_(tensors["weight"])
-        state = {key: value.to(parameter.device) for key, value in tensors.items() if key != "weight"}
-        if state:
-            optimizer.state[parameter] = state
+        load_state(optimizer, parameter, {key: value for key, value in tensors.items() if key != "weight"})
 
-    return Parallel(accelerator, wrapped, optimizer, parameters, buffers, read, write, unused)
+    return Parallel(accelerator, wrapped, optimizer, parameters, buffers, read, write, unused, file)
 
 
 def _freeze_unused(module: SummedLoss, accelerator: Accelerator, empty: Tensors) -> list[str]:
