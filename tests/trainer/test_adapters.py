@@ -34,7 +34,7 @@ from distrain_trainer.safetensors_file import SafetensorsFile
 from distrain_trainer.settings import Optimizer, Settings, nested
 from runs import digest, finish, tensors, train
 
-LORA = {"lora.rank": 8, "lora.alpha": 16, "optimizer.learning_rate": 1e-2, "schedule.kind": "constant"}
+LORA = {"lora.rank": 8, "lora.alpha": 16, "optimizer.learning_rate": 5e-2, "schedule.kind": "constant"}
 QLORA = LORA | {"quantization.bits": 4}
 TEXTS = ["the cat sat on the mat", "good films make people happy"]
 
@@ -142,7 +142,7 @@ KINDS = [
     ("gpt2", "causal-lm", {"lora.rank_stabilized": True}),
     ("gpt2", "sequence-classification", {}),
     ("llama", "causal-lm", {"quantization.bits": 4, "lora.dora": True}),
-    ("llama", "sequence-classification", {"quantization.bits": 8}),
+    ("llama", "sequence-classification", {"quantization.bits": 8, "lora.dora": True}),
     ("bert", "sequence-classification", {"quantization.bits": 4}),
 ]
 
@@ -185,7 +185,7 @@ def test_every_trained_parameter_gets_a_gradient_also_after_an_evaluation(
 
 
 def test_the_same_seed_makes_the_same_adapter_whatever_the_base_is_held_in(llama: Path):
-    kinds: list[dict[str, Any]] = [{}, {"quantization.bits": 4}, {"precision": "bf16"}, {"seed": 7}]
+    kinds: list[dict[str, Any]] = [{}, {"quantization.bits": 4}, {"quantization.bits": 8}, {"seed": 7}]
     made = [loaded(llama, task="causal-lm", **kind) for kind in kinds]
     weights = [{in_file: m.get_parameter(n) for n, in_file in saved_names(m).items()} for m in made]
     for other in weights[1:3]:

@@ -126,8 +126,8 @@ def _make_anew(model: PreTrainedModel, whole: Iterable[str]) -> None:
     """Layers that are trained whole are never quantized: those that were become ordinary ones with new weights."""
     for name in whole:
         layer = model.get_submodule(name)
-        if isinstance(layer, nn.Linear) and not layer.weight.is_floating_point():
-            new = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device=layer.weight.device)
+        if isinstance(layer, nn.Linear) and type(layer) is not nn.Linear:
+            new = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device=model.device)
             model._init_weights(new)
             model.set_submodule(name, new)
 
@@ -140,7 +140,7 @@ def _keep_packing(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _check_targets(model: PreTrainedModel, settings: Settings) -> None:

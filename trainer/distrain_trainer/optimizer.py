@@ -33,10 +33,13 @@ def state_tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> 
 
 
 def load_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, tensors: dict[str, torch.Tensor]) -> None:
-    """The inverse of `state_tensors`; nothing remembered leaves the optimizer as it is."""
+    """The inverse of `state_tensors`; nothing remembered leaves the optimizer as it is.
+
+    The tensors are copied: those of a safetensors file are the file itself in memory.
+    """
     if tensors:
         optimizer.state[parameter] = {
-            key: int(value) if value.dtype == torch.int64 else value.to(parameter.device)
+            key: int(value) if value.dtype == torch.int64 else value.to(parameter.device, copy=True)
             for key, value in tensors.items()
         }
 

@@ -23,6 +23,11 @@ def _as_list(value: object) -> object:
     return value
 
 
+def _as_number(value: object) -> object:
+    """Digits stand for their number, where only some numbers are possible: `--quantization.bits 4`."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
 
@@ -185,7 +190,7 @@ class Lora(Section):
 class Quantization(Section):
     """The frozen base model in fewer bits (QLoRA, bitsandbytes). On where `bits` is set; needs an adapter."""
 
-    bits: Literal[4, 8] | None = None
+    bits: Annotated[Literal[4, 8] | None, BeforeValidator(_as_number)] = None
     """4: NF4. 8: LLM.int8. None: not quantized. The output layer and new heads never are."""
     double_quantization: bool = True
     """Quantize the scales of the 4-bit blocks too: 0.4 bits less a parameter."""
