@@ -351,8 +351,7 @@ def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
         ),
         (
             bits == 8 and s.lora.dora,
-            "lora.dora does not go with quantization.bits 8, whose scales peft loses at the second step; choose 4 bits, "
-            "or leave lora.dora out",
+            "lora.dora does not go with quantization.bits 8, whose scales peft loses at the second step; choose 4 bits",
         ),
         (
             adapter and ("all-linear" in s.lora.target_modules) != (s.lora.target_modules == ["all-linear"]),
