@@ -1,8 +1,9 @@
 """Checkpoints: one format for every strategy and any number of processes, published whole or not at all.
 
 A checkpoint is a folder: fp32 weights as from_pretrained reads them and the optimizer's tensors by parameter name,
-process i writing parameters i mod world; `state.json`; and `manifest.json`, written last, with each file's size and
-sha256. It is written as `tmp.<step>.<attempt>` and renamed when it is durable. No pickle anywhere.
+process i writing parameters i mod world (an adapter, which peft reads from one file, is process 0's); `state.json`;
+and `manifest.json`, written last, with each file's size and sha256. It is written as `tmp.<step>.<attempt>` and renamed
+when it is durable. No pickle anywhere.
 
 All methods that are called on every process say so; the rest are for process 0.
 """
@@ -22,6 +23,7 @@ import torch
 from safetensors import safe_open
 
 from distrain_trainer import processes
+from distrain_trainer.adapters import WEIGHTS
 from distrain_trainer.attempts import current_attempt
 from distrain_trainer.errors import CheckpointError, DataError, Superseded
 from distrain_trainer.processes import Place
@@ -150,20 +152,25 @@ class Checkpoints:
             self._prune()
         return writing.state.step if error is None else None
 
+    @property
+    def _parts(self) -> int:
+        """Files that the weights are in: one a process, but peft reads an adapter from one only."""
+        return 1 if self.parallel.file == WEIGHTS else self.place.world
+
     def _own_names(self) -> list[str]:
-        return list(self.parallel.parameters)[self.place.rank :: self.place.world]
+        return list(self.parallel.parameters)[self.place.rank :: self._parts] if self.place.rank < self._parts else []
 
     def _own(self) -> Iterator[tuple[str, Tensors]]:
         """Name and full state of each parameter that this process writes. All processes read all, one at a time."""
         for number, name in enumerate(self.parallel.parameters):
             tensors = self.parallel.read(name)
-            if number % self.place.world == self.place.rank:
+            if number % self._parts == self.place.rank:
                 yield name, tensors
 
     def _part(self, kind: str) -> str:
         """Name of this process's file of weights or optimizer tensors."""
-        rank, world = self.place.rank, self.place.world
-        return f"{kind}-{rank + 1:05}-of-{world:05}.safetensors" if world > 1 else f"{kind}.safetensors"
+        rank, parts = self.place.rank, self._parts
+        return f"{kind}-{rank + 1:05}-of-{parts:05}.safetensors" if parts > 1 else f"{kind}.safetensors"
 
     def _write_part(self, writing: "_Writing", shapes: dict[str, Shapes], own: Iterator[tuple[str, Tensors]]) -> None:
         """Writes this process's parameters; an error of the disk is kept for `finish`."""
@@ -174,8 +181,10 @@ class Checkpoints:
             (f"{n}/{key}", *shape) for n, found in shapes.items() for key, shape in found.items() if key != "weight"
         ]
         try:
+            if self.place.rank >= self._parts:
+                return
             writing.folder.mkdir(parents=True, exist_ok=True)
-            names = self._part("model"), self._part("optimizer")
+            names = self._part(self.parallel.file), self._part("optimizer")
             with (
                 SafetensorsFile(writing.folder / names[0], weights) as model,
                 SafetensorsFile(writing.folder / names[1], moments) as optimizer,
@@ -196,7 +205,7 @@ class Checkpoints:
         folder, state = writing.folder, writing.state
         try:
             self.write_static(folder)
-            if self.place.world > 1:
+            if self._parts > 1:
                 write_json(folder / "model.safetensors.index.json", _index(folder, files))
             write_json(folder / "state.json", asdict(state))
             for path in sorted(folder.iterdir()):
@@ -331,7 +340,7 @@ class Checkpoints:
 
     def _load(self, path: Path) -> State:
         """Puts a checkpoint's tensors in place."""
-        weights = _open_all(path, "model")
+        weights = _open_all(path, self.parallel.file)
         moments = _open_all(path, "optimizer")
         by_parameter: dict[str, list[str]] = {}
         for entry in moments:
@@ -400,5 +409,9 @@ def _reason(error: OSError) -> str:
 
 def tensors_digest(tensors: Iterable[torch.Tensor]) -> str:
     """A digest of tensors that costs one pass over their memory: the sum of their bits as integers, each."""
-    sums = [int(tensor.detach().contiguous().view(torch.int32).sum(dtype=torch.int64)) for tensor in tensors]
+
+    def bits(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().contiguous().flatten().view(torch.int32 if tensor.element_size() == 4 else torch.uint8)
+
+    sums = [int(bits(tensor).sum(dtype=torch.int64)) for tensor in tensors]
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()

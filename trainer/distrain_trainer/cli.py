@@ -94,6 +94,13 @@ def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     predict_folder(chosen.path, chosen.file, chosen.output, chosen.max_new_tokens)
 
 
+def merge(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Merges a trained adapter into its base model, and says how far the logits moved."""
+    from distrain_trainer.merge import merge_folder
+
+    print(json.dumps(merge_folder(chosen.path, chosen.output, chosen.dtype), indent=2))
+
+
 def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Tokenizes the data ahead of time, into the cache that train reads."""
     settings = read_settings(chosen.file, flags)
@@ -131,11 +138,11 @@ def show_deepspeed(settings: Settings, processes: int | None) -> None:
     from distrain_trainer.node import this_node
 
     quieten_libraries()
-    from distrain_trainer.model import parameter_counts
+    from distrain_trainer.model import sizes_from_config
 
     node = this_node(processes)
     world = node.count * node.processes
-    config = generated(settings, world, *parameter_counts(settings))
+    config = generated(settings, world, *sizes_from_config(settings))
     print(f"# What DeepSpeed is given on {world} process{'es' * (world > 1)}:")
     print(textwrap.indent(json.dumps(merged(config, apply(settings)[1]), indent=2), "# "))
     for note in read_user_config(settings.strategy.config).notes if settings.strategy.config else ():
@@ -184,6 +191,7 @@ OPTIONS: dict[str, dict[str, bool]] = {
     "validate": {"processes": True},
     "predict": {"output": True, "max-new-tokens": True},
     "plan": {"gpus": True, "gpu-memory": True, "output": True},
+    "merge": {"output": True, "dtype": True},
     "version": {"json": False},
 }
 """Each command's own options, and whether they take a value; all others are settings."""
@@ -233,6 +241,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("file", nargs="?", metavar="FILE", help="lines of text, or a data file (default: stdin)")
     command.add_argument("--output", metavar="FILE", help="where the JSON lines go (default: stdout)")
     command.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="length of a causal-lm's answer")
+
+    command = add("merge", merge)
+    command.add_argument("path", **trained)
+    command.add_argument("--output", metavar="DIR", help="folder to write (default: merged, beside the adapter's)")
+    command.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the merged weights")
 
     add("preprocess", preprocess, **reference).add_argument("file", **settings_file)
     command = add("validate", validate, **reference)

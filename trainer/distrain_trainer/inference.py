@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from distrain_trainer.adapters import CONFIG, base_of, check_installed, load_weights
 from distrain_trainer.checkpoint import BEST, numbered
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.labels import read_labels
@@ -23,7 +24,7 @@ from distrain_trainer.data.tokens import Rows, encode, prepare
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.evaluation import evaluate, plan_evaluation
 from distrain_trainer.loss import SummedLoss
-from distrain_trainer.model import MODEL_CLASSES
+from distrain_trainer.model import MODEL_CLASSES, load_model
 from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.probes import choose_loss
 from distrain_trainer.processes import Place
@@ -66,7 +67,8 @@ def model_folder(path: str) -> Path:
     """The model that `path` means: itself, or of a run its final/, else its best, else its newest checkpoint."""
     folder = Path(path)
     for candidate in (folder, folder / "final", folder / BEST, *numbered(folder)):
-        if (candidate / "config.json").exists() and (candidate / "settings.json").exists():
+        described = (candidate / "config.json").exists() or (candidate / CONFIG).exists()
+        if described and (candidate / "settings.json").exists():
             return candidate
     if not folder.exists():
         raise DataError(f"{path} is not there; name a run's folder, its final/ or one of its checkpoints")
@@ -74,7 +76,10 @@ def model_folder(path: str) -> Path:
 
 
 def load(path: str, flags: dict[str, str]) -> Trained:
-    """The model in a run or a checkpoint. flags: settings to change, such as batch.tokens."""
+    """The model in a run or a checkpoint; an adapter on its base model, which is quantized as in training.
+
+    flags: settings to change, such as batch.tokens, or quantization.bits to null.
+    """
     folder = model_folder(path)
     record = json.loads((folder / "settings.json").read_text())
     base = flat(Settings.model_validate(record["settings"]))
@@ -83,9 +88,14 @@ def load(path: str, flags: dict[str, str]) -> Trained:
         raise SettingsError("batch.tokens is auto, which is for training; give a number")
     set_up_numerics(threads_for(1), deterministic=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = MODEL_CLASSES[settings.task].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     labels = tuple(record["labels"]) if record["labels"] else None
+    if (folder / CONFIG).exists():
+        check_installed(settings)
+        model = load_model(settings, *base_of(folder), tokenizer, labels)
+        load_weights(model, folder)
+    else:
+        model = MODEL_CLASSES[settings.task].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return Trained(folder, settings, model.to(device).eval(), tokenizer, labels, device)
 
 

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 
 from distrain_trainer.numerics import matmul
 
-PACKAGES = ("distrain", "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("distrain", "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "peft")
+OPTIONAL = ("bitsandbytes",)
 
 
 def versions() -> dict[str, str]:
@@ -23,7 +25,7 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found
+    return found | {package: version(package) for package in OPTIONAL if find_spec(package)}
 
 
 def hardware() -> dict[str, Any]:

@@ -13,10 +13,10 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from distrain_trainer import adapters
 from distrain_trainer import settings as names
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hub import hub_sentence
@@ -44,7 +44,7 @@ def resolve(model: names.Model) -> tuple[str, str | None]:
     return model.name, getattr(config, "_commit_hash", None) or model.revision
 
 
-def parameter_counts(settings: names.Settings) -> tuple[int, int]:
+def sizes_from_config(settings: names.Settings) -> tuple[int, int]:
     """Elements of all parameters and of the largest one, from the model's configuration alone (two labels)."""
     name, revision = resolve(settings.model)
     with torch.device("meta"):
@@ -101,8 +101,9 @@ def load_model(
     revision: str | None,
     tokenizer: PreTrainedTokenizerBase,
     label_names: tuple[str, ...] | None,
-) -> PreTrainedModel:
-    """The model in fp32; what it lacks for the task is made under the seed. Safetensors only, no remote code.
+) -> Any:
+    """The model in fp32, or frozen with an adapter as `lora` asks; what it lacks for the task is made under the seed.
+    Safetensors only, no remote code.
 
     label_names: classes in the order of their ids, for classification.
     """
@@ -113,16 +114,19 @@ def load_model(
     config = load_config(name, revision, **changes)
     config.pad_token_id = tokenizer.pad_token_id
     torch.manual_seed(settings.seed)
+    model_class = MODEL_CLASSES[settings.task]
+    held = adapters.loading(settings, model_class, config)
     try:
-        model = MODEL_CLASSES[settings.task].from_pretrained(
+        model, found = model_class.from_pretrained(
             name,
             revision=revision,
             config=config,
-            dtype=torch.float32,
             attn_implementation=settings.model.attention,
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=label_names is not None,
+            output_loading_info=True,
+            **held,
         )
     except (OSError, ValueError) as error:
         raise SettingsError(hub_sentence(error, "model", name, revision)) from error
@@ -137,6 +141,9 @@ def load_model(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.config.use_cache = False
     freeze(model, settings.model.freeze or [], settings.model.name)
+    if settings.lora.rank is not None:
+        missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+        model = adapters.attach(model, settings, name, revision, missing)
     if settings.model.compile:
         # The loss of a language model may take its output layer apart from the rest.
         compiled = model.get_decoder() if settings.task in ("causal-lm", "chat") else model
@@ -161,3 +168,13 @@ def freeze(model: nn.Module, patterns: list[str], name: str) -> None:
             parameters[match].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise SettingsError(f"model.freeze takes all parameters of {name} out of training; leave some to train")
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """{"trainable", "all"}: parameters of a model; a byte of 4-bit weights is two."""
+    counts = {"trainable": 0, "all": 0}
+    for parameter in model.parameters():
+        number = parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
+        counts["all"] += number
+        counts["trainable"] += number if parameter.requires_grad else 0
+    return counts

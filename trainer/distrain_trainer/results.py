@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distrain_trainer import machine
+from distrain_trainer.adapters import is_adapter, write_config
 from distrain_trainer.checkpoint import BEST, Checkpoints, State, numbered
 from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.tokens import Tokenized
@@ -77,10 +78,13 @@ def write_model_files(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]
 ) -> None:
     """What from_pretrained, evaluate and predict need beside the weights."""
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    if model.can_generate() and model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)
+    if is_adapter(model):
+        write_config(model, folder)
+    else:
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+        if model.can_generate() and model.generation_config is not None:
+            model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "settings.json", record)
 
@@ -109,10 +113,10 @@ def publish_final(folder: Path, checkpoints: Checkpoints, record: dict[str, Any]
 def model_card(record: dict[str, Any], state: State) -> str:
     """README.md of a trained model."""
     settings, data = record["settings"], record["data"]
-    best = state.best
+    best, rank = state.best, settings["lora"]["rank"]
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {'peft' if rank else 'transformers'}",
         f"pipeline_tag: {PIPELINES[settings['task']]}",
         "---",
         "",
@@ -123,6 +127,7 @@ def model_card(record: dict[str, Any], state: State) -> str:
         + (f" at {settings['model']['revision']}" if settings["model"]["revision"] else ""),
         f"- data: {data['description']}: {data['train_rows']:,} training, {data['evaluation_rows']:,} evaluation rows",
         f"- steps: {state.step:,}, {state.tokens:,} tokens",
+        *([adapter_line(settings)] if rank else []),
         f"- {settings['optimizer']['name']}, learning rate {settings['optimizer']['learning_rate']:g}, "
         f"{settings['schedule']['kind']} schedule, {settings['precision']}",
     ]
@@ -130,6 +135,14 @@ def model_card(record: dict[str, Any], state: State) -> str:
         lines.append(f"- best evaluation: {best['metric']} {best['value']:.4f} at step {best['step']}")
     names = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return "\n".join([*lines, f"- made with: {names}", ""])
+
+
+def adapter_line(settings: dict[str, Any]) -> str:
+    """The line of a model card about the adapter."""
+    lora, bits = settings["lora"], settings["quantization"]["bits"]
+    base = f"the base in {bits} bits" if bits else "the base frozen"
+    layers = ", ".join(lora["target_modules"])
+    return f"- adapter: LoRA of rank {lora['rank']}, alpha {lora['alpha']:g}, on {layers}; {base}"
 
 
 PIPELINES = {

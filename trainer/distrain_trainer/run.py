@@ -13,6 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from transformers.utils import is_flash_attn_2_available
 
 from distrain_trainer import processes, results
+from distrain_trainer.adapters import check_installed
 from distrain_trainer.attempts import begin_attempt
 from distrain_trainer.checkpoint import Checkpoints, State, tensors_digest
 from distrain_trainer.data.loader import Collator, StepDataset, steps
@@ -28,7 +29,7 @@ from distrain_trainer.machine import device_memory
 from distrain_trainer.memory import auto_tokens, kind_of
 from distrain_trainer.memory_plan import read_model, size
 from distrain_trainer.metrics import check_metric, default_metric, greater_is_better
-from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, resolve
+from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row, parameter_counts, resolve
 from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.probes import check_packing, choose_loss
 from distrain_trainer.processes import Place
@@ -96,13 +97,12 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     module = SummedLoss(model, settings.precision)
     freeze_unreached(module, collator.empty())
     check_same_start(settings, plan, data, list(model.parameters()))
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    parameters = {"trainable": trained, "all": sum(p.numel() for p in model.parameters())}
+    parameters = parameter_counts(model)
+    tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
     parallel = parallelize(settings, accelerator, module, place.world)
     check_packing(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
     parallel.warm_up(collator.empty())
-    tell(f"{settings.model.name}: {trained:,} of {parameters['all']:,} parameters are trained")
 
     # Where the run was left, if it was.
     record = results.settings_record(claimed, asked, settings, data, plan, place, threads, parameters)
@@ -185,6 +185,7 @@ def check_device(settings: Settings) -> None:
         raise SettingsError(
             "model.attention is flash_attention_2 but there is no GPU with the package flash-attn here; use sdpa"
         )
+    check_installed(settings)
     if settings.precision == "fp16" and not cuda:
         raise SettingsError("precision is fp16 but there is no GPU here; use bf16 or fp32")
     if settings.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():

@@ -26,6 +26,12 @@ def _as_list(value: object) -> object:
 ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
 """The strategies of DeepSpeed, and their stages."""
 
+
+def _as_number(value: object) -> object:
+    """Digits stand for their number, where only some numbers are possible: `--quantization.bits 4`."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
 
@@ -38,8 +44,8 @@ class Model(Section):
     revision: str | None = None
     """Branch, tag or commit on the Hub. Resolved to a commit at the first start and kept."""
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
-    """Type that frozen weights are held in, beside an adapter. None: bf16 where the device has it, fp32 on a CPU.
-    Weights that are trained are always fp32."""
+    """Type that frozen weights are held in, beside an adapter. None: that of `precision`. Weights that are trained are
+    always fp32."""
     freeze: Names | None = None
     """Patterns of parameter names that are not trained, such as `*embeddings*`."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
@@ -187,7 +193,8 @@ class Lora(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before the adapter."""
     target_modules: Names = ["all-linear"]
-    """Names of the linear layers that get an adapter; `all-linear` is every one but the output layer."""
+    """Names of the linear layers that get an adapter, such as `q_proj,v_proj`; `all-linear` is every one but the output
+    layer."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) in place of alpha / rank (rsLoRA)."""
     dora: bool = False
@@ -197,8 +204,8 @@ class Lora(Section):
 class Quantization(Section):
     """The frozen base model in fewer bits (QLoRA, bitsandbytes). On where `bits` is set; needs an adapter."""
 
-    bits: Literal[4, 8] | None = None
-    """4: NF4. 8: LLM.int8. None: not quantized."""
+    bits: Annotated[Literal[4, 8] | None, BeforeValidator(_as_number)] = None
+    """4: NF4. 8: LLM.int8. None: not quantized. The output layer and new heads never are."""
     double_quantization: bool = True
     """Quantize the scales of the 4-bit blocks too: 0.4 bits less a parameter."""
     compute_dtype: Literal["fp32", "bf16", "fp16"] | None = None
@@ -292,6 +299,7 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
     data, batch, schedule, strategy = s.data, s.batch, s.schedule, s.strategy
     undecided = strategy.kind is None and strategy.config is not None  # the file says it
     return [
+        *adapter_contradictions(s),
         (
             data.name is not None and data.files is not None,
             "data.name and data.files are both set; keep one of them",
@@ -330,7 +338,7 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
             "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",
         ),
         (
-            s.optimizer.name == "adamw" and s.optimizer.momentum > 0,
+            s.optimizer.name != "sgd" and s.optimizer.momentum > 0,
             "optimizer.momentum is for sgd; use optimizer.betas with adamw",
         ),
         (
@@ -367,6 +375,67 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
         (
             s.model.freeze is not None and s.lora.rank is not None,
             "model.freeze is set but lora.rank freezes the whole model already; remove one of them",
+        ),
+    ]
+
+
+def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
+    """Those of adapters, quantization and 8-bit optimizers."""
+    adapter, bits, kind = s.lora.rank is not None, s.quantization.bits, s.strategy.kind
+    return [
+        (
+            not adapter and s.lora != Lora(),
+            "lora has settings but lora.rank is not set, which turns the adapter on; set it",
+        ),
+        (
+            bits is None and s.quantization != Quantization(),
+            "quantization has settings but quantization.bits is not set, which turns it on; set it to 4 or 8",
+        ),
+        (
+            bits is not None and not adapter,
+            "quantization.bits is set but quantized weights cannot be trained; set lora.rank to train an adapter",
+        ),
+        (
+            bits == 8 and s.quantization.compute_dtype is not None,
+            "quantization.compute_dtype is for 4 bits; remove it or set quantization.bits to 4",
+        ),
+        (
+            bits == 8 and s.lora.dora,
+            "lora.dora does not go with quantization.bits 8, whose scales peft loses at the second step; choose 4 bits",
+        ),
+        (
+            adapter and ("all-linear" in s.lora.target_modules) != (s.lora.target_modules == ["all-linear"]),
+            "lora.target_modules names layers beside all-linear, which is all of them; keep one or the other",
+        ),
+        (
+            adapter and not s.lora.target_modules,
+            "lora.target_modules is empty; name layers, or all-linear",
+        ),
+        (
+            adapter and s.model.freeze is not None,
+            "model.freeze is set but an adapter freezes the whole model; remove model.freeze or lora.rank",
+        ),
+        (
+            s.model.dtype is not None and not adapter,
+            "model.dtype is for frozen weights beside an adapter; remove it, set lora.rank, or set precision",
+        ),
+        (
+            s.model.dtype not in (None, "fp32") and s.precision == "fp32",
+            f"model.dtype is {s.model.dtype} but precision is fp32; set precision to bf16 or fp16, or remove it",
+        ),
+        (
+            s.model.attention == "flash_attention_2" and s.precision == "fp32",
+            "model.attention flash_attention_2 computes in halves but precision is fp32; set precision to bf16 or fp16",
+        ),
+        (
+            bits is not None and kind in ("zero3", "fsdp"),
+            f"quantization.bits does not go with strategy.kind {kind}, which cuts weights apart that bitsandbytes has "
+            "packed with their scales; choose ddp, zero1 or zero2",
+        ),
+        (
+            s.optimizer.name == "adamw_8bit" and kind not in (None, "single", "ddp"),
+            f"optimizer.name adamw_8bit does not go with strategy.kind {kind}, which cuts apart the blocks that share "
+            "a scale; choose adamw, or single or ddp",
         ),
     ]
 

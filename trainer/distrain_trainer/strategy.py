@@ -22,9 +22,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from distrain_trainer.adapters import WEIGHTS, is_adapter, saved_names
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.loss import SummedLoss
-from distrain_trainer.optimizer import build_optimizer
+from distrain_trainer.optimizer import build_optimizer, load_state, state_tensors
 from distrain_trainer.settings import ZERO, Settings
 
 Tensors = dict[str, torch.Tensor]
@@ -38,8 +39,8 @@ SCALARS = {"step"}
 class Parallel:
     """A model and its optimizer on all processes.
 
-    module: the wrapped `SummedLoss`. parameters: those of the model inside, by name. buffers: what from_pretrained
-    expects beside them.
+    module: the wrapped `SummedLoss`. parameters: those that a checkpoint holds, by their names in its file. buffers: what
+    from_pretrained expects beside them. file: that of the weights, without its ending.
     accumulating: around the forward and backward of a micro-batch, told whether it is the step's last.
     backward: adds the gradients of a loss. step: clips the whole gradient to `optimizer.max_grad_norm`, updates the
     weights where it is finite, drops it, and returns the norm that it had; told the learning rate.
@@ -61,6 +62,7 @@ class Parallel:
     read: Callable[[str], Tensors]
     write: Callable[[str, Tensors], None]
     written: Callable[[], None] = lambda: None
+    file: str = "model"
     loss_scaler: Any = None
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,8 +115,7 @@ def ddp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world:
 def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
     """A whole model and a whole optimizer on this process."""
     module.to(accelerator.device)
-    parameters = dict(module.model.named_parameters())
-    buffers = _buffers(module)
+    parameters, buffers, file = _saved(module)
     wrapped: nn.Module = accelerator.prepare_model(module) if world > 1 else module
     optimizer = accelerator.prepare_optimizer(build_optimizer(module, settings.optimizer))
     scaler = accelerator.scaler
@@ -132,15 +133,12 @@ def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss, w
         return norm
 
     def read(name: str) -> Tensors:
-        state = optimizer.state.get(parameters[name], {})
-        return {"weight": parameters[name].detach()} | {k: v for k, v in state.items() if torch.is_tensor(v)}
+        return {"weight": parameters[name].detach()} | state_tensors(optimizer, parameters[name])
 
     def write(name: str, tensors: Tensors) -> None:
         parameter = parameters[name]
         parameter.data.copy_(tensors["weight"])
-        state = {key: value.to(parameter.device) for key, value in tensors.items() if key != "weight"}
-        if state:
-            optimizer.state[parameter] = state
+        load_state(optimizer, parameter, {key: value for key, value in tensors.items() if key != "weight"})
 
     def describe(name: str) -> Shapes:
         return {key: (tensor.dtype, tensor.shape) for key, tensor in read(name).items()}
@@ -157,6 +155,7 @@ def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss, w
         describe,
         read,
         write,
+        file=file,
         loss_scaler=scaler,
     )
 
@@ -182,7 +181,8 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     stage = ZERO[settings.strategy.kind or ""]
     sizes = [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]
     config = merged(generated(settings, world, sum(sizes), max(sizes)), apply(settings)[1])
-    buffers, shapes = _buffers(module), {name: p.shape for name, p in module.model.named_parameters()}
+    parameters, buffers, file = _saved(module)
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
     # A library of shared memory that it would compile on a CPU, for a reduction that only inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False)
@@ -193,7 +193,6 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     )
     assert isinstance(engine, DeepSpeedEngine) and engine.zero_optimization_stage() == stage
     assert dist.get_world_size() == world
-    parameters = dict(module.model.named_parameters())
     flats = optimizer.fp32_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
     state: dict[torch.Tensor, dict[str, Any]] = optimizer.optimizer.state
 
@@ -272,6 +271,7 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
         read,
         write,
         written,
+        file,
     )
 
 
@@ -300,19 +300,16 @@ def _write_shard(parameter: nn.Parameter, value: torch.Tensor, key: str | None, 
 def fsdp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
     """PyTorch's fully_shard: parameters, gradients and the optimizer's state sharded, gathered block by block."""
     _meet_alone(world)
-    buffers = _buffers(module)
     mesh = init_device_mesh(accelerator.device.type, (world,))
     blocks = set(getattr(module.model, "_no_split_modules", None) or ())
     for inner in module.modules():
         if type(inner).__name__ in blocks:
             fully_shard(inner, mesh=mesh)
     fully_shard(module, mesh=mesh)
-    parameters: dict[str, nn.Parameter] = dict(module.model.named_parameters())
-    optimizer = build_optimizer(module, settings.optimizer)
     assert isinstance(module, FSDPModule)
-    assert all(
-        isinstance(parameter, DTensor) and parameter.device_mesh.size() == world for parameter in parameters.values()
-    )
+    assert all(isinstance(p, DTensor) and p.device_mesh.size() == world for p in module.parameters())
+    parameters, buffers, file = _saved(module)
+    optimizer = build_optimizer(module, settings.optimizer)
 
     def step(learning_rate: float) -> float:
         sharded = nn.utils.clip_grad_norm_(module.parameters(), _limit(settings))
@@ -324,8 +321,7 @@ def fsdp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
         return norm
 
     def shards(name: str) -> Tensors:
-        state = optimizer.state.get(parameters[name], {})
-        return {"weight": parameters[name].detach()} | {k: v for k, v in state.items() if torch.is_tensor(v)}
+        return {"weight": parameters[name].detach()} | state_tensors(optimizer, parameters[name])
 
     def describe(name: str) -> Shapes:
         return {key: (tensor.dtype, tensor.shape) for key, tensor in shards(name).items()}
@@ -344,8 +340,7 @@ def fsdp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
 
         parameter.to_local().copy_(shard(tensors["weight"]).to_local())
         state = {key: value if key in SCALARS else shard(value) for key, value in tensors.items() if key != "weight"}
-        if state:
-            optimizer.state[parameter] = state
+        load_state(optimizer, parameter, state)
 
     return Parallel(
         accelerator.device,
@@ -359,13 +354,18 @@ def fsdp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
         describe,
         read,
         write,
+        file=file,
     )
 
 
-def _buffers(module: SummedLoss) -> Tensors:
-    """What a model folder holds beside parameters."""
-    persistent = module.model.state_dict().keys() - dict(module.model.named_parameters()).keys()
-    return {name: buffer for name, buffer in module.model.named_buffers() if name in persistent}
+def _saved(module: SummedLoss) -> tuple[dict[str, nn.Parameter], Tensors, str]:
+    """Parameters and buffers that a model folder holds, by their names in its file, and that file's name."""
+    own = dict(module.model.named_parameters())
+    parameters = {in_file: own[name] for name, in_file in saved_names(module.model).items()}
+    if is_adapter(module.model):
+        return parameters, {}, WEIGHTS
+    persistent = module.model.state_dict().keys() - own.keys()
+    return parameters, {name: buffer for name, buffer in module.model.named_buffers() if name in persistent}, "model"
 
 
 def _meet_alone(world: int) -> None:

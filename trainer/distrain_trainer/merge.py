@@ -1,0 +1,134 @@
+"""A trained adapter merged into its base model: a plain model that needs neither peft nor bitsandbytes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distrain_trainer.adapters import CONFIG, DTYPES
+from distrain_trainer.errors import DataError, SettingsError, VolumeError
+from distrain_trainer.inference import Trained, load, model_folder
+from distrain_trainer.progress import say
+from distrain_trainer.results import PIPELINES, adapter_line
+from distrain_trainer.settings import Settings
+from distrain_trainer.tracking import sync_folder, write_json, write_text
+
+TEXTS = (
+    "The harbour was quiet that morning, and only a few boats had left before the fog came in.",
+    "To compute the mean of a list, add all of its numbers and divide the sum by how many there are.",
+    "In 1969 the river rose 4.2 metres in 36 hours; 1,250 people left their homes.",
+    "def area(width: float, height: float) -> float:\n    return width * height",
+    "I would not buy it again: the handle broke after two days and nobody answered my letters.",
+)
+"""Rows that the logits are compared on."""
+
+UNQUANTIZED = {
+    "quantization.bits": "null",
+    "quantization.compute_dtype": "null",
+    "quantization.double_quantization": "true",
+    "model.dtype": "null",
+    "model.attention": "null",
+    "precision": "fp32",
+}
+"""The settings that a base model is merged into with: all of it in fp32."""
+
+
+def merge_folder(path: str, output: str | None, dtype: str) -> dict[str, Any]:
+    """Writes the adapter of `path` merged into its unquantized base as a folder for from_pretrained.
+
+    output: the folder; None for `merged` beside that of the adapter. dtype: of the merged weights; they are merged in
+    fp32. Returns {"model", "rows", "merging", "quantization"}: largest and mean absolute difference of logits that
+    merging has made, and that leaving the quantization behind has made (None where there was none).
+    """
+    folder = model_folder(path)
+    if not (folder / CONFIG).exists():
+        raise DataError(f"{folder} holds a whole model and no adapter; there is nothing to merge")
+    target = Path(output) if output else folder.parent / "merged"
+    if target.exists():
+        raise SettingsError(f"{target} is there already; remove it, or name another folder with --output")
+
+    trained = load(str(folder), {})
+    bits = trained.settings.quantization.bits
+    as_trained = logits(trained) if bits else None
+    if bits or trained.settings.precision != "fp32":
+        trained = load(str(folder), UNQUANTIZED)
+    before = logits(trained)
+    say(f"merging the adapter of {folder} into its base model")
+    merged = trained.model.merge_and_unload().to(DTYPES[dtype])
+    after = logits(trained, merged)
+    report = {
+        "model": str(target),
+        "rows": len(TEXTS),
+        "merging": difference(before, after),
+        "quantization": difference(as_trained, after) if as_trained else None,
+    }
+    write(trained, merged, target, dtype, report)
+    return report
+
+
+def logits(trained: Trained, model: Any = None) -> list[torch.Tensor]:
+    """Logits of each of TEXTS, fp32 on the CPU. model: in place of the trained one."""
+    found = []
+    for text in TEXTS:
+        row = trained.tokenizer(text, return_tensors="pt", truncation=True, max_length=trained.max_length)
+        inputs = {name: row[name].to(trained.device) for name in ("input_ids", "attention_mask")}
+        with trained.working():
+            found.append((model or trained.model)(**inputs).logits.float().cpu())
+    return found
+
+
+def difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> dict[str, float]:
+    """{"largest", "mean"} of the absolute differences."""
+    apart = torch.cat([(a - b).abs().flatten() for a, b in zip(before, after, strict=True)])
+    return {"largest": float(apart.max()), "mean": float(apart.mean())}
+
+
+def write(trained: Trained, merged: Any, target: Path, dtype: str, report: dict[str, Any]) -> None:
+    """The merged model with its tokenizer, model card and settings.json, all at once."""
+    record = json.loads((trained.folder / "settings.json").read_text())
+    adapter = record["settings"]
+    plain = Settings().model_dump(mode="json")
+    record["settings"] = adapter | {"lora": plain["lora"], "quantization": plain["quantization"]}
+    record["settings"]["model"] = adapter["model"] | {"dtype": None}
+    record["merged"] = {name: report[name] for name in ("rows", "merging", "quantization")}
+
+    new = target.with_name(f"tmp.{target.name}")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        merged.save_pretrained(new)
+        trained.tokenizer.save_pretrained(new)
+        write_text(new / "README.md", card(adapter, record, dtype))
+        write_json(new / "settings.json", record)
+        new.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise VolumeError(f"{target} cannot be written: {error.strerror or error}; name another folder") from None
+
+
+def card(adapter: dict[str, Any], record: dict[str, Any], dtype: str) -> str:
+    """README.md of a merged model. adapter: the settings that the adapter was trained with."""
+    merging, quantization = record["merged"]["merging"], record["merged"]["quantization"]
+    base = adapter["model"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {PIPELINES[adapter['task']]}",
+        "---",
+        "",
+        f"# {Path(base['name']).name} fine-tuned by distrain, merged",
+        "",
+        f"- task: {adapter['task']}",
+        f"- base model: {base['name']}" + (f" at {base['revision']}" if base["revision"] else ""),
+        f"- data: {record['data']['description']}",
+        adapter_line(adapter),
+        f"- merged in fp32, weights in {dtype}: logits of {len(TEXTS)} texts moved by {merging['largest']:.2g} at most",
+    ]
+    if quantization:
+        lines.append(
+            f"- beside the quantized base it was trained on, they moved by {quantization['largest']:.2g} at most"
+        )
+    return "\n".join([*lines, ""])
