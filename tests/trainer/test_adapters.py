@@ -206,7 +206,7 @@ def test_a_base_is_held_in_the_type_of_the_precision(bert: Path):
         kinds[parameter.requires_grad].add(parameter.dtype)
     assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
     ids = torch.arange(5, 13).reshape(2, 4)
-    loss, _ = SummedLoss(adapted, "bf16")(ids, torch.ones_like(ids), torch.tensor([0, 1]))
+    loss, _ = SummedLoss(adapted, "bf16")(ids, torch.tensor([0, 1]), torch.ones_like(ids))
     loss.backward()
     assert torch.isfinite(loss)
 

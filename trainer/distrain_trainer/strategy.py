@@ -39,8 +39,8 @@ SCALARS = {"step"}
 class Parallel:
     """A model and its optimizer on all processes.
 
-    module: the wrapped `SummedLoss`. parameters: those that a checkpoint holds, by their names in its file. buffers: what
-    from_pretrained expects beside them. file: that of the weights, without its ending.
+    module: the wrapped `SummedLoss`. parameters: those that a checkpoint holds, by their names in its file. buffers:
+    what from_pretrained expects beside them. file: that of the weights, without its ending.
     accumulating: around the forward and backward of a micro-batch, told whether it is the step's last.
     backward: adds the gradients of a loss. step: clips the whole gradient to `optimizer.max_grad_norm`, updates the
     weights where it is finite, drops it, and returns the norm that it had; told the learning rate.
