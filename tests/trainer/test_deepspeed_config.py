@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 from hypothesis import given
@@ -94,6 +95,7 @@ values = {
 }
 
 
+@hypothesis.settings(deadline=None)
 @given(**values)
 def test_deepspeed_takes_every_generated_configuration(kind, offload, norm, parameters, share):
     from deepspeed.runtime.config import DeepSpeedConfig
@@ -468,6 +470,36 @@ def test_a_users_file_is_refused_in_one_sentence(row: str, tmp_path: Path):
 def test_a_file_that_is_not_there_is_named():
     with pytest.raises(SettingsError, match=r"nowhere\.json cannot be read: No such file"):
         read_settings(None, {"strategy.config": "nowhere.json"}, {})
+
+
+anything = draw.recursive(
+    draw.none() | draw.booleans() | draw.integers() | draw.floats() | draw.sampled_from(["auto", "cpu", "", "1e3"]),
+    lambda inner: draw.lists(inner, max_size=2) | draw.dictionaries(draw.sampled_from(["enabled", "x"]), inner),
+    max_leaves=3,
+)
+keys = [*DEEPSPEED, *ACCELERATE]
+keys += sorted({key.rpartition(".")[0] for key in keys if "." in key})
+
+
+@hypothesis.settings(deadline=None)
+@given(tree=draw.dictionaries(draw.sampled_from(keys), anything, min_size=1, max_size=4), config=draw.booleans())
+def test_whatever_stands_in_a_file_is_taken_or_refused(tmp_path_factory, tree: dict[str, Any], config: bool):
+    nested: dict[str, Any] = zero() if config else {"distributed_type": "DEEPSPEED"}
+    for key, value in tree.items():
+        node = nested
+        *sections, last = key.split(".")
+        for section in sections:
+            inner = node.setdefault(section, {})
+            node = inner if isinstance(inner, dict) else {}
+        node[last] = value
+    path = written(tmp_path_factory.getbasetemp(), nested, "any.json")
+    try:
+        taken, extra = apply(Settings.model_validate({"strategy": {"config": path}}))
+    except SettingsError as error:
+        assert "\n" not in str(error)
+        return
+    assert apply(taken) == (taken, extra)
+    assert taken.strategy.kind in (*ZERO, "fsdp") and "auto" not in extra.values()
 
 
 DISAGREES = [

@@ -173,9 +173,9 @@ def read_user_config(path: str) -> UserConfig:
         return user
     _take(user, path, tree, ACCELERATE)
     user.is_deepspeed = str(tree.get("distributed_type", "")).upper() == "DEEPSPEED"
-    section = tree.get("deepspeed_config") or {}
-    inner = section.get("deepspeed_config_file")
-    if inner not in (None, "none"):
+    section = user.extra.pop("deepspeed_config", {})
+    inner = section.get("deepspeed_config_file", "none")
+    if inner != "none":
         beside = Path(path).parent / inner
         inner = str(beside if beside.exists() and not Path(inner).exists() else inner)
         _take_deepspeed(user, inner, _read(inner))
@@ -183,7 +183,6 @@ def read_user_config(path: str) -> UserConfig:
     if classes:
         leaves = {"classes": [name.strip() for name in classes.split(",")]}
         user.extra = merged(user.extra, {"zero_optimization": {"leaf_module": leaves}})
-    user.extra.pop("deepspeed_config", None)
     return user
 
 
@@ -226,8 +225,7 @@ def _take(user: UserConfig, path: str, tree: dict[str, Any], rules: dict[str, Ru
         elif isinstance(rule, Passes):
             user.extra = merged(user.extra, nested({key: _checked(value, rule, shown)}))
         elif not rule.values:
-            if value is not None:
-                user.sets(rule.setting, _number(value), f"{key} {value!r}")
+            user.sets(rule.setting, _number(value), f"{key} {value!r}")
         else:
             spelled = value.lower() if isinstance(value, str) else value
             if not isinstance(spelled, str | int) or spelled not in rule.values:
@@ -237,18 +235,18 @@ def _take(user: UserConfig, path: str, tree: dict[str, Any], rules: dict[str, Ru
 
 
 def _leaves(tree: dict[str, Any], prefix: str, rules: dict[str, Rule], path: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in the file that has a rule and is not auto."""
+    """(dotted key, value) of everything in the file that has a rule and says something."""
     for name, value in tree.items():
         key = ALIASES.get(f"{prefix}{name}", f"{prefix}{name}")
         if key not in rules and not any(known.startswith(f"{key}.") for known in rules):
             raise SettingsError(_unknown(key, path, rules))
-        if isinstance(value, str) and value.lower() == "auto":
+        if value is None or (isinstance(value, str) and value.lower() == "auto"):
             continue
         if key in rules:
             yield key, value
         elif isinstance(value, dict):
             yield from _leaves(value, f"{key}.", rules, path)
-        elif value not in (None, False):
+        elif value is not False:
             raise SettingsError(f"{key} in {path} is {value!r}, but it should be a block of keys")
 
 

@@ -319,7 +319,7 @@ ACCELERATE: dict[str, Rule] = {
         "downcast_bf16 tpu_name tpu_zone tpu_use_cluster tpu_use_sudo command_file commands tpu_vm tpu_env",
         Refused("distrain does not run on TPUs; remove it", (None, False, "no", [])),
     ),
-    "deepspeed_config.deepspeed_config_file": Ignored("it has been read"),
+    "deepspeed_config.deepspeed_config_file": TEXT,
     "deepspeed_config.zero_stage": Sets("strategy.kind", STAGES, NO_STAGE),
     "deepspeed_config.offload_optimizer_device": Sets("strategy.offload_optimizer", DEVICES, NO_NVME),
     "deepspeed_config.offload_param_device": Sets("strategy.offload_parameters", DEVICES, NO_NVME),
@@ -332,7 +332,7 @@ ACCELERATE: dict[str, Rule] = {
     "deepspeed_config.gradient_clipping": Sets("optimizer.max_grad_norm"),
     "deepspeed_config.zero3_save_16bit_model": Ignored(OWN_CHECKPOINTS),
     "deepspeed_config.zero3_init_flag": Ignored("distrain decides itself how weights are loaded"),
-    "deepspeed_config.deepspeed_moe_layer_cls_names": Passes("text"),
+    "deepspeed_config.deepspeed_moe_layer_cls_names": TEXT,
     **_under(
         "deepspeed_config.",
         "deepspeed_multinode_launcher deepspeed_hostfile deepspeed_exclusion_filter deepspeed_inclusion_filter",
