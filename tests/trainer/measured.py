@@ -176,6 +176,8 @@ def on_processes(cases: list[dict[str, Any]], world: int) -> list[dict[str, int]
 if __name__ == "__main__":
     quieten_libraries()
     wanted = json.loads(Path(sys.argv[1]).read_text())
+    if any(case["settings"]["strategy"]["kind"].startswith("zero") for case in wanted):
+        import deepspeed  # noqa: F401  once, and not in every process
     groups: dict[tuple[str, int], list[int]] = {}
     for number, case in enumerate(wanted):
         groups.setdefault((case["settings"]["strategy"]["kind"], case["world"]), []).append(number)

@@ -238,8 +238,9 @@ def measured_cases(models: dict[str, Path]) -> list[dict[str, Any]]:
             sections = {"data": {"max_length": 64}, "batch": {"tokens": 64 * rows}, "strategy": {"kind": kind}}
             found.append({"world": world, "rows": rows, "settings": {"task": task, "model": model} | sections | more})
 
-        add(models["bert"], "sequence-classification")
         add(models["llama"], "causal-lm", precision="bf16")
+        if kind != "zero2":
+            add(models["bert"], "sequence-classification")
         if kind in ("single", "ddp"):
             add(models["gpt2"], "causal-lm", optimizer={"name": "sgd", "momentum": 0.9})
         if kind == "single":
@@ -249,7 +250,7 @@ def measured_cases(models: dict[str, Path]) -> list[dict[str, Any]]:
             add(models["mistral"], "sequence-classification")
             add(models["qwen3"], "causal-lm")
             add(models["gemma3"], "causal-lm", precision="bf16")
-            add("sample", "sequence-classification", rows=4)
+            add("sample", "sequence-classification", rows=2)
     return found
 
 

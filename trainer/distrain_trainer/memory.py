@@ -56,7 +56,7 @@ def persistent_elements(largest: int) -> int:
 class Bytes:
     """Bytes on each GPU at the fullest moment of a step; host: in the host's memory, for each GPU.
 
-    optimizer: its state, and the second copy of the weights that ZeRO 1 and 2 update. buckets: what communication
+    optimizer: its state, and the second copy of the weights that DeepSpeed updates. buckets: what communication
     holds: buckets, and parameters that are gathered. activations: what the forward pass keeps for the backward pass,
     16-bit copies of weights among them. working: what lives for a moment beside the activations.
     """
@@ -166,63 +166,70 @@ class Activations:
     back: int
 
 
-def activations(weights: Weights, settings: Settings, tokens: int, device: str = "cuda") -> Activations:
+def activations(weights: Weights, settings: Settings, tokens: int, kind: str, device: str = "cuda") -> Activations:
     """The memory of a micro-batch of `tokens` padded tokens whose rows are as long as they may be.
 
-    device: cuda or cpu, which keep dropout and attention in other ways.
+    device: cuda or cpu, which keep dropout and attention in other ways. zero3 multiplies with a function of its own,
+    which keeps what it was given and no 16-bit copy.
     """
-    w, mixed = weights, settings.precision != "fp32"
-    low = SIZES[settings.precision]
-    noise = low if device == "cpu" else 1
-    adapted = settings.lora.rank is not None
+    w, low = weights, SIZES[settings.precision]
+    noise = _noise(low, device)
+    casts = settings.precision != "fp32" and kind != "zero3"
     length = longest(weights, settings, tokens)
-    query, both = w.heads * w.head_size, (w.heads + w.key_value_heads) * w.head_size
-
-    norm = 4 * w.hidden * (2 if w.rms and not adapted else 1)
-    norms = w.norms * norm + 8 * w.norms + 8 * both * w.query_norms
-    if mixed:
-        readers = (1 if w.fused_attention else 3) + (1 if w.fused_gate or not w.gated else 2)
-        inputs = readers * low * w.hidden
-    else:
-        inputs = 2 * 4 * w.hidden
-    scores = w.heads * length
-    attention = settings.model.attention or "sdpa"
-    flash = 4 * w.heads + (low * length if attention == "sdpa" and not settings.batch.packing else 0)
-    attended, whole = flash + 4 * low * query, 0
-    if attention == "eager":
-        whole = low * scores
-        kept = (4 + (low if mixed else 0)) * scores
-        kept += (noise + (0 if mixed else low)) * scores if w.attention_dropout else 0
-        attended = kept + 4 * low * query
-    elif attention == "sdpa" and w.attention_dropout and device == "cpu":  # no kernel: whole scores, in fp32
-        whole = 4 * scores
-        attended = 3 * whole + (3 * 4 + low) * query
-    inner = SAVED_BY_ACTIVATION.get(w.activation, 2) + (2 if w.gated else 0)
-    mlp = inner * low * w.intermediate
-    dropped = 2 * noise * w.hidden if w.dropout else 0
-    adapters = 0
-    if adapted:
-        in_block = {name: s for name, s in targets(weights, settings).items() if name.startswith(w.blocks[0])}
-        adapters = low * len(in_block) * (settings.lora.rank or 0)
-        if settings.lora.dropout:
-            adapters += (low + noise) * sum(columns for _, columns in in_block.values())
-    layer = tokens * (norms + inputs + attended + mlp + dropped + adapters)
-
-    head, loss, passing = _head(w, settings, tokens, low)
-    copies, block_copies = _copies(w, settings) if mixed else (0, 0)
-    outer = (
-        tokens * (4 * w.hidden * w.encoder + (noise * w.hidden if w.dropout else 0) + 24)
-        + 8 * w.head_size * length
-        + head
+    attention, scores = _attention(w, settings, length, low, device)
+    mlp = (SAVED_BY_ACTIVATION.get(w.activation, 2) + 2 * w.gated) * low * w.intermediate
+    dropped = noise * w.hidden if w.dropout else 0
+    layer = tokens * (
+        _norms(w, settings, casts, low) + attention + mlp + 2 * dropped + _adapters(w, settings, low, noise)
     )
+
+    head, loss, passing = _head(w, settings, tokens, low if casts else 4)
+    copies, block_copies = _copies(w, settings) if casts else (0, 0)
+    outer = head + tokens * (4 * w.hidden * w.encoder + dropped + 24) + 8 * w.head_size * length
+    back = tokens * max(2 * low * w.intermediate + 4 * w.hidden, 2 * scores)
     if settings.model.gradient_checkpointing:
-        kept_bytes = outer + loss + w.layers * 4 * w.hidden * tokens + copies - w.layers * block_copies
-        again = layer + block_copies
-    else:
-        kept_bytes, again = outer + loss + w.layers * layer + copies, 0
-    back = tokens * (2 * low * w.intermediate + 4 * w.hidden)
-    back = max(back, tokens * 2 * whole)
-    return Activations(kept_bytes, again, loss, passing, back)
+        kept = outer + loss + w.layers * 4 * w.hidden * tokens + copies - w.layers * block_copies
+        return Activations(kept, layer + block_copies, loss, passing, back)
+    return Activations(outer + loss + w.layers * layer + copies, 0, loss, passing, back)
+
+
+def _noise(low: int, device: str) -> int:
+    """Bytes of an element of a dropout mask."""
+    return low if device == "cpu" else 1
+
+
+def _norms(w: Weights, settings: Settings, casts: bool, low: int) -> int:
+    """Bytes a token that a block's norms keep, and the matrices that read what they give."""
+    frozen = settings.lora.rank is not None  # then RMSNorm keeps no normalized input
+    norms = w.norms * (4 * w.hidden * (2 if w.rms and not frozen else 1) + 8)
+    norms += 8 * (w.heads + w.key_value_heads) * w.head_size * w.query_norms
+    readers = (1 if w.fused_attention else 3) + (1 if w.fused_gate or not w.gated else 2)
+    return norms + (readers * low * w.hidden if casts else 2 * 4 * w.hidden)
+
+
+def _attention(w: Weights, settings: Settings, length: int, low: int, device: str) -> tuple[int, int]:
+    """Bytes a token that a block's attention keeps, and those of its scores where they are whole."""
+    query, scores = w.heads * w.head_size, w.heads * length
+    attention = settings.model.attention or "sdpa"
+    if attention == "eager":
+        kept = (4 + (low if low < 4 else 0)) * scores
+        kept += (_noise(low, device) + (0 if low < 4 else low)) * scores if w.attention_dropout else 0
+        return kept + 4 * low * query, low * scores
+    if (
+        attention == "sdpa" and w.attention_dropout and device == "cpu"
+    ):  # a CPU has no kernel for it: whole scores, in fp32
+        return 3 * 4 * scores + (3 * 4 + low) * query, 4 * scores
+    mask = low * length if attention == "sdpa" and not settings.batch.packing else 0
+    return 4 * w.heads + mask + 4 * low * query, 0
+
+
+def _adapters(w: Weights, settings: Settings, low: int, noise: int) -> int:
+    """Bytes a token that the adapters of a block keep beside what their matrices read."""
+    rank = settings.lora.rank
+    if rank is None:
+        return 0
+    columns = [shape[1] for name, shape in targets(w, settings).items() if name.startswith(w.blocks[0])]
+    return low * rank * len(columns) + ((low + noise) * sum(columns) if settings.lora.dropout else 0)
 
 
 def longest(weights: Weights, settings: Settings, tokens: int) -> int:
@@ -257,7 +264,7 @@ def _copies(w: Weights, settings: Settings) -> tuple[int, int]:
 
 def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: int, device: str = "cuda") -> Bytes:
     """Bytes a GPU under a strategy. world: processes. tokens: padded tokens of a micro-batch."""
-    h, a = held(weights, settings), activations(weights, settings, tokens, device)
+    h, a = held(weights, settings), activations(weights, settings, tokens, kind, device)
     offload_optimizer, offload_parameters = settings.strategy.offload_optimizer, settings.strategy.offload_parameters
     shard = _share(h.trained, world)
     state = optimizer_bytes(settings)
@@ -275,7 +282,7 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
             step = 0
     elif kind == "zero3":
         parameters = 4 * shard + _share(h.frozen_bytes, world) + 4 * h.whole
-        gradients, optimizer, step = 4 * shard, state * shard, 0
+        gradients, optimizer, step = 4 * shard, (4 + state) * shard, 0
         live = 4 * min(h.trained, 2 * bucket // 4 + prefetch_elements(bucket // 4))
         live += min(h.frozen_bytes, 2 * bucket)
         buckets = bucket + live
