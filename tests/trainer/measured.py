@@ -21,14 +21,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
-from distrain_trainer import strategy
 from distrain_trainer.__main__ import quieten_libraries
 from distrain_trainer.data.loader import IGNORED
 from distrain_trainer.loss import SummedLoss
 from distrain_trainer.memory_plan import read_model
 from distrain_trainer.model import load_model
 from distrain_trainer.settings import Settings
-from distrain_trainer.strategy import Parallel, parallelize
+from distrain_trainer.strategy import Parallel, freeze_unreached, parallelize
 from distrain_trainer.weights import sample_model
 
 Storages = dict[int, int]
@@ -66,15 +65,8 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
         with parallel.accumulating(last):
             parallel.backward(parallel.forward(batch)[0])
 
-    def update() -> None:
-        if hasattr(parallel, "step"):
-            parallel.step(1e-3)
-        else:
-            parallel.clip(1.0)
-            parallel.update(1e-3, finite=True)
-
     micro_batch(True)
-    update()
+    parallel.step(1e-3)
 
     kept: dict[int, tuple[torch.UntypedStorage, torch.Tensor]] = {}
 
@@ -94,14 +86,14 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
     del loss, _
     gc.collect()
     state = sum(count for key, count in live().items() if key not in before)
-    update()
+    parallel.step(1e-3)
 
     gc.collect()
     resting = sum(count for key, count in live().items() if key not in before)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         micro_batch(False)
         micro_batch(True)
-        update()
+        parallel.step(1e-3)
     level = peak = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "[memory]":
@@ -122,9 +114,8 @@ def run_case(case: dict[str, Any], world: int) -> dict[str, int]:
     module = SummedLoss(load_model(settings, folder, None, tokenizer, labels), settings.precision)
     empty = batch_of(settings, 1, 1)
     empty["labels"].fill_(IGNORED)
-    if hasattr(strategy, "freeze_unreached"):
-        strategy.freeze_unreached(module, empty)
-    parallel = parallelize(settings, Accelerator(cpu=True), module, empty, world)
+    freeze_unreached(module, empty)
+    parallel = parallelize(settings, Accelerator(cpu=True), module, world)
     assert settings.data.max_length is not None
     batch = batch_of(settings, case["rows"], settings.data.max_length)
     return measure(parallel, batch, before)
