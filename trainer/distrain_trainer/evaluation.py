@@ -30,6 +30,7 @@ def plan_evaluation(lengths: np.ndarray, settings: Settings) -> MicroBatches:
     if settings.evaluation.samples and settings.evaluation.samples < len(rows):
         generator = np.random.Generator(np.random.PCG64([settings.seed, EVALUATION]))
         rows = np.sort(generator.choice(rows, settings.evaluation.samples, replace=False))
+    assert settings.batch.tokens != "auto"
     return cut(lengths, rows, settings.batch.tokens, settings.batch.samples)
 
 

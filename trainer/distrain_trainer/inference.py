@@ -223,6 +223,7 @@ def each_batch(
     """(numbers of the texts, logits) of micro-batches of texts of like length."""
     rows = rows or encode(texts, trained.settings, trained.tokenizer, trained.max_length)
     batch = trained.settings.batch
+    assert batch.tokens != "auto"
     planned = cut(rows.lengths, np.arange(len(rows)), batch.tokens, batch.samples)
     pad = trained.tokenizer.pad_token_id
     for index in range(len(planned)):
