@@ -40,13 +40,13 @@ from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory import KINDS, Bytes, auto_tokens, bucket_elements, fits, most_tokens, plan
 from distrain_trainer.memory_plan import GPUS, memory_of, read_model
 from distrain_trainer.model import load_model
+from distrain_trainer.run import with_least_tokens
 from distrain_trainer.settings import Settings
 from distrain_trainer.weights import read_folder, read_header, weights_of
 from hub import Repository, serve
+from runs import finish, train
 
 WITHIN = 0.15
-TOKENS = {"causal-lm": "byte_bpe", "masked-lm": "wordpiece"}
-
 ENCODER: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
@@ -247,8 +247,7 @@ def measured_cases(models: dict[str, Path]) -> list[dict[str, Any]]:
             add(models["bert"], "masked-lm", precision="bf16")
             add(models["gpt2"], "causal-lm", precision="bf16", model={"attention": "eager"})
             add(models["llama"], "causal-lm", model={"gradient_checkpointing": True})
-            add(models["mistral"], "sequence-classification")
-            add(models["qwen3"], "causal-lm")
+            add(models["qwen3"], "sequence-classification")
             add(models["gemma3"], "causal-lm", precision="bf16")
             add("sample", "sequence-classification", rows=2)
     return found
@@ -375,3 +374,18 @@ def test_auto_is_what_the_plan_has_room_for(models: dict[str, Path]) -> None:
     assert fits(plan(weights, settings, "single", 1, tokens, "cpu"), room)
     assert not fits(plan(weights, settings, "single", 1, tokens + 256, "cpu"), room)
     assert auto_tokens(weights, settings, "single", 1, 1000, "cpu") == 100, "never less than a row"
+
+
+def test_a_run_writes_down_what_auto_became(bert: Path, texts: Path, tmp_path: Path) -> None:
+    more = ("--batch.tokens", "auto", "--schedule.max_steps", "2", "--data.max_length", "64")
+    done = finish(train(bert, texts, tmp_path / "run", 2, *more))
+    tokens = json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]["batch"]["tokens"]
+    assert f"batch.tokens is auto: {tokens:,} padded tokens a micro-batch, what the plan of ddp fits in " in done.stderr
+    assert 64 <= tokens <= memory.MOST_TOKENS
+
+
+def test_all_processes_take_what_the_least_has_room_for() -> None:
+    settings = Settings.model_validate({"batch": {"tokens": 2048}, "data": {"max_length": 512}})
+    assert with_least_tokens(settings, [2048, 1024, 4096]).batch.tokens == 1024
+    with pytest.raises(SettingsError, match=r"set data\.max_length to at most 256"):
+        with_least_tokens(settings, [2048, 256])

@@ -88,7 +88,10 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
     torch.set_num_threads(threads)  # Accelerate has set a number of its own
     if claimed.settings.batch.tokens == "auto":
-        settings, plan = with_least_tokens(settings, plan, data, packing, place.world, tell)
+        settings = with_least_tokens(settings, processes.gather(plan.tokens))
+        if settings.batch.tokens != plan.tokens:
+            plan = plan_of(settings, data.train, packing)
+            tell("another process has less memory: " + deal_sentence(plan, data.train, settings, place.world))
     attempt = processes.from_first(attempt or (begin_attempt(claimed.folder).attempt if place.first else 0))
 
     # The model, the same on all of them.
@@ -221,29 +224,15 @@ def with_tokens(settings: Settings, place: Place, tell: Callable[[str], None]) -
     return Settings.model_validate(nested(flat(settings) | {"batch.tokens": tokens}))
 
 
-def with_least_tokens(
-    settings: Settings,
-    plan: Plan,
-    data: Tokenized,
-    packing: Packing | None,
-    world: int,
-    tell: Callable[[str], None],
-) -> tuple[Settings, Plan]:
-    """Settings and plan with the least number of tokens that any process has room for. On every process."""
-    rooms = processes.gather(settings.batch.limit)
-    least = min(rooms)
-    if least == max(rooms):
-        return settings, plan
-    assert settings.data.max_length is not None
-    if least < settings.data.max_length:
+def with_least_tokens(settings: Settings, rooms: list[int]) -> Settings:
+    """The settings with the least number of tokens that any process has room for. rooms: every process's number."""
+    least, longest = min(rooms), settings.data.max_length
+    if longest is not None and least < longest:
         raise SettingsError(
-            f"batch.tokens is auto and a process has room for {least} tokens only, another for rows of "
-            f"{settings.data.max_length}; set data.max_length to at most {least}"
+            f"batch.tokens is auto and one process has room for {least} tokens only, but rows of {longest} fit in "
+            f"another; set data.max_length to at most {least}"
         )
-    settings = Settings.model_validate(nested(flat(settings) | {"batch.tokens": least}))
-    plan = plan_of(settings, data.train, packing)
-    tell(f"a process has less memory: {least:,} padded tokens; " + deal_sentence(plan, data.train, settings, world))
-    return settings, plan
+    return Settings.model_validate(nested(flat(settings) | {"batch.tokens": least}))
 
 
 def plan_of(settings: Settings, rows: Rows, packing: Packing | None = None) -> Plan:

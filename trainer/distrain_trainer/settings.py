@@ -114,8 +114,8 @@ class Batch(Section):
     """What a micro-batch and a step are. How they are dealt to processes follows from the hardware."""
 
     tokens: Annotated[int, Field(ge=8)] | Literal["auto"] = 4096
-    """Padded tokens at most in a micro-batch: the bound on memory. `auto` takes what the device has room for, measured
-    once at the first start."""
+    """Padded tokens at most in a micro-batch: the bound on memory. `auto` takes what the device has room for by the
+    memory plan: at most 65,536, at least `data.max_length`, decided at the first start."""
     samples: int | None = Field(None, ge=1)
     """Rows at most in a micro-batch. What others call the per-device batch size."""
     micro_batches: int | None = Field(None, ge=1)
