@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from distrain_trainer.data.chat import Template, shown
-from distrain_trainer.data.conversations import Conversation, columns_of, conversation_of
+from distrain_trainer.data.conversations import Conversation, as_text, columns_of, conversation_of
 from distrain_trainer.errors import DataError
 from distrain_trainer.hub import first_line
 from distrain_trainer.settings import Chat
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def question_of(row: Mapping[str, Any], chat: Chat, where: str) -> Conversation:
     """The conversation in a row up to what is to be answered; answers that end it are left out."""
     if "prompt" in row:
-        row = {"completion": [], **row}
+        row = {"completion": as_text([]), **row}
     found = conversation_of(row, columns_of(list(row), chat), where)
     last = max((n for n, message in enumerate(found.messages) if message["role"] != "assistant"), default=-1)
     if last < 0:

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from distrain_trainer.answers import answer, prompt_of, question_of
 from distrain_trainer.checkpoint import BEST, numbered
 from distrain_trainer.configuration import read_settings
+from distrain_trainer.data.conversations import as_text
 from distrain_trainer.data.labels import read_labels
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.plan import cut
@@ -272,7 +273,8 @@ def conversations_in(trained: Trained, file: str | None) -> Iterator[tuple[str, 
                 row = json.loads(line)
             except ValueError as error:
                 raise DataError(f"line {number} is no JSON ({error}); give an object with messages on each") from error
-            yield f"line {number}", row if isinstance(row, dict) else {"messages": row}
+            row = row if isinstance(row, dict) else {"messages": row}
+            yield f"line {number}", {name: as_text(value) for name, value in row.items()}
         return
     data = settings_for(trained, file).data
     with TemporaryDirectory(prefix="distrain-") as scratch:
