@@ -101,18 +101,30 @@ def merge(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     print(json.dumps(merge_folder(chosen.path, chosen.output, chosen.dtype), indent=2))
 
 
+def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Talks with a trained chat model: answers each line that is typed, or piped in."""
+    from distrain_trainer.__main__ import quieten_libraries
+
+    quieten_libraries()
+    from distrain_trainer.chat import talk
+
+    talk(chosen.path, chosen.max_new_tokens)
+
+
 def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Tokenizes the data ahead of time, into the cache that train reads."""
     settings = read_settings(chosen.file, flags)
     from distrain_trainer.__main__ import quieten_libraries
 
     quieten_libraries()
+    from distrain_trainer.data.chat import use_template
     from distrain_trainer.data.tokens import prepare
     from distrain_trainer.model import load_config, load_tokenizer, longest_row, resolve
     from distrain_trainer.progress import say
 
     name, revision = resolve(settings.model)
     tokenizer = load_tokenizer(name, revision)
+    use_template(tokenizer, settings)
     data = prepare(settings, tokenizer, longest_row(settings, load_config(name, revision), tokenizer), say)
     print(json.dumps({"train_rows": len(data.train), "evaluation_rows": len(data.evaluation or ())} | data.counts))
 
@@ -192,6 +204,7 @@ OPTIONS: dict[str, dict[str, bool]] = {
     "predict": {"output": True, "max-new-tokens": True},
     "plan": {"gpus": True, "gpu-memory": True, "output": True},
     "merge": {"output": True, "dtype": True},
+    "chat": {"max-new-tokens": True},
     "version": {"json": False},
 }
 """Each command's own options, and whether they take a value; all others are settings."""
@@ -238,9 +251,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = add("predict", predict)
     command.add_argument("path", **trained)
-    command.add_argument("file", nargs="?", metavar="FILE", help="lines of text, or a data file (default: stdin)")
+    command.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="lines of text, or a data file (default: stdin; for chat a JSON line each)",
+    )
     command.add_argument("--output", metavar="FILE", help="where the JSON lines go (default: stdout)")
-    command.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="length of a causal-lm's answer")
+    command.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens of an answer at most")
+
+    command = add("chat", chat)
+    command.add_argument("path", **trained)
+    command.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer at most")
 
     command = add("merge", merge)
     command.add_argument("path", **trained)

@@ -14,8 +14,10 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from distrain_trainer.adapters import CONFIG, base_of, check_installed, load_weights
+from distrain_trainer.answers import answer, prompt_of, question_of
 from distrain_trainer.checkpoint import BEST, numbered
 from distrain_trainer.configuration import read_settings
+from distrain_trainer.data.conversations import as_text
 from distrain_trainer.data.labels import read_labels
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.plan import cut
@@ -164,17 +166,28 @@ def predict_folder(path: str, file: str | None, output: str | None, max_new_toke
     if file is not None and not Path(file).exists():
         raise DataError(f"{file} is not there; check the path")
     trained = load(path, {})
+    with opened_output(output) as target:
+        for predictions in predicted(trained, file, max_new_tokens):
+            for prediction in predictions:
+                target.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+            target.flush()
+
+
+def predicted(trained: Trained, file: str | None, max_new_tokens: int) -> Iterator[list[dict[str, Any]]]:
+    """The predictions for `file` or stdin, as many together as are made together."""
+    if trained.settings.task == "chat":
+        for where, row in conversations_in(trained, file):
+            conversation = question_of(row, trained.settings.chat, where)
+            text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
+            yield [{"messages": conversation.messages, "answer": text}]
+        return
     predictors: dict[str, Callable[[Trained, list[str]], list[dict[str, Any]]]] = {
         "sequence-classification": classify,
         "masked-lm": fill_masks,
         "causal-lm": lambda trained, texts: continue_texts(trained, texts, max_new_tokens),
     }
-    predict = predictors[trained.settings.task]
-    with opened_output(output) as target:
-        for texts in chunks(texts_of(trained, file)):
-            for prediction in predict(trained, texts):
-                target.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-            target.flush()
+    for texts in chunks(texts_of(trained, file)):
+        yield predictors[trained.settings.task](trained, texts)
 
 
 def classify(trained: Trained, texts: list[str]) -> list[dict[str, Any]]:
@@ -264,6 +277,23 @@ def texts_of(trained: Trained, file: str | None) -> Iterator[str]:
             column = find_column(rows, data.text_column, TEXT_COLUMNS, "data.text_column")
             for row in rows.select_columns(column):
                 yield row[column] or ""
+
+
+def conversations_in(trained: Trained, file: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`line 3`, the row) of JSON lines on stdin, each an object or a list of messages, or of a data file."""
+    if file is None:
+        for number, line in enumerate(filter(str.strip, sys.stdin), 1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"line {number} is no JSON ({error}); give an object with messages on each") from error
+            row = row if isinstance(row, dict) else {"messages": row}
+            yield f"line {number}", {name: as_text(value) for name, value in row.items()}
+        return
+    data = settings_for(trained, file).data
+    with TemporaryDirectory(prefix="distrain-") as scratch:
+        for number, row in enumerate(read(data, locate(data), "chat", Path(scratch), say).train, 1):
+            yield f"{file} row {number}", row
 
 
 def chunks(texts: Iterator[str]) -> Iterator[list[str]]:

@@ -13,11 +13,13 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from distrain_trainer import adapters
 from distrain_trainer import settings as names
+from distrain_trainer.data.chat import turn_end
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hub import hub_sentence
 from distrain_trainer.weights import sample_model
@@ -26,6 +28,7 @@ MODEL_CLASSES: dict[str, Any] = {
     "sequence-classification": AutoModelForSequenceClassification,
     "causal-lm": AutoModelForCausalLM,
     "masked-lm": AutoModelForMaskedLM,
+    "chat": AutoModelForCausalLM,
 }
 
 
@@ -139,6 +142,8 @@ def load_model(
         if not model.supports_gradient_checkpointing:
             raise SettingsError(f"{settings.model.name} has no gradient checkpointing; set it to false")
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.task == "chat":
+        stop_at_turn_end(model, tokenizer)
     model.config.use_cache = False
     freeze(model, settings.model.freeze or [], settings.model.name)
     if settings.lora.rank is not None:
@@ -178,3 +183,10 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
         counts["all"] += number
         counts["trainable"] += number if parameter.requires_grad else 0
     return counts
+
+
+def stop_at_turn_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes `generate` stop at the token that ends a turn in the chat template, which may be new to a base model."""
+    known = model.generation_config.eos_token_id
+    ends = {turn_end(tokenizer), tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
+    model.generation_config.eos_token_id = sorted(ends)

@@ -113,6 +113,7 @@ def _content(run: dict[str, Any], info: dict[str, Any], lines: list[dict[str, An
         "markers": _markers(events, last_step),
         "evaluations": _evaluation_table(evaluations, best),
         "matrix": _matrix(info.get("confusion_matrix")),
+        "answers": info.get("answers") or [],
         "events": _event_table(events),
         "settings": _setting_groups(settings),
         "facts": list(_facts(run, info)),
@@ -334,7 +335,9 @@ def _commands(task: str | None, status: str | None, command: list[str] | None) -
     }.get(task or "", "AutoModelForCausalLM")
     return [
         ("Evaluate it again, in the folder of this report", "distrain evaluate final"),
-        ("Try it", 'echo "a text" | distrain predict final'),
+        ("Talk with it", "distrain chat final")
+        if task == "chat"
+        else ("Try it", 'echo "a text" | distrain predict final'),
         (
             "Use it in Python",
             f"from transformers import AutoTokenizer, {model}\n\n"

@@ -149,13 +149,16 @@ PIPELINES = {
     "sequence-classification": "text-classification",
     "causal-lm": "text-generation",
     "masked-lm": "fill-mask",
+    "chat": "text-generation",
 }
 
 
-def conclude(run: "Run", record: dict[str, Any], status: str, error: str | None) -> None:
-    """Writes training_info.json and the report of a run that ends here, well or badly."""
+def conclude(
+    run: "Run", record: dict[str, Any], status: str, error: str | None, answers: list[dict[str, str]] | None = None
+) -> None:
+    """Writes training_info.json and the report of a run that ends here, well or badly. answers: samples of a chat."""
     folder = Path(run.settings.output_dir)
-    write_json(folder / "training_info.json", training_info(run, record, status, error))
+    write_json(folder / "training_info.json", training_info(run, record, status, error) | {"answers": answers})
     write_report(folder)
 
 

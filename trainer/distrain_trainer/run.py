@@ -15,10 +15,13 @@ from transformers.utils import is_flash_attn_2_available
 from distrain_trainer import processes, results
 from distrain_trainer.adapters import check_installed
 from distrain_trainer.attempts import begin_attempt
+from distrain_trainer.chat import answer_held_out
 from distrain_trainer.checkpoint import Checkpoints, State, tensors_digest
+from distrain_trainer.data.chat import use_template
 from distrain_trainer.data.loader import Collator, StepDataset, steps
 from distrain_trainer.data.packing import Packing, packing_of
 from distrain_trainer.data.plan import Plan
+from distrain_trainer.data.sources import held_out
 from distrain_trainer.data.tokens import Rows, Tokenized, prepare
 from distrain_trainer.errors import DataError, DistrainError, OutOfTime, SettingsError, Stopped, TrainingError
 from distrain_trainer.evaluation import plan_evaluation
@@ -62,6 +65,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     name, revision = resolve(settings.model)
     tokenizer = load_tokenizer(name, revision)
     settings = with_tokens(settings, place, tell)
+    use_template(tokenizer, settings)
     max_length = longest_row(settings, load_config(name, revision), tokenizer)
     data = prepare(settings, tokenizer, max_length, tell)
     check_same_data(claimed, data)
@@ -162,7 +166,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
         this.record({"step": state.step, "event": "end"})
     if place.first:
         results.publish_final(claimed.folder, checkpoints, record, state)
-        results.conclude(this, record, "finished", None)
+        answers = answer_held_out(settings, claimed.folder / "final", data.evaluation, tell)
+        results.conclude(this, record, "finished", None, answers)
         for sentence in results.closing_sentences(claimed.folder, this):
             tell(sentence)
     processes.from_first(None)  # nobody leaves before the results are on disk
@@ -204,6 +209,7 @@ def decide(settings: Settings, revision: str | None, data: Tokenized, max_length
         "model.revision": revision,
         "data.revision": data.origin.commit,
         "data.max_length": max_length,
+        "data.evaluation_fraction": held_out(settings.data, settings.task),
         "batch.micro_batches": settings.batch.micro_batches or world,
         "evaluation.metric": metric,
         "evaluation.greater_is_better": greater_is_better(metric) if greater is None else greater,

@@ -85,13 +85,14 @@ class Data(Section):
     `evaluation_fraction` of the training split."""
     evaluation_files: Names | None = None
     """Local files or globs to evaluate on, for data from `files`."""
-    evaluation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Fraction of the training split held out (seed 42, stratified by label) when no split is there. 0: no
-    evaluation."""
+    evaluation_fraction: float | None = Field(None, ge=0, lt=1)
+    """Fraction of the training split held out (seed 42, stratified by label) when no split is there. None: 0.2 for
+    chat, 0.1 for the rest. 0: no evaluation."""
     max_length: int | None = Field(None, ge=8)
     """Longest row, in tokens. None: the model's maximum or `batch.tokens`, whichever is less."""
     long_texts: Literal["truncate", "split", "drop"] | None = None
-    """What becomes of longer texts. None: truncate for classification, split for language models."""
+    """What becomes of longer texts. None: truncate for classification and chat, split for other language models. A
+    conversation that is truncated keeps whole turns."""
     stride: int = Field(0, ge=0)
     """Tokens that neighbouring windows of a split text share; they are context, never counted twice as targets."""
     empty_texts: Literal["drop", "keep"] = "drop"
@@ -218,11 +219,11 @@ class Chat(Section):
     template: str | None = None
     """File of a chat template (Jinja) in place of the tokenizer's own."""
     messages_column: str | None = None
-    """Column of the messages. None takes messages or conversations, or prompt and completion, by their columns."""
+    """Column of the messages. None takes messages or conversations, whichever is there, else prompt and completion."""
     tools_column: str | None = None
     """Column of the tools that a conversation may call. None takes tools, where there is such a column."""
     samples: int = Field(3, ge=0)
-    """Held-out prompts that the trained model answers in the report."""
+    """Held-out prompts that the trained model answers at the end, for the report."""
 
 
 class Evaluation(Section):
@@ -332,6 +333,27 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
         (
             data.mask_whole_words and s.task != "masked-lm",
             f"data.mask_whole_words is for masked-lm but task is {s.task}; remove it or change task",
+        ),
+        (
+            s.task == "chat" and data.long_texts == "split",
+            "data.long_texts=split would cut turns of a conversation in two; choose truncate, which keeps whole turns, "
+            "or drop",
+        ),
+        (
+            s.task == "chat" and data.stride > 0,
+            "data.stride is for texts that are split, which conversations are not; remove it",
+        ),
+        (
+            s.task == "chat" and data.text_column is not None,
+            "data.text_column is not for chat; set chat.messages_column",
+        ),
+        (
+            s.task == "chat" and data.clean,
+            "data.clean folds white space, to which chat templates give a meaning; set it to false",
+        ),
+        (
+            s.task != "chat" and (s.chat.template or s.chat.messages_column or s.chat.tools_column) is not None,
+            f"the settings of section chat are for task chat but task is {s.task}; remove them or change task",
         ),
         (
             schedule.warmup_steps is not None and schedule.warmup_fraction > 0,

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from distrain_trainer.data.conversations import as_text
 from distrain_trainer.errors import DataError
 from distrain_trainer.hub import first_line
 from distrain_trainer.settings import Data
@@ -101,10 +102,11 @@ def hash_files(files: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
-def open_files(files: Sequence[Path], data: Data, folder: Path) -> "Dataset | dict[str, Dataset]":
+def open_files(files: Sequence[Path], data: Data, folder: Path, exact: bool = False) -> "Dataset | dict[str, Dataset]":
     """The rows of files of one format, or what save_to_disk wrote into the one folder.
 
-    folder: where datasets keeps what it makes of them. Raises DataError that names the file and line at fault.
+    folder: where datasets keeps what it makes of them. exact: values of JSON files are the texts of `as_text`.
+    Raises DataError that names the file and line at fault.
     """
     import datasets
 
@@ -132,6 +134,14 @@ def open_files(files: Sequence[Path], data: Data, folder: Path) -> "Dataset | di
         names: Any = [glob.escape(str(file.absolute())) for file in files]
         if kind == "csv":
             rows = datasets.Dataset.from_csv(names, sep=_separator(files[0]), cache_dir=str(folder), **CSV_OPTIONS)
+        elif kind == "json" and exact:
+            columns = tuple(dict.fromkeys(name for row in _objects(files) for name in row))
+            rows = datasets.Dataset.from_generator(
+                _values,
+                features=datasets.Features({name: datasets.Value("string") for name in columns}),
+                gen_kwargs={"files": list(files), "columns": columns},
+                cache_dir=str(folder),
+            )
         elif kind == "json":
             rows = datasets.Dataset.from_json(names, cache_dir=str(folder), parse_agent_traces=False)
         else:
@@ -183,6 +193,27 @@ def _texts(files: Sequence[Path], unit: str) -> Iterator[dict[str, str]]:
                         yield {"text": "".join(lines).removesuffix("\n")}
 
 
+def _values(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, str | None]]:
+    """The rows of JSON files, each value as a text."""
+    for row in _objects(files):
+        yield {name: as_text(row.get(name)) for name in columns}
+
+
+def _objects(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """The rows of JSON files; DataError where one is no object, or where there are none."""
+    found = None
+    for file in files:
+        for row in _scan_json(file):
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"{file} holds {type(row).__name__} in place of objects in curly brackets; correct its rows"
+                )
+            found = row
+            yield row
+    if found is None:
+        raise DataError(f"{listed(files)} has no rows; name files with rows")
+
+
 def _blame(files: Sequence[Path], kind: str, unit: str) -> None:
     """Reads each file alone and raises DataError for the first that cannot be read, or when there are no rows."""
     count = 0
@@ -215,7 +246,7 @@ def _scan(file: Path, kind: str, unit: str) -> Iterator[object]:
             yield from parquet.iter_batches()
 
 
-def _scan_json(file: Path) -> Iterator[object]:
+def _scan_json(file: Path) -> Iterator[Any]:
     """Each row of JSON lines or of one JSON array; DataError names the line at fault."""
     opener = gzip.open if file.suffix == ".gz" else open
     with opener(file, "rb") as stream:

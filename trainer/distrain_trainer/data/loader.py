@@ -83,7 +83,7 @@ class Collator:
                 labels[i, : len(ids)] = ids if rows.labels is None else rows.labels[span]
             input_ids[i, : len(ids)] = ids
             attention_mask[i, : len(ids)] = 1
-        if self.task == "causal-lm":
+        if self.task in ("causal-lm", "chat"):
             labels = np.concatenate([labels[:, 1:], np.full((shape[0], 1), IGNORED)], axis=1)
         arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

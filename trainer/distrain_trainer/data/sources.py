@@ -125,14 +125,14 @@ def read(data: Data, origin: Origin, task: str, folder: Path, say: Callable[[str
     Raises DataError for what cannot be read, and for splits and columns that are not there.
     """
     with _quiet():
-        splits = _open(data, origin, folder)
+        splits = _open(data, origin, task, folder)
         split_column = "split" if is_sample(data) else data.split_column
         if split_column is not None:
             splits = _by_column(splits, split_column)
         train = _pick(splits, data.train_split, "data.train_split")
         evaluation = None
         if origin.evaluation_files:
-            opened = open_files(origin.evaluation_files, data, folder / "evaluation")
+            opened = open_files(origin.evaluation_files, data, folder / "evaluation", exact=task == "chat")
             if isinstance(opened, dict):
                 raise DataError(
                     f"data.evaluation_files: {origin.evaluation_files[0]} holds several splits; name the folder of one"
@@ -146,13 +146,21 @@ def read(data: Data, origin: Origin, task: str, folder: Path, say: Callable[[str
             there = [name for name in EVALUATION_SPLITS if name in splits and name != data.train_split]
             if there:
                 evaluation = _pick(splits, there[0], "data.evaluation_split")
-        if evaluation is None and data.evaluation_fraction > 0:
+        fraction = held_out(data, task)
+        if evaluation is None and fraction > 0:
             labels = None
             if task == "sequence-classification":
                 column = find_column(train, data.label_column, LABEL_COLUMNS, "data.label_column")
                 labels = read_labels(train, column, "training")[0]
-            train, evaluation = _hold_out(train, data.evaluation_fraction, labels, say)
+            train, evaluation = _hold_out(train, fraction, labels, say)
     return Splits(train, evaluation)
+
+
+def held_out(data: Data, task: str) -> float:
+    """The fraction of the training split to evaluate on where no other rows are there for that."""
+    if data.evaluation_fraction is None:
+        return 0.2 if task == "chat" else 0.1
+    return data.evaluation_fraction
 
 
 def find_column(rows: "Dataset", wanted: str | None, candidates: Sequence[str], setting: str) -> str:
@@ -169,10 +177,10 @@ def find_column(rows: "Dataset", wanted: str | None, candidates: Sequence[str], 
     return found
 
 
-def _open(data: Data, origin: Origin, folder: Path) -> "dict[str, Dataset]":
+def _open(data: Data, origin: Origin, task: str, folder: Path) -> "dict[str, Dataset]":
     """All splits by name; files without names for their splits are the training split."""
     if origin.commit is None:
-        opened = open_files(origin.files, data, folder / "train")
+        opened = open_files(origin.files, data, folder / "train", exact=task == "chat")
         return opened if isinstance(opened, dict) else {data.train_split: opened}
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError

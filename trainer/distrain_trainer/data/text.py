@@ -129,7 +129,7 @@ def shape_of(
                 "data.mask_whole_words needs a fast tokenizer that divides texts into words, which this model's does "
                 "not; set it to false"
             )
-    prefix, suffix = _frame(tokenizer)
+    prefix, suffix = _frame(tokenizer) if task != "chat" else ([], [])  # a template writes its own
     end: list[int] = []
     if task == "causal-lm":
         end, suffix = suffix, []

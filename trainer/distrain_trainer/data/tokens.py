@@ -7,8 +7,9 @@ import os
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
+from distrain_trainer.data.chat import rows_of_conversations
 from distrain_trainer.data.labels import check_labels, label_ids, read_labels
 from distrain_trainer.data.sources import (
     LABEL_COLUMNS,
     Origin,
     cache_folder,
     find_column,
+    held_out,
     locate,
     read,
 )
@@ -40,7 +43,6 @@ KEY_SETTINGS = (
     "split_column",
     "train_split",
     "evaluation_split",
-    "evaluation_fraction",
     "stride",
     "empty_texts",
     "clean",
@@ -53,8 +55,8 @@ class Rows:
     """Token rows, one after the other; the arrays are mapped from files or in memory.
 
     input_ids: int32 [tokens]. offsets: int64 [rows + 1], where each row starts in the flat arrays.
-    labels: int32 [rows], class ids (classification); int32 [tokens], -100 where a token is no target (causal-lm); or
-    None where there are none, which for causal-lm means that the targets are the input_ids.
+    labels: int32 [rows], class ids (classification); int32 [tokens], -100 where a token is no target (causal-lm,
+    chat); or None where there are none, which for causal-lm means that the targets are the input_ids.
     words: masked-lm only, int32 [tokens], the number of the token's word in its text; -1 for tokens that are never
     masked: special tokens, and the context that a window shares with the one before. Without a fast tokenizer each
     token is its own word.
@@ -80,7 +82,8 @@ class Tokenized:
 
     label_names: classes in the order of their ids (classification), else None.
     fingerprint: 64 hex digits over all arrays and label names. counts: for `train_` and `evaluation_` each: texts,
-    rows, tokens, empty_dropped, empty_kept, truncated, split (texts in several windows), dropped_long.
+    rows, tokens, empty_dropped, empty_kept, truncated, split (texts in several windows, conversations in several
+    samples), dropped_long. A text is a conversation in task chat.
     """
 
     train: Rows
@@ -149,11 +152,13 @@ def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: i
         FORMAT,
         origin.fingerprint,
         settings.task,
-        {name: getattr(data, name) for name in KEY_SETTINGS},
+        {name: getattr(data, name) for name in KEY_SETTINGS} | {"evaluation_fraction": held_out(data, settings.task)},
         data.long_texts,
         max_length,
         _identity(tokenizer),
     ]
+    if settings.task == "chat":
+        parts += [tokenizer.chat_template, settings.chat.messages_column, settings.chat.tools_column]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -263,9 +268,13 @@ def _fill(
         ids = {part: label_ids(values, names) for part, values in labels.items()}
     arrays: dict[str, dict[str, int]] = {}
     counts: dict[str, int] = {}
+    noun = "conversations" if settings.task == "chat" else "texts"
     for part, rows in datasets.items():
-        batches = texts_of(rows, spoken[part], settings, tokenizer)
-        arrays[part], counted = _write(folder, part, batches, ids.get(part), shape, settings.task)
+        if settings.task == "chat":
+            batches = rows_of_conversations(rows, spoken[part], settings, tokenizer, shape.room)
+        else:
+            batches = _made(texts_of(rows, spoken[part], settings, tokenizer), ids.get(part), shape)
+        arrays[part], counted = _write(folder, part, batches, settings.task)
         told = ", ".join(
             f"{counted[name]:,} {words}"
             for name, words in (
@@ -279,10 +288,10 @@ def _fill(
         )
         counts |= {f"{part}_{name}": count for name, count in counted.items()}
         if not counted["rows"]:
-            raise DataError(f"no row is left of {counted['texts']:,} {spoken[part]} texts ({told}); check the data")
+            raise DataError(f"no row is left of {counted['texts']:,} {spoken[part]} {noun} ({told}); check the data")
         told = f" ({told})" if told else ""
         say(
-            f"{counted['texts']:,} {spoken[part]} texts{told} became {counted['rows']:,} rows, "
+            f"{counted['texts']:,} {spoken[part]} {noun}{told} became {counted['rows']:,} rows, "
             f"{counted['tokens']:,} tokens"
         )
     meta = {
@@ -295,28 +304,25 @@ def _fill(
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _write(
-    folder: Path,
-    part: str,
-    batches: Iterable[list[Text]],
-    labels: np.ndarray | None,
-    shape: Shape,
-    task: str,
-) -> tuple[dict[str, int], Counter[str]]:
+def _made(batches: Iterable[list[Text]], labels: np.ndarray | None, shape: Shape) -> Iterator[Made]:
+    """The rows of each batch of texts. labels: int [texts], class ids."""
+    numbers = count()
+    for texts in batches:
+        made = Made()
+        for text in texts:
+            text.label = None if labels is None else int(labels[next(numbers)])
+            made.add(text, shape)
+        yield made
+
+
+def _write(folder: Path, part: str, batches: Iterable[Made], task: str) -> tuple[dict[str, int], Counter[str]]:
     """Writes one part's arrays batch by batch; returns their lengths and the counts."""
     names = ("texts", "rows", "tokens", "empty_dropped", "empty_kept", "truncated", "split", "dropped_long")
     counts: Counter[str] = Counter(dict.fromkeys(names, 0))
     with _Files(folder, part) as files:
         files.append("offsets", np.zeros(1, np.int64))
         targets_are_ids = True
-        for texts in batches:
-            if labels is not None:
-                first = counts["texts"]
-                for text, label in zip(texts, labels[first : first + len(texts)].tolist(), strict=True):
-                    text.label = label
-            made = Made()
-            for text in texts:
-                made.add(text, shape)
+        for made in batches:
             files.append("input_ids", made.input_ids)
             files.append("offsets", counts["tokens"] + np.cumsum(made.lengths, dtype=np.int64))
             if task == "sequence-classification":

@@ -1,0 +1,112 @@
+"""Talking with a trained chat model: in the terminal, and in the report."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import TextStreamer
+
+from distrain_trainer.answers import answer, prompt_of, stops, text_of
+from distrain_trainer.data.conversations import Conversation, Message
+from distrain_trainer.data.text import NO_TARGET
+from distrain_trainer.data.tokens import Rows
+from distrain_trainer.errors import DataError, SettingsError
+from distrain_trainer.inference import Trained, load
+from distrain_trainer.progress import say
+from distrain_trainer.settings import Settings
+
+COMMANDS = "/reset forgets the conversation, /system TEXT begins one with these instructions, /exit leaves"
+NEW_TOKENS = 128
+"""Tokens of an answer in the report at most."""
+
+
+def talk(path: str, max_new_tokens: int) -> None:
+    """Answers each line of stdin as a conversation goes on: answers go to stdout as they are made, notes to stderr."""
+    trained = load(path, {})
+    if trained.settings.task != "chat":
+        raise SettingsError(f"{path} was trained for {trained.settings.task}, not for chat; use distrain predict")
+    if sys.stdin.isatty():
+        say(f"{trained.folder}: {COMMANDS}")
+    beginning: list[Message] = []
+    messages: list[Message] = []
+    for line in lines():
+        command, _, text = line.partition(" ")
+        if command == "/exit":
+            return
+        if command in ("/reset", "/system"):
+            if command == "/system":
+                beginning = [{"role": "system", "content": text.strip()}] if text.strip() else []
+            messages = []
+        elif command.startswith("/"):
+            say(f"there is no command {command}: {COMMANDS}")
+        elif line.strip():
+            asked = [*messages, {"role": "user", "content": line}]
+            said = speak(trained, beginning + asked, max_new_tokens)
+            if said is not None:
+                messages = [*asked, {"role": "assistant", "content": said}]
+
+
+def lines() -> Iterator[str]:
+    """What is typed or piped in, line by line."""
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+def speak(trained: Trained, messages: list[Message], max_new_tokens: int) -> str | None:
+    """Prints the answer token by token and returns it; None where there is none, which is said."""
+    try:
+        prompt = prompt_of(trained.tokenizer, Conversation(messages, None), "the conversation")
+        return answer(trained, prompt, max_new_tokens, "the conversation", Spoken(trained))
+    except DataError as error:
+        say(f"{error} (/reset begins anew)")
+    except KeyboardInterrupt:
+        say("\nstopped; the last question is forgotten")
+    return None
+
+
+class Spoken(TextStreamer):
+    """Prints an answer as it is made, without its prompt and the token that ends it."""
+
+    def __init__(self, trained: Trained):
+        super().__init__(trained.tokenizer, skip_prompt=True)
+        self.stops = stops(trained)
+
+    def put(self, value: torch.Tensor) -> None:
+        """Takes the prompt, int64 [1, tokens], and then each token, int64 [1]."""
+        if self.next_tokens_are_prompt or int(value[0]) not in self.stops:
+            super().put(value)
+
+
+def answer_held_out(
+    settings: Settings, folder: Path, rows: Rows | None, tell: Callable[[str], None]
+) -> list[dict[str, str]]:
+    """{"prompt", "answer", "expected"} of `chat.samples` held-out rows, spread over all: texts as the model meets them.
+
+    folder: the trained model's. The prompt is all that stands before the first turn that is learned.
+    """
+    if settings.task != "chat" or not settings.chat.samples or rows is None:
+        return []
+    assert rows.labels is not None
+    found = []
+    try:
+        trained = load(str(folder), {})
+        for number in np.unique(np.linspace(0, len(rows) - 1, settings.chat.samples).astype(int)):
+            span = slice(rows.offsets[number], rows.offsets[number + 1])
+            ids, learned = rows.input_ids[span].tolist(), rows.labels[span] != NO_TARGET
+            first = int(learned.argmax())
+            after = first + int(np.append(learned[first:], False).argmin())
+            found.append(
+                {
+                    "prompt": str(trained.tokenizer.decode(ids[:first])),
+                    "answer": answer(trained, ids[:first], NEW_TOKENS, f"evaluation row {number + 1}"),
+                    "expected": text_of(trained, ids[first:after]),
+                }
+            )
+    except torch.OutOfMemoryError:
+        tell("no answers for the report: the device has no memory for the model beside the training")
+    return found
