@@ -16,7 +16,7 @@ def test_the_command_line_goes_over_the_environment_over_the_file_over_the_defau
     file.write_text("batch: {tokens: 100, samples: 1, micro_batches: 1}\n")
     environment = {"DISTRAIN_BATCH__TOKENS": "200", "DISTRAIN_BATCH__SAMPLES": "2", "PATH": "/bin"}
     settings = read_settings(str(file), {"batch.tokens": "300"}, environment)
-    assert settings.batch.model_dump() == {"tokens": 300, "samples": 2, "micro_batches": 1}
+    assert settings.batch.model_dump() == {"tokens": 300, "samples": 2, "micro_batches": 1, "packing": False}
     assert settings.optimizer == Settings().optimizer
 
 
