@@ -83,6 +83,7 @@ def attach(
     import peft
 
     lora = settings.lora
+    assert lora.rank is not None
     torch.manual_seed(settings.seed)
     whole = _whole_modules(model, missing)
     _make_anew(model, whole)
@@ -92,7 +93,7 @@ def attach(
     config = peft.LoraConfig(
         task_type=TASK_TYPES.get(settings.task),
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it divides by the rank; any number will do
         lora_dropout=lora.dropout,
         use_rslora=lora.rank_stabilized,
         use_dora=lora.dora,
