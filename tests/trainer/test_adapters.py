@@ -39,14 +39,18 @@ QLORA = LORA | {"quantization.bits": 4}
 TEXTS = ["the cat sat on the mat", "good films make people happy"]
 
 
-@pytest.fixture(autouse=True)
-def _same_signals() -> Iterator[None]:
-    """A run in this process listens for signals; afterwards they are pytest's again."""
+@pytest.fixture(scope="module", autouse=True)
+def _as_before() -> Iterator[None]:
+    """A run in this process listens for signals and sets how numbers are computed; afterwards all is as it was."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = [signal.getsignal(number) for number in numbers]
+    handlers = [signal.getsignal(number) for number in numbers]
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     yield
-    for number, handler in zip(numbers, before, strict=True):
+    for number, handler in zip(numbers, handlers, strict=True):
         signal.signal(number, handler)
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="module")

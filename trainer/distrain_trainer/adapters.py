@@ -93,7 +93,7 @@ def attach(
     config = peft.LoraConfig(
         task_type=TASK_TYPES.get(settings.task),
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes any number
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it divides by the rank; any number will do
         lora_dropout=lora.dropout,
         use_rslora=lora.rank_stabilized,
         use_dora=lora.dora,
