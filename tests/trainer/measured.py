@@ -176,4 +176,4 @@ if __name__ == "__main__":
     for (_, size), numbers in groups.items():
         figures = on_processes([wanted[number] for number in numbers], size)
         answers |= dict(zip(numbers, figures, strict=True))
-    print(json.dumps([answers[number] for number in range(len(wanted))]))
+    Path(sys.argv[2]).write_text(json.dumps([answers[number] for number in range(len(wanted))]))

@@ -9,7 +9,7 @@ from distrain_trainer.optimizer import build_optimizer, learning_rate
 from distrain_trainer.settings import Optimizer, Schedule
 
 
-@given(st.sampled_from(["linear", "cosine", "constant"]), st.integers(2, 500), st.floats(0, 1))
+@given(st.sampled_from(["linear", "cosine", "constant"]), st.integers(2, 500), st.floats(0, 1, allow_subnormal=False))
 def test_the_rate_rises_to_its_height_and_never_leaves_its_bounds(kind: str, steps: int, fraction: float):
     schedule = Schedule(kind=kind, warmup_fraction=fraction)
     rates = [learning_rate(schedule, 0.1, step, steps) for step in range(steps)]

@@ -17,27 +17,11 @@ from pydantic import ValidationError
 
 from distrain_trainer.deepspeed_keys import ACCELERATE, ALIASES, DEEPSPEED, Ignored, Passes, Refused, Rule
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.memory import bucket_elements, persistent_elements, prefetch_elements
 from distrain_trainer.settings import ZERO, Settings, explicit, flat, nested
 
-BUCKET = 200_000_000
-"""Elements of a bucket that no parameter makes larger: 0.8 GB in fp32."""
-PREFETCH = 50_000_000
-"""Elements that zero3 fetches ahead of their use, at most."""
-PERSISTENT = 100_000
-"""Elements of a parameter that zero3 leaves whole, at most; or an 128th of the largest parameter, if that is less."""
 IN_PLACE_OF = {"schedule.max_steps": "schedule.epochs", "schedule.warmup_steps": "schedule.warmup_fraction"}
 """A setting that a file may give, and the one that says the same in another way."""
-
-
-def bucket_elements(parameters: int, largest: int) -> int:
-    """Elements of a communication bucket: all parameters, at most 200,000,000 of them, but at least the largest one.
-
-    parameters, largest: elements of all parameters that are trained, and of the largest of them. Rounded up to an even
-    number, as DeepSpeed wants; that is max(largest, min(parameters, 200_000_000)). A bucket of gradients (fp32, 4 bytes
-    an element) is held once under every stage.
-    """
-    elements = max(largest, min(parameters, BUCKET), 1)
-    return elements + elements % 2
 
 
 def generated(settings: Settings, world: int, parameters: int, largest: int) -> dict[str, Any]:
@@ -62,8 +46,8 @@ def generated(settings: Settings, world: int, parameters: int, largest: int) -> 
     }
     if settings.strategy.kind == "zero3":
         zero |= {
-            "stage3_prefetch_bucket_size": min(bucket, PREFETCH),
-            "stage3_param_persistence_threshold": min(largest // 128, PERSISTENT),
+            "stage3_prefetch_bucket_size": prefetch_elements(bucket),
+            "stage3_param_persistence_threshold": persistent_elements(largest),
             "stage3_max_live_parameters": 2 * bucket,
             "stage3_max_reuse_distance": 2 * bucket,
             "stage3_gather_16bit_weights_on_model_save": False,

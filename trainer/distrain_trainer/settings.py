@@ -434,20 +434,12 @@ def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "lora.target_modules is empty; name layers, or all-linear",
         ),
         (
-            adapter and s.model.freeze is not None,
-            "model.freeze is set but an adapter freezes the whole model; remove model.freeze or lora.rank",
-        ),
-        (
             s.model.dtype is not None and not adapter,
             "model.dtype is for frozen weights beside an adapter; remove it, set lora.rank, or set precision",
         ),
         (
             s.model.dtype not in (None, "fp32") and s.precision == "fp32",
             f"model.dtype is {s.model.dtype} but precision is fp32; set precision to bf16 or fp16, or remove it",
-        ),
-        (
-            s.model.attention == "flash_attention_2" and s.precision == "fp32",
-            "model.attention flash_attention_2 computes in halves but precision is fp32; set precision to bf16 or fp16",
         ),
         (
             bits is not None and kind in ("zero3", "fsdp"),

@@ -6,6 +6,7 @@ plan, the loss and the checkpoints do without the number of processes.
 """
 
 import math
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -165,6 +166,8 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
 
     DeepSpeed sees fp32 only: `SummedLoss` computes in `precision`, as it does under every strategy.
     """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it says that it looked for a GPU
     try:
         import deepspeed
     except ImportError as error:
