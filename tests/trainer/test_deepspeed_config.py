@@ -12,15 +12,14 @@ from hypothesis import strategies as draw
 
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.deepspeed_config import (
-    BUCKET,
     apply,
-    bucket_elements,
     generated,
     merged,
     read_user_config,
 )
 from distrain_trainer.deepspeed_keys import ACCELERATE, ALIASES, DEEPSPEED, Passes, Sets
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.memory import BUCKET, bucket_elements
 from distrain_trainer.settings import ZERO, Settings, explicit, flat
 
 GOLDEN = {

@@ -17,7 +17,7 @@ from distrain_trainer.preflight import check_shared_memory, check_volume
 from distrain_trainer.settings import Settings
 from runs import Victim, digest, finish, train
 
-STEPS = ("--schedule.max_steps", "60", "--checkpoint.every_steps", "5", "--run_id", "space/run1")
+STEPS = ("--schedule.max_steps", "40", "--checkpoint.every_steps", "5", "--run_id", "space/run1")
 
 
 class Cluster:
