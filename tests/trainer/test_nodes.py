@@ -58,7 +58,10 @@ def end(node: Victim, code: int = 0) -> str:
     return said
 
 
-@pytest.mark.parametrize("fault", ["none", "worker of node 1", "node 1", "node 0", "node 1 is asked to leave"])
+FAULTS = ("none", "worker of node 1", "node 0", "node 1 is asked to leave")
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, pytest.param("node 1", marks=pytest.mark.matrix)])
 def test_two_nodes_end_as_one_does_whatever_dies(bert: Path, texts: Path, one_node: Path, tmp_path: Path, fault: str):
     cluster = Cluster(bert, texts, tmp_path / "out")
     nodes = [cluster.node(0), cluster.node(1)]

@@ -13,15 +13,18 @@ from distrain_trainer.attempts import current_attempt
 from runs import Victim, digest, finish, train
 
 
-def test_a_run_killed_ten_times_ends_with_the_same_weights(bert: Path, texts: Path, tmp_path: Path):
+@pytest.mark.parametrize(("wanted", "processes"), [(3, 2), pytest.param(10, 4, marks=pytest.mark.matrix)])
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
+    bert: Path, texts: Path, tmp_path: Path, wanted: int, processes: int
+):
     options = ("--schedule.max_steps", "100", "--checkpoint.every_steps", "4", "--evaluation.every_steps", "30")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(train(bert, texts, whole, 2, *options))
+    finish(train(bert, texts, whole, processes, *options))
 
     draw, inside_a_write, kills = random.Random(20), 0, 0
-    while kills < 10 or not inside_a_write:
+    while kills < wanted or not inside_a_write:
         assert kills < 20, "no kill hit a checkpoint write"
-        victim = Victim(train(bert, texts, broken, 2, *options, "--resume"), broken)
+        victim = Victim(train(bert, texts, broken, processes, *options, "--resume"), broken)
         moment = min(victim.step() + draw.randint(1, 9), 95)
         alive = victim.wait_for(lambda v=victim, m=moment: v.step() >= m)
         if kills % 3 == 2:
@@ -31,7 +34,7 @@ def test_a_run_killed_ten_times_ends_with_the_same_weights(bert: Path, texts: Pa
         kills += 1
         inside_a_write += bool(victim.writing())
 
-    finish(train(bert, texts, broken, 2, *options, "--resume"))
+    finish(train(bert, texts, broken, processes, *options, "--resume"))
     assert digest(broken / "final") == digest(whole / "final")
     assert digest(broken / "checkpoint-100") == digest(whole / "checkpoint-100")
     assert losses(broken) == losses(whole)

@@ -53,6 +53,10 @@ def wordpiece(vocabulary: int = 400) -> PreTrainedTokenizerFast:
         vocab_size=vocabulary, special_tokens=list(special.values()), show_progress=False, min_frequency=2
     )
     tokenizer.train_from_iterator(LINES, trainer)
+    # The trainer numbers the pieces anew each time.
+    pieces = [*special.values(), *sorted(tokenizer.get_vocab().keys() - set(special.values()))]
+    numbers = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer.model = models.WordPiece(numbers, unk_token="[UNK]")
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
