@@ -34,7 +34,7 @@ run: .venv/ready ## Fine-tune the sample: a real encoder on real text, two proce
 
 .PHONY: test
 test: .venv/ready ## Run the tests
-	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --durations=10
+	@.venv/bin/python -m pytest -q -n 3 --dist loadfile --durations=10
 
 .PHONY: test-matrix
 test-matrix: .venv/ready ## Run every strategy on 1, 2 and 4 processes, and the resumes across them (15 minutes)

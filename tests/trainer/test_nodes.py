@@ -58,10 +58,10 @@ def end(node: Victim, code: int = 0) -> str:
     return said
 
 
-FAULTS = ("none", "worker of node 1", "node 0", "node 1 is asked to leave")
+RARE = (pytest.param(fault, marks=pytest.mark.matrix) for fault in ("worker of node 1", "node 1"))
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, pytest.param("node 1", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("fault", ["none", "node 0", "node 1 is asked to leave", *RARE])
 def test_two_nodes_end_as_one_does_whatever_dies(bert: Path, texts: Path, one_node: Path, tmp_path: Path, fault: str):
     cluster = Cluster(bert, texts, tmp_path / "out")
     nodes = [cluster.node(0), cluster.node(1)]

@@ -17,7 +17,7 @@ from runs import Victim, digest, finish, train
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
     bert: Path, texts: Path, tmp_path: Path, wanted: int, processes: int
 ):
-    options = ("--schedule.max_steps", "100", "--checkpoint.every_steps", "4", "--evaluation.every_steps", "30")
+    options = ("--schedule.max_steps", "60", "--checkpoint.every_steps", "4", "--evaluation.every_steps", "30")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(train(bert, texts, whole, processes, *options))
 
@@ -25,7 +25,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
     while kills < wanted or not inside_a_write:
         assert kills < 20, "no kill hit a checkpoint write"
         victim = Victim(train(bert, texts, broken, processes, *options, "--resume"), broken)
-        moment = min(victim.step() + draw.randint(1, 9), 95)
+        moment = min(victim.step() + draw.randint(1, 5), 55)
         alive = victim.wait_for(lambda v=victim, m=moment: v.step() >= m)
         if kills % 3 == 2:
             alive = alive and victim.wait_for(victim.writing)
@@ -36,7 +36,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
 
     finish(train(bert, texts, broken, processes, *options, "--resume"))
     assert digest(broken / "final") == digest(whole / "final")
-    assert digest(broken / "checkpoint-100") == digest(whole / "checkpoint-100")
+    assert digest(broken / "checkpoint-60") == digest(whole / "checkpoint-60")
     assert losses(broken) == losses(whole)
     assert not list(broken.glob("tmp.*"))
 
@@ -114,22 +114,22 @@ def test_a_second_ctrl_c_leaves_at_once(bert: Path, texts: Path, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def worlds(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The same run on 1, 2 and 4 processes."""
+    """The same run on 1 and 2 processes; more are in test_strategies."""
     folder = tmp_path_factory.mktemp("worlds")
-    runs = {world: folder / str(world) for world in (1, 2, 4)}
+    runs = {world: folder / str(world) for world in (1, 2)}
     for world, output in runs.items():
         finish(train(bert, texts, output, world, "--schedule.max_steps", "100"))
     return runs
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2])
 def test_each_loss_is_the_same_on_any_number_of_processes(worlds: dict[int, Path], world: int):
     alone, together = losses(worlds[1]), losses(worlds[world])
     assert len(alone) == 100
     assert together == pytest.approx(alone, abs=1e-5)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2])
 def test_evaluation_is_the_same_on_any_number_of_processes(worlds: dict[int, Path], world: int):
     alone, together = ([x for x in metrics(worlds[w]) if "eval_loss" in x][-1] for w in (1, world))
     assert together == pytest.approx(alone, abs=1e-5)

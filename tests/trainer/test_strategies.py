@@ -126,7 +126,7 @@ def test_each_strategy_trains_as_one_process_with_the_whole_batch(
 
 
 @pytest.mark.parametrize(
-    "strategy", ["zero2", *(pytest.param(s, marks=pytest.mark.matrix) for s in STRATEGIES if s != "zero2")]
+    "strategy", ["fsdp", *(pytest.param(s, marks=pytest.mark.matrix) for s in STRATEGIES if s != "fsdp")]
 )
 def test_a_resume_on_four_processes_is_bit_exact(strategy: str, bert: Path, texts: Path, tmp_path: Path):
     options = {"strategy__kind": strategy, "batch__micro_batches": 6, "optimizer__learning_rate": 1e-3}
