@@ -74,7 +74,7 @@ lint: .venv/ready ## Check style and types
 
 .PHONY: bench
 bench: .venv/ready ## Measure: distrain beside a bare loop and transformers' Trainer, and 1, 2, 4 processes
-	@.venv/bin/python benchmarks/trainer.py && .venv/bin/python benchmarks/scaling.py
+	@.venv/bin/python benchmarks/trainer.py && .venv/bin/python benchmarks/overhead.py && .venv/bin/python benchmarks/scaling.py
 
 .PHONY: docs
 docs: .venv/ready ## Write the reference of settings and the chart's schema anew

@@ -11,13 +11,39 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from distrain_trainer.configuration import read_settings
-from distrain_trainer.data.loader import Collator, StepDataset
+from distrain_trainer.data.loader import Collator, StepBatch, StepDataset
 from distrain_trainer.model import sample_model
 from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.run import plan_of
+from distrain_trainer.settings import Settings
 from distrain_trainer.threads import threads_for
-from rows import token_rows
+from rows import LABELS, token_rows
 from running import Steps
+
+
+class BareLoop:
+    """The sample model, its optimizer and what a step is."""
+
+    def __init__(self, settings: Settings):
+        torch.manual_seed(settings.seed)
+        self.model = AutoModelForSequenceClassification.from_pretrained(
+            sample_model(), num_labels=LABELS, dtype=torch.float32, ignore_mismatched_sizes=True
+        )
+        self.model.train()
+        rate, decay = settings.optimizer.learning_rate, settings.optimizer.weight_decay
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=decay, fused=True)
+        self.max_grad_norm = settings.optimizer.max_grad_norm
+
+    def step(self, batch: StepBatch) -> None:
+        """Trains on the micro-batches of one step."""
+        for micro_batch in batch.micro_batches:
+            inputs = {name: tensor for name, tensor in micro_batch.items() if name != "labels"}
+            logits = self.model(**inputs).logits
+            loss = torch.nn.functional.cross_entropy(logits, micro_batch["labels"], reduction="sum") / batch.targets
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def main() -> None:
@@ -30,25 +56,12 @@ def main() -> None:
     tokenizer, data = token_rows(settings)
     dataset = StepDataset(plan_of(settings, data.train), Collator.of(settings, data.train, tokenizer), rank=0, world=1)
     batches = [dataset[number] for number in range(len(dataset))]
-    torch.manual_seed(settings.seed)
     set_up_numerics(threads_for(1), deterministic=False)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        sample_model(), num_labels=len(data.label_names or ()), dtype=torch.float32, ignore_mismatched_sizes=True
-    )
-    model.train()
-    rate, decay = settings.optimizer.learning_rate, settings.optimizer.weight_decay
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+    bare = BareLoop(settings)
 
     steps = Steps()
     for batch in batches:
-        for micro_batch in batch.micro_batches:
-            labels = micro_batch.pop("labels")
-            logits = model(**micro_batch).logits
-            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / batch.targets
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        bare.step(batch)
         steps.add(time.perf_counter(), batch.samples, batch.tokens, batch.padded_tokens)
     steps.write(options.result / "steps-0.json")
 

@@ -101,8 +101,8 @@ def test_carries_no_tools_and_no_secrets(image: str) -> None:
 def test_trains_the_sample_without_a_gpu(image: str, out: Path) -> None:
     done = run(image, *TRAIN, options=("-v", f"{out}:/out"))
     assert done.returncode == 0, done.stderr
-    assert json.loads((out / "run/training_info.json").read_text())["status"] == "finished"
-    assert (out / "run/final/config.json").stat().st_uid == 1000
+    assert json.loads((out / "training_info.json").read_text())["status"] == "finished"
+    assert (out / "final/config.json").stat().st_uid == 1000
 
 
 def test_trains_as_any_user_of_group_0(image: str) -> None:
@@ -110,12 +110,19 @@ def test_trains_as_any_user_of_group_0(image: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_mounted_file_says_where_results_go(image: str, out: Path) -> None:
+    (out / "run.yaml").write_text("output_dir: /out/mine\n")
+    done = run(image, "train", "/out/run.yaml", *TRAIN[1:], options=("-v", f"{out}:/out"))
+    assert done.returncode == 0, done.stderr
+    assert (out / "mine/training_info.json").exists()
+
+
 def test_trains_with_a_read_only_root(image: str, out: Path) -> None:
     writable = ("-v", f"{out}:/out", "--tmpfs", "/cache", "--tmpfs", "/tmp")
     strict = ("--read-only", "--read-only-tmpfs=false", "--passwd=false") if ENGINE == "podman" else ("--read-only",)
     done = run(image, *TRAIN, "--processes", "2", options=(*OPENSHIFT, *strict, *writable))
     assert done.returncode == 0, done.stderr
-    assert (out / "run/final/config.json").stat().st_uid == 1000620000
+    assert (out / "final/config.json").stat().st_uid == 1000620000
 
 
 @pytest.fixture
@@ -134,14 +141,14 @@ def test_sigterm_leaves_a_checkpoint_and_143(container: str, out: Path) -> None:
         engine("stop", "--time", "60", container)
         logs.kill()
     assert json.loads(engine("inspect", container).stdout)[0]["State"]["ExitCode"] == 143
-    assert list((out / "run").glob("checkpoint-*/manifest.json"))
+    assert list(out.glob("checkpoint-*/manifest.json"))
 
 
 def test_unwritable_out_is_one_sentence(image: str, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     done = run(image, "train", options=("-v", f"{tmp_path}:/out"))
     assert done.returncode == 74
-    assert done.stderr == "distrain: output_dir /out/run cannot be written: Permission denied; mount it writable\n"
+    assert done.stderr == "distrain: output_dir /out cannot be written: Permission denied; mount it writable\n"
 
 
 def test_small_shared_memory_is_one_sentence(image: str, out: Path) -> None:

@@ -23,9 +23,9 @@ def cluster() -> Iterator[Cluster]:
     """The cluster, up and healthy. One that was made for these tests goes when they end, unless KEEP=1."""
     try:
         found = lifecycle.up()
-    except Failure:
+    except Failure as failure:
         artifacts.keep(ARTIFACTS / "cluster", "default")
-        raise
+        pytest.fail(str(failure), pytrace=False)
     yield found
     if found.made and os.environ.get("KEEP") != "1":
         lifecycle.down()

@@ -108,7 +108,9 @@ def _check_writable(folder: Path) -> None:
         renamed = probe.rename(folder / f"{probe.name}.renamed")
         renamed.unlink()
     except OSError as error:
-        raise VolumeError(f"output_dir {folder} cannot be written: {error.strerror}; mount it writable") from None
+        raise VolumeError(
+            f"output_dir {folder.absolute()} cannot be written: {error.strerror}; mount it writable"
+        ) from None
 
 
 def _description(folder: Path, stored: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -194,6 +195,8 @@ def check_device(settings: Settings) -> None:
             "model.attention is flash_attention_2 but there is no GPU with the package flash-attn here; use sdpa"
         )
     check_installed(settings)
+    if settings.model.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise SettingsError("model.compile needs a C++ compiler, which is not here; install g++ or set it to false")
     if settings.precision == "fp16" and not cuda:
         raise SettingsError("precision is fp16 but there is no GPU here; use bf16 or fp32")
     if settings.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():

@@ -59,7 +59,10 @@ def trainer() -> None:
         file = root / TRAINER.resource / "kustomization.yaml"
         file.write_text("".join(line for line in file.open() if "third-party/jobset" not in line))
 
-    install(TRAINER, without_its_own_jobset)
+    if install(TRAINER, without_its_own_jobset) and kubectl.is_available(KUEUE.namespace, KUEUE.deployment):
+        # Kueue refuses the jobs of runtimes that were not there when it started.
+        kubectl.run("-n", KUEUE.namespace, "rollout", "restart", f"deployment/{KUEUE.deployment}")
+        kubectl.rolled_out(KUEUE.namespace, KUEUE.deployment)
 
 
 def kueue() -> None:
@@ -72,9 +75,10 @@ def kueue() -> None:
     install(KUEUE, with_pytorchjobs)
 
 
-def install(controller: Controller, change: Callable[[Path], None] = lambda root: None) -> None:
+def install(controller: Controller, change: Callable[[Path], None] = lambda root: None) -> bool:
+    """Installs a controller; whether it was not there before."""
     if kubectl.is_available(controller.namespace, controller.deployment):
-        return
+        return False
     program = tools.PROGRAMS[controller.program]
     root = manifests.folder(controller.program, program, controller.part)
     change(root)
@@ -84,6 +88,7 @@ def install(controller: Controller, change: Callable[[Path], None] = lambda root
     with step(f"installing {controller.program} {program.version}"):
         manifests.apply(root, controller.resource, {controller.image: image}, {})
         kubectl.rolled_out(controller.namespace, controller.deployment)
+    return True
 
 
 ALL = {"jobset": jobset, "trainer": trainer, "kueue": kueue}

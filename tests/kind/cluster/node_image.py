@@ -14,7 +14,15 @@ PACKAGES = (
     "systemd,systemd-sysv,dbus,containerd,runc,containernetworking-plugins,iptables,ebtables,iproute2,conntrack,"
     "ethtool,socat,kmod,mount,util-linux,procps,ca-certificates,busybox-static,bash-static"
 )
-BASE = f"localhost/distrain-node-base:{SUITE}-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]}"
+UNUSED = ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
+BASE = f"localhost/distrain-node-base:{SUITE}-{hashlib.sha256(repr((PACKAGES, UNUSED)).encode()).hexdigest()[:12]}"
+# kube-proxy needs iptables, and none of what runs containers
+KUBE_PROXY = f"""FROM {BASE} AS debian
+RUN rm -rf /usr/bin/containerd* /usr/bin/ctr /usr/sbin/runc /usr/lib/cni
+FROM scratch
+COPY --from=debian / /
+COPY kube-proxy /usr/local/bin/
+"""
 KUBEADM_REGISTRY = "registry.k8s.io"
 ETCD_TAG = "3.6.5-0"
 COREDNS_TAG = "v1.12.1"
@@ -25,7 +33,7 @@ NODE_FILES = Path(__file__).parent / "node"
 def name() -> str:
     """What the image made here is called: it says what went into it."""
     versions = [tools.PROGRAMS[program].version for program in ("kubelet", "etcd", "coredns")]
-    digest = hashlib.sha256(repr([BASE, versions, ETCD_TAG, COREDNS_TAG, PAUSE_TAG]).encode())
+    digest = hashlib.sha256(repr([KUBE_PROXY, versions, ETCD_TAG, COREDNS_TAG, PAUSE_TAG]).encode())
     for file in sorted(NODE_FILES.iterdir()):
         digest.update(file.read_bytes())
     return f"localhost/distrain-node:{tools.KUBERNETES}-{digest.hexdigest()[:12]}"
@@ -74,8 +82,8 @@ def base() -> None:
                 *([mirror] if mirror else []),
                 timeout=1200,
             )
-            for leftover in ("var/cache/apt/archives", "var/lib/apt/lists"):
-                shutil.rmtree(root / leftover)
+            for folder in UNUSED:
+                shutil.rmtree(root / folder)
             partial = archive.with_suffix(".partial")
             run("tar", "-C", root, "-cf", partial, ".", timeout=300)
             partial.rename(archive)
@@ -105,7 +113,7 @@ def control_plane(folder: Path) -> Path:
     for tag in tags[1:]:
         engine.call("tag", tags[0], tag)
     others = {
-        f"kube-proxy:{k8s}": (f"FROM {BASE}\nCOPY kube-proxy /usr/local/bin/\n", "kube-proxy"),
+        f"kube-proxy:{k8s}": (KUBE_PROXY, "kube-proxy"),
         f"coredns/coredns:{COREDNS_TAG}": ('FROM scratch\nCOPY coredns /\nENTRYPOINT ["/coredns"]\n', "coredns"),
         f"pause:{PAUSE_TAG}": ('FROM scratch\nCOPY pause /\nENTRYPOINT ["/pause"]\n', "pause"),
     }
