@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 Cell = dict[str, Any]
-"""`settings`: dotted names and values. `resume`: whether a run in its output_dir is continued."""
+"""`settings`: dotted names and values. `resume`: whether a run in its output_dir is continued. `outcome`: a file for
+what the run was refused with (64), or null; without one a refusal is a failure."""
 
 
 def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 280) -> None:
@@ -47,14 +48,21 @@ def main() -> None:
 
     from distrain_trainer.__main__ import quieten_libraries
     from distrain_trainer.configuration import read_settings
+    from distrain_trainer.errors import SettingsError
     from distrain_trainer.run import run
 
     quieten_libraries()
     for cell in json.loads(Path(sys.argv[1]).read_text()):
-        run(
-            read_settings(None, {name: str(value) for name, value in cell["settings"].items()}),
-            cell.get("resume", False),
-        )
+        refused = None
+        try:
+            asked = read_settings(None, {name: str(value) for name, value in cell["settings"].items()})
+            run(asked, cell.get("resume", False))
+        except SettingsError as error:
+            refused = str(error)
+            if "outcome" not in cell:
+                raise
+        if "outcome" in cell:
+            Path(cell["outcome"]).write_text(json.dumps(refused))
         AcceleratorState._reset_state(reset_partial_state=True)
         gc.collect()
     sys.stdout.flush()
