@@ -137,6 +137,7 @@ def test_new_layers_are_trained_whole_and_kept_with_the_adapter(lora: Path):
     assert whole == {f"base_model.model.{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
 
 
+@pytest.mark.matrix
 def test_a_resumed_lora_run_ends_with_the_same_bits(lora: Path, bert: Path, few_texts: Path, tmp_path: Path):
     half = CLASSIFY | {"schedule.max_steps": 16}
     run(settings_of(bert, few_texts, tmp_path, **half), resume=False)

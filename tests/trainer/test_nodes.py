@@ -58,10 +58,10 @@ def end(node: Victim, code: int = 0) -> str:
     return said
 
 
-RARE = (pytest.param(fault, marks=pytest.mark.matrix) for fault in ("worker of node 1", "node 1"))
+MORE = ("worker of node 1", "node 1", "node 1 is asked to leave")
 
 
-@pytest.mark.parametrize("fault", ["none", "node 0", "node 1 is asked to leave", *RARE])
+@pytest.mark.parametrize("fault", ["none", "node 0", *(pytest.param(f, marks=pytest.mark.matrix) for f in MORE)])
 def test_two_nodes_end_as_one_does_whatever_dies(bert: Path, texts: Path, one_node: Path, tmp_path: Path, fault: str):
     cluster = Cluster(bert, texts, tmp_path / "out")
     nodes = [cluster.node(0), cluster.node(1)]
