@@ -23,6 +23,7 @@ def no_network(tmp_path_factory: pytest.TempPathFactory) -> Iterable[None]:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to the other tests
+        patch.setenv("OMP_NUM_THREADS", "1")  # small models lose by a second thread, and so do the tests beside
         patch.delenv("HF_ENDPOINT", raising=False)
         for name in [name for name in os.environ if name.startswith("DISTRAIN_")]:
             patch.delenv(name)
