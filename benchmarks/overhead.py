@@ -6,10 +6,8 @@ batches. Its time is taken out of distrain's, which has everything from one fetc
 line of metrics.
 """
 
-import argparse
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -21,7 +19,7 @@ from contender_bare import BareLoop
 from distrain_trainer import run as trainer
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.loader import StepBatch, StepDataset
-from report import COLOURS, RESULTS, axes, machine, save, say, spread, table
+from report import COLOURS, axes, command, folders, machine, save, say, spread, table
 from rows import synthetic
 from running import write_settings
 from throughput import BATCH, WARM_UP
@@ -117,14 +115,10 @@ def plot(ratios: list[float], block: int) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--steps", type=int, default=100, help="steps that are measured (default: 100)")
-    parser.add_argument("--quick", action="store_true", help="a few steps: shows that it works, measures nothing")
-    parser.add_argument("--output", type=Path, help=f"folder for table and plot (default: {RESULTS}; quick: none)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        scratch = Path(folder)
-        output = options.output or (scratch if options.quick else RESULTS)
+    with folders(options) as (scratch, output):
         measure(scratch, output, 4 if options.quick else options.steps, options.quick)
 
 

@@ -1,11 +1,14 @@
 """Tables and plots of what was measured."""
 
+import argparse
 import math
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,6 +58,22 @@ class Goal:
 def say(text: str) -> None:
     """Tells the person who waits."""
     print(text, file=sys.stderr, flush=True)
+
+
+def command(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few steps each: shows that it works, measures nothing")
+    parser.add_argument("--output", type=Path, help=f"folder for tables and plots (default: {RESULTS}; quick: none)")
+    return parser
+
+
+@contextmanager
+def folders(options: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
+    """A folder for what comes and goes, and the one that tables and plots are written to."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        scratch = Path(folder)
+        yield scratch, options.output or (scratch if options.quick else RESULTS)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

@@ -3,17 +3,15 @@
 Writes a table and a plot.
 """
 
-import argparse
 import json
 import os
 import shutil
 import statistics
-import tempfile
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from report import COLOURS, RESULTS, Goal, axes, goals_table, machine, save, say, spread, table
+from report import COLOURS, Goal, axes, command, folders, goals_table, machine, save, say, spread, table
 from rows import synthetic
 from running import Steps, run_distrain, write_settings
 
@@ -27,14 +25,11 @@ WARM_UP = 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often the worlds take turns (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="a few steps each: shows that it works, measures nothing")
-    parser.add_argument("--output", type=Path, help=f"folder for table and plot (default: {RESULTS}; quick: none)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        output = options.output or (Path(folder) if options.quick else RESULTS)
-        measure(Path(folder), output, 1 if options.quick else options.rounds, options.quick)
+    with folders(options) as (scratch, output):
+        measure(scratch, output, 1 if options.quick else options.rounds, options.quick)
 
 
 def measure(scratch: Path, output: Path, rounds: int, quick: bool) -> None:

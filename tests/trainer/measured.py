@@ -1,7 +1,7 @@
 """What a training step really takes: live tensors, what autograd keeps, and the allocator's highest mark.
 
-`python measured.py CASES` runs every case of a JSON file, each on as many forked processes as it says, and prints one
-JSON document: for each case the bytes on process 0.
+`python measured.py CASES RESULT` runs every case of a JSON file, each on as many forked processes as it says, and
+writes a JSON file: for each case the bytes on process 0.
 """
 
 import gc
@@ -26,7 +26,7 @@ from distrain_trainer.data.loader import IGNORED
 from distrain_trainer.loss import SummedLoss
 from distrain_trainer.memory_plan import read_model
 from distrain_trainer.model import load_model
-from distrain_trainer.settings import Settings
+from distrain_trainer.settings import ZERO, Settings
 from distrain_trainer.strategy import Parallel, freeze_unreached, parallelize
 from distrain_trainer.weights import sample_model
 
@@ -148,9 +148,7 @@ def on_processes(cases: list[dict[str, Any]], world: int) -> list[dict[str, int]
                     dist.init_process_group(
                         "gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(minutes=1)
                     )
-                figures = []
-                for case in cases:
-                    figures.append(run_case(case, world))
+                figures = [run_case(case, world) for case in cases]
                 if rank == 0:
                     (scratch / "figures.json").write_text(json.dumps(figures))
                 code = 0
@@ -167,7 +165,7 @@ def on_processes(cases: list[dict[str, Any]], world: int) -> list[dict[str, int]
 if __name__ == "__main__":
     quieten_libraries()
     wanted = json.loads(Path(sys.argv[1]).read_text())
-    if any(case["settings"]["strategy"]["kind"].startswith("zero") for case in wanted):
+    if any(case["settings"]["strategy"]["kind"] in ZERO for case in wanted):
         import deepspeed  # noqa: F401  once, and not in every process
     groups: dict[tuple[str, int], list[int]] = {}
     for number, case in enumerate(wanted):

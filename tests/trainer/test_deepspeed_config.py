@@ -246,7 +246,7 @@ TAKEN: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
             "strategy.kind": "zero2",
             "optimizer.name": "adamw",
             "optimizer.learning_rate": 3e-4,
-            "optimizer.betas": (0.9, 0.95),
+            "optimizer.betas": [0.9, 0.95],
             "optimizer.epsilon": 1e-6,
         },
         {},
@@ -511,7 +511,7 @@ DISAGREES = [
     (
         zero() | {"optimizer": {"params": {"betas": [0.9, 0.98]}}},
         {"optimizer.betas": "0.9,0.999"},
-        "optimizer.betas is (0.9, 0.999) but {} says optimizer.params.betas [0.9, 0.98]",
+        "optimizer.betas is [0.9, 0.999] but {} says optimizer.params.betas [0.9, 0.98]",
     ),
     (
         zero() | {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2},

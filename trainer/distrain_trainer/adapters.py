@@ -19,9 +19,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.numerics import DTYPES
 from distrain_trainer.settings import Settings
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WEIGHTS = "adapter_model"
 """Name, without its ending, of the file of weights that peft reads."""
 CONFIG = "adapter_config.json"

@@ -64,18 +64,25 @@ def answer(
     left = room(trained) - len(prompt)
     if left < 1:
         raise DataError(f"{where} has {len(prompt)} tokens but the model takes {room(trained)}; shorten it")
+    return text_of(trained, greedy(trained, prompt, min(max_new_tokens, left), streamer))
+
+
+def greedy(
+    trained: "Trained", prompt: list[int], max_new_tokens: int, streamer: BaseStreamer | None = None
+) -> list[int]:
+    """The likeliest token after a prompt, and so on until one ends the text or there are enough."""
     ids = torch.tensor([prompt], device=trained.device)
     with trained.working():
         made = trained.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=min(max_new_tokens, left),
+            max_new_tokens=max_new_tokens,
             do_sample=False,
             use_cache=True,
             pad_token_id=trained.tokenizer.pad_token_id,
             streamer=streamer,
         )
-    return text_of(trained, made[0, len(prompt) :].tolist())
+    return made[0, len(prompt) :].tolist()
 
 
 def text_of(trained: "Trained", ids: list[int]) -> str:

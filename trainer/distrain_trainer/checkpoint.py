@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Checkpoints:
         folder = self.folder / f"tmp.{state.step}.{self.attempt}"
         self._writing = writing = _Writing(folder, State(**asdict(state)))
         shapes = {name: self.parallel.describe(name) for name in self._own_names()}
-        own = self._own()
+        own = self._own(shapes)
         if self.background:
             copies = iter([(name, {k: t.detach().cpu().clone() for k, t in found.items()}) for name, found in own])
             writing.thread = threading.Thread(target=self._write_part, args=(writing, shapes, copies))
@@ -160,11 +160,11 @@ class Checkpoints:
     def _own_names(self) -> list[str]:
         return list(self.parallel.parameters)[self.place.rank :: self._parts] if self.place.rank < self._parts else []
 
-    def _own(self) -> Iterator[tuple[str, Tensors]]:
+    def _own(self, names: Container[str]) -> Iterator[tuple[str, Tensors]]:
         """Name and full state of each parameter that this process writes. All processes read all, one at a time."""
-        for number, name in enumerate(self.parallel.parameters):
+        for name in self.parallel.parameters:
             tensors = self.parallel.read(name)
-            if number % self._parts == self.place.rank:
+            if name in names:
                 yield name, tensors
 
     def _part(self, kind: str) -> str:

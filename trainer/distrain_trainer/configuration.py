@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from distrain_trainer.deepspeed_config import apply
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.settings import Section, Settings, flat, nested
+from distrain_trainer.settings import Section, Settings, first_fault, flat, nested
 
 PREFIX = "DISTRAIN_"
 
@@ -154,7 +154,7 @@ def _sentence(error: ValidationError, places: Mapping[str, str]) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     name = next((".".join(path[:n]) for n in range(len(path), 0, -1) if ".".join(path[:n]) in places), ".".join(path))
-    message = first["msg"].removeprefix("Value error, ")
+    message = first_fault(error)
     if not path:
         return message
     wanted = message.replace("Input should be", "it should be").replace("Input", "the value")

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from distrain_trainer.deepspeed_keys import ACCELERATE, ALIASES, DEEPSPEED, Ignored, Passes, Refused, Rule
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory import bucket_elements, persistent_elements, prefetch_elements
-from distrain_trainer.settings import ZERO, Settings, explicit, flat, nested
+from distrain_trainer.settings import ZERO, Settings, explicit, first_fault, flat, nested
 
 IN_PLACE_OF = {"schedule.max_steps": "schedule.epochs", "schedule.warmup_steps": "schedule.warmup_fraction"}
 """A setting that a file may give, and the one that says the same in another way."""
@@ -121,7 +121,7 @@ def apply(settings: Settings) -> tuple[Settings, dict[str, Any]]:
     values = {name: value for name, value in values.items() if name in names}
     for name, value in user.settings.items():
         other = IN_PLACE_OF.get(name, "")
-        if values.get(name) is not None and _plain(values[name]) != _plain(value):
+        if values.get(name) is not None and values[name] != value:
             raise SettingsError(
                 f"{name} is {values[name]!r} but {path} says {user.sources[name]}; change one of them, or write auto "
                 "in the file"
@@ -316,15 +316,9 @@ def _checked(value: Any, rule: Passes, shown: str) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _sentence(error: ValidationError, user: UserConfig) -> str:
     """The first thing that is wrong with what the file says, in one sentence."""
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    name, message = ".".join(str(part) for part in error.errors()[0]["loc"]), first_fault(error)
     source = next((user.sources[known] for known in user.sources if name.startswith(known)), None)
     if not name or not source:
         return f"with strategy.config {user.path}: {message}"

@@ -7,6 +7,8 @@ is in neither table is unknown.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from distrain_trainer.settings import ZERO
+
 Kind = Literal["true or false", "a whole number", "an even whole number", "a number", "text", "a list"]
 
 
@@ -57,7 +59,7 @@ FLAG, WHOLE, NUMBER, TEXT, LIST = (
     Passes("text"),
     Passes("a list"),
 )
-STAGES = {1: "zero1", 2: "zero2", 3: "zero3"}
+STAGES = {stage: kind for kind, stage in ZERO.items()}
 NO_STAGE = "only the stages 1, 2 and 3 are ZeRO; for plain data parallelism set strategy.kind to ddp, without this file"
 DEVICES = {"cpu": True, "none": False}
 NO_NVME = "a run whose state lies on NVMe could not be resumed from its checkpoints; choose cpu or none"

@@ -61,10 +61,10 @@ def continued(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Setti
     names = explicit(asked)
     for name in sorted(names):
         value = asked_values[name]
-        before = values[name] if name not in first_asked else _plain(first_asked[name])
+        before = values[name] if name not in first_asked else first_asked[name]
         if name in MAY_CHANGE:
             values[name] = value
-        elif _plain(value) not in (None, before, _plain(values[name])):
+        elif value not in (None, before, values[name]):
             raise SettingsError(
                 f"{name} is {value!r} but the run in {folder} was started with {before!r}, and what defines the data "
                 "or the optimization may not change on resume; set it back, or choose another output_dir"
@@ -94,10 +94,6 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _check_writable(folder: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from distrain_trainer.adapters import CONFIG, base_of, check_installed, load_weights
-from distrain_trainer.answers import answer, prompt_of, question_of
+from distrain_trainer.answers import answer, greedy, prompt_of, question_of
 from distrain_trainer.checkpoint import BEST, numbered
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.conversations import as_text
@@ -27,11 +27,11 @@ from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.evaluation import evaluate, plan_evaluation
 from distrain_trainer.loss import SummedLoss
 from distrain_trainer.model import MODEL_CLASSES, load_model
-from distrain_trainer.numerics import set_up_numerics
+from distrain_trainer.numerics import autocast, set_up_numerics
 from distrain_trainer.probes import choose_loss
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import say
-from distrain_trainer.settings import Settings, flat, nested
+from distrain_trainer.settings import Settings, changed, flat
 from distrain_trainer.threads import threads_for
 
 CHUNK = 4096
@@ -60,8 +60,7 @@ class Trained:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Without gradients, in the precision of training."""
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision)
-        with torch.inference_mode(), torch.autocast(self.device.type, kind, enabled=kind is not None):
+        with torch.inference_mode(), autocast(self.device, self.settings.precision):
             yield
 
 
@@ -158,7 +157,7 @@ def settings_for(trained: Trained, file: str) -> Settings:
         "data.split_column": None,
         "data.train_split": "train",
     }
-    return Settings.model_validate(nested(flat(trained.settings) | changes))
+    return changed(trained.settings, changes)
 
 
 def predict_folder(path: str, file: str | None, output: str | None, max_new_tokens: int) -> None:
@@ -227,17 +226,8 @@ def continue_texts(trained: Trained, texts: list[str], max_new_tokens: int) -> l
     """{"text", "continuation"} of each text, by greedy decoding."""
     found = []
     for text in texts:
-        ids = trained.tokenizer(text, return_tensors="pt", truncation=True, max_length=trained.max_length)
-        ids = {name: ids[name].to(trained.device) for name in ("input_ids", "attention_mask")}
-        with trained.working():
-            answer = trained.model.generate(
-                **ids,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                use_cache=True,
-                pad_token_id=trained.tokenizer.pad_token_id,
-            )
-        new = answer[0, ids["input_ids"].shape[1] :]
+        prompt = trained.tokenizer(text, truncation=True, max_length=trained.max_length)["input_ids"]
+        new = greedy(trained, prompt, max_new_tokens)
         found.append({"text": text, "continuation": trained.tokenizer.decode(new, skip_special_tokens=True)})
     return found
 

@@ -1,6 +1,5 @@
 """The loss around a model: what the strategies wrap."""
 
-from math import ceil
 from typing import Any
 
 import torch
@@ -9,13 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from distrain_trainer.data.loader import IGNORED
-
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Type that the forward pass computes in, by `precision`."""
-WHOLE_BYTES = 2**30
-"""Bytes of fp32 logits of a micro-batch beyond which they are computed in chunks."""
-CHUNK_BYTES = 2**28
-"""Bytes of fp32 logits of a chunk, at most."""
+from distrain_trainer.numerics import autocast
 
 
 class SummedLoss(nn.Module):
@@ -29,7 +22,7 @@ class SummedLoss(nn.Module):
     def __init__(self, model: PreTrainedModel, precision: str = "fp32"):
         super().__init__()
         self.model = model
-        self.dtype = AUTOCAST[precision]
+        self.precision = precision
         self.chunks = 0
 
     def forward(
@@ -54,7 +47,7 @@ class SummedLoss(nn.Module):
             if str(self.model.config._attn_implementation).startswith("flash"):
                 # Flash attention tells packed texts apart in a single row only.
                 inputs |= {"input_ids": input_ids.view(1, -1), "position_ids": position_ids.view(1, -1)}
-        with torch.autocast(input_ids.device.type, self.dtype, enabled=self.dtype is not None):
+        with autocast(input_ids.device, self.precision):
             if self.chunks:
                 return self._in_chunks(inputs, labels, with_logits)
             logits = self.model(**inputs).logits.flatten(0, -2)
@@ -118,14 +111,3 @@ def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
         logits = torch.tanh(logits / cap) * cap
     return logits
-
-
-def chunks_for(wanted: bool | None, tokens: int, vocabulary: int) -> int:
-    """In how many chunks the logits of a micro-batch are computed; 0: whole.
-
-    wanted: `model.chunked_loss`. tokens: `batch.tokens`.
-    """
-    size = 4 * tokens * vocabulary
-    if wanted is None:
-        wanted = size > WHOLE_BYTES
-    return ceil(size / CHUNK_BYTES) if wanted else 0

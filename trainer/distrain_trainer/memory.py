@@ -6,11 +6,12 @@ The formula is described, and compared with what was measured, in docs/memory.md
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
-from distrain_trainer.settings import Settings
+from distrain_trainer.settings import Kind, Settings
 from distrain_trainer.weights import Shapes, Weights, elements
 
-KINDS = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp")
+KINDS = get_args(Kind)
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of an element."""
 
@@ -24,8 +25,8 @@ PERSISTENT = 100_000
 SAVED_BY_ACTIVATION = {"relu": 1, "quick_gelu": 3, "gelu_new": 5, "gelu_fast": 8}
 """Tensors as wide as the MLP that its activation and what follows keep; 2 where one kernel computes it: its input and
 its output."""
-CHUNKED_FROM, CHUNK = 2**30, 2**28
-"""Bytes of a micro-batch's fp32 logits beyond which they are computed in chunks, and of a chunk."""
+WHOLE_BYTES, CHUNK_BYTES = 2**30, 2**28
+"""Bytes of a micro-batch's fp32 logits beyond which they are computed in chunks, and of a chunk at most."""
 
 ROUND, MOST_TOKENS, USED = 256, 65_536, 0.9
 """`batch.tokens: auto` is a multiple of the first and at most the second; the third is the fraction of a device's
@@ -50,6 +51,17 @@ def prefetch_elements(bucket: int) -> int:
 def persistent_elements(largest: int) -> int:
     """Elements of a parameter up to which zero3 leaves it whole on every process."""
     return min(largest // 128, PERSISTENT)
+
+
+def chunks_for(wanted: bool | None, tokens: int, vocabulary: int) -> int:
+    """In how many chunks the logits of a micro-batch are computed; 0: whole.
+
+    wanted: `model.chunked_loss`. tokens: `batch.tokens`.
+    """
+    size = 4 * tokens * vocabulary
+    if wanted is None:
+        wanted = size > WHOLE_BYTES
+    return math.ceil(size / CHUNK_BYTES) if wanted else 0
 
 
 @dataclass(frozen=True)
@@ -246,9 +258,8 @@ def _head(w: Weights, settings: Settings, tokens: int, low: int) -> tuple[int, i
     if settings.task == "masked-lm":
         head += tokens * (2 * low + 4) * w.hidden
     logits = 4 * tokens * w.vocabulary
-    wanted = getattr(settings.model, "chunked_loss", None)
-    if settings.task != "masked-lm" and (wanted or (wanted is None and logits > CHUNKED_FROM)):
-        return head + low * tokens * w.hidden, 0, 3 * min(CHUNK, logits)
+    if settings.task != "masked-lm" and chunks_for(settings.model.chunked_loss, tokens, w.vocabulary):
+        return head + low * tokens * w.hidden, 0, 3 * min(CHUNK_BYTES, logits)
     return head, logits, max(2 * logits, logits + 4 * w.vocabulary * w.hidden)
 
 

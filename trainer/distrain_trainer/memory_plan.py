@@ -1,17 +1,15 @@
 """`distrain plan`: bytes a GPU by strategy, what fits, which strategy to take, and what to change where none does."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory import KINDS, USED, Bytes, auto_tokens, fits, held, longest, plan
-from distrain_trainer.settings import Settings, flat, nested
-from distrain_trainer.weights import Weights, read_folder, sample_model, weights_of
+from distrain_trainer.settings import Settings, changed, first_fault
+from distrain_trainer.weights import Weights, local_model, read_folder, weights_of
 
 GIB, GB, MB = 2**30, 10**9, 10**6
 GPUS = {
@@ -65,16 +63,13 @@ class Row:
 
 def read_model(settings: Settings) -> Weights:
     """What the files of `model.name` say, in a folder or on the Hub. Raises SettingsError."""
-    name = settings.model.name
-    folder = sample_model() if name == "sample" else Path(name).expanduser()
-    if folder.is_dir():
+    folder = local_model(settings.model.name)
+    if folder:
         config, shapes = read_folder(folder)
-    elif folder.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1:
-        raise SettingsError(f"model.name {name} is no folder here; check the path")
     else:
         from distrain_trainer.hub import read_headers
 
-        config, shapes = read_headers(name, settings.model.revision)
+        config, shapes = read_headers(settings.model.name, settings.model.revision)
     return weights_of(config, shapes, settings.task)
 
 
@@ -98,7 +93,7 @@ def rows(weights: Weights, settings: Settings, gpus: int, memory: int) -> list[R
         try:
             chosen = changed(settings, {"strategy.kind": kind})
         except ValidationError as error:
-            found.append(Row(kind, 0, None, False, error.errors()[0]["msg"].removeprefix("Value error, ")))
+            found.append(Row(kind, 0, None, False, first_fault(error)))
             continue
         tokens = chosen.batch.tokens
         if tokens == "auto":
@@ -111,11 +106,6 @@ def rows(weights: Weights, settings: Settings, gpus: int, memory: int) -> list[R
 def choice(found: list[Row], wanted: str | None) -> Row | None:
     """The strategy that is set, or else the first that fits; None where it does not fit."""
     return next((row for row in found if row.fits and wanted in (None, row.kind)), None)
-
-
-def changed(settings: Settings, values: Mapping[str, object]) -> Settings:
-    """The settings with others in their place. Raises ValidationError where they contradict each other."""
-    return Settings.model_validate(nested(flat(settings) | dict(values)))
 
 
 def suggestions(weights: Weights, settings: Settings, gpus: int, memory: int) -> list[str]:

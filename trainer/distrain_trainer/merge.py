@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from distrain_trainer.adapters import CONFIG, DTYPES
+from distrain_trainer.adapters import CONFIG
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.inference import Trained, load, model_folder
+from distrain_trainer.numerics import DTYPES
 from distrain_trainer.progress import say
-from distrain_trainer.results import PIPELINES, adapter_line
+from distrain_trainer.results import adapter_line, card_head
 from distrain_trainer.settings import Settings
 from distrain_trainer.tracking import sync_folder, write_json, write_text
 
@@ -112,17 +113,8 @@ def write(trained: Trained, merged: Any, target: Path, dtype: str, report: dict[
 def card(adapter: dict[str, Any], record: dict[str, Any], dtype: str) -> str:
     """README.md of a merged model. adapter: the settings that the adapter was trained with."""
     merging, quantization = record["merged"]["merging"], record["merged"]["quantization"]
-    base = adapter["model"]
     lines = [
-        "---",
-        "library_name: transformers",
-        f"pipeline_tag: {PIPELINES[adapter['task']]}",
-        "---",
-        "",
-        f"# {Path(base['name']).name} fine-tuned by distrain, merged",
-        "",
-        f"- task: {adapter['task']}",
-        f"- base model: {base['name']}" + (f" at {base['revision']}" if base["revision"] else ""),
+        *card_head(adapter, "transformers", "fine-tuned by distrain, merged"),
         f"- data: {record['data']['description']}",
         adapter_line(adapter),
         f"- merged in fp32, weights in {dtype}: logits of {len(TEXTS)} texts moved by {merging['largest']:.2g} at most",

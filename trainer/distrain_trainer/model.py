@@ -2,7 +2,6 @@
 
 import difflib
 import fnmatch
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from distrain_trainer import settings as names
 from distrain_trainer.data.chat import turn_end
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hub import hub_sentence
-from distrain_trainer.weights import sample_model
+from distrain_trainer.weights import local_model
 
 MODEL_CLASSES: dict[str, Any] = {
     "sequence-classification": AutoModelForSequenceClassification,
@@ -34,15 +33,11 @@ MODEL_CLASSES: dict[str, Any] = {
 
 def resolve(model: names.Model) -> tuple[str, str | None]:
     """Where the model is: (Hub name or folder, commit on the Hub or None for a folder)."""
-    if model.name == "sample":
-        return str(sample_model()), None
-    path = Path(model.name)
-    if path.is_dir():
-        if not (path / "config.json").exists():
+    folder = local_model(model.name)
+    if folder:
+        if not (folder / "config.json").exists():
             raise SettingsError(f"model.name {model.name} is a folder without config.json; name a model's folder")
-        return str(path.resolve()), None
-    if path.is_absolute() or model.name.startswith(("./", "../", "~")) or model.name.count("/") > 1:
-        raise SettingsError(f"model.name {model.name} is no folder here; check the path")
+        return str(folder.resolve()), None
     config = load_config(model.name, model.revision)
     return model.name, getattr(config, "_commit_hash", None) or model.revision
 

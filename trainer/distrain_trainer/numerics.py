@@ -1,15 +1,17 @@
-"""How numbers are computed: threads, kernels, and what they do with very small ones. Before any thread is started."""
+"""How numbers are computed: in which types, by which kernels, and what these do with very small ones."""
 
 import os
 
 import torch
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types, by their names in the settings."""
 LARGEST_ERROR = 1e-5
 """Relative error of a product of fp32 matrices up to which it counts as fp32: bf16's is a hundred times that."""
 
 
 def set_up_numerics(threads: int, deterministic: bool) -> None:
-    """Sets this process's threads and kernels."""
+    """Sets this process's threads and kernels. Before any thread is started."""
     torch.set_num_threads(threads)
     # Numbers under 1e-38, as in the gradient of a confident softmax, make a CPU up to 50 times slower.
     torch.set_flush_denormal(True)
@@ -19,6 +21,11 @@ def set_up_numerics(threads: int, deterministic: bool) -> None:
         torch.use_deterministic_algorithms(True)
     if not torch.cuda.is_available():
         _multiply_with_onednn()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The forward pass in `precision`; weights stay as they are."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
 def _multiply_with_onednn() -> None:

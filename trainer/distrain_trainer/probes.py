@@ -16,7 +16,8 @@ from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.packing import Packing
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.loss import CHUNK_BYTES, SummedLoss, chunks_for, transformer
+from distrain_trainer.loss import SummedLoss, transformer
+from distrain_trainer.memory import CHUNK_BYTES, chunks_for
 from distrain_trainer.settings import Settings
 
 LONGEST = 64
@@ -118,4 +119,4 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def _is_exact(loss: SummedLoss) -> bool:
     """Whether everything is computed in fp32."""
-    return loss.dtype is None and all(parameter.dtype == torch.float32 for parameter in loss.parameters())
+    return loss.precision == "fp32" and all(parameter.dtype == torch.float32 for parameter in loss.parameters())

@@ -39,6 +39,11 @@ class Place:
         return self.rank == 0
 
 
+def backend() -> str:
+    """What carries tensors between processes: NCCL those of GPUs, gloo those of the CPU."""
+    return "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
+
+
 def total(values: list[float]) -> list[float]:
     """Each value summed over all processes, in float64."""
     if not dist.is_initialized():

@@ -246,7 +246,7 @@ def _event_table(events: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _setting_groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All settings by section, in the order of their definition, each with whether it differs from its default."""
-    defaults = {name: json.loads(json.dumps(value)) for name, value in flat(Settings()).items()}
+    defaults = flat(Settings())
     values = _flat(settings)
     names = sorted(values, key=lambda name: list(defaults).index(name) if name in defaults else len(defaults))
     groups: dict[str, list[tuple[str, str, bool]]] = {"run": []}

@@ -115,16 +115,7 @@ def model_card(record: dict[str, Any], state: State) -> str:
     settings, data = record["settings"], record["data"]
     best, rank = state.best, settings["lora"]["rank"]
     lines = [
-        "---",
-        f"library_name: {'peft' if rank else 'transformers'}",
-        f"pipeline_tag: {PIPELINES[settings['task']]}",
-        "---",
-        "",
-        f"# {Path(settings['model']['name']).name} fine-tuned by distrain",
-        "",
-        f"- task: {settings['task']}",
-        f"- base model: {settings['model']['name']}"
-        + (f" at {settings['model']['revision']}" if settings["model"]["revision"] else ""),
+        *card_head(settings, "peft" if rank else "transformers", "fine-tuned by distrain"),
         f"- data: {data['description']}: {data['train_rows']:,} training, {data['evaluation_rows']:,} evaluation rows",
         f"- steps: {state.step:,}, {state.tokens:,} tokens",
         *([adapter_line(settings)] if rank else []),
@@ -135,6 +126,22 @@ def model_card(record: dict[str, Any], state: State) -> str:
         lines.append(f"- best evaluation: {best['metric']} {best['value']:.4f} at step {best['step']}")
     names = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return "\n".join([*lines, f"- made with: {names}", ""])
+
+
+def card_head(settings: dict[str, Any], library: str, made: str) -> list[str]:
+    """The first lines of a model card: what the Hub reads, the title, what was trained."""
+    base = settings["model"]
+    return [
+        "---",
+        f"library_name: {library}",
+        f"pipeline_tag: {PIPELINES[settings['task']]}",
+        "---",
+        "",
+        f"# {Path(base['name']).name} {made}",
+        "",
+        f"- task: {settings['task']}",
+        f"- base model: {base['name']}" + (f" at {base['revision']}" if base["revision"] else ""),
+    ]
 
 
 def adapter_line(settings: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ from distrain_trainer.numerics import set_up_numerics
 from distrain_trainer.probes import check_packing, choose_loss
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import Progress, say
-from distrain_trainer.settings import Settings, flat, nested
+from distrain_trainer.settings import Settings, changed, flat
 from distrain_trainer.signals import StopRequest
 from distrain_trainer.strategy import freeze_unreached, parallelize
 from distrain_trainer.threads import threads_for
@@ -82,12 +82,11 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
 
     # The processes meet.
     cuda = torch.cuda.is_available()
-    backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision="fp16" if settings.precision == "fp16" else "no",  # the rest is in SummedLoss
         kwargs_handlers=[
-            InitProcessGroupKwargs(backend=backend if place.world > 1 else None, timeout=processes.PATIENCE)
+            InitProcessGroupKwargs(backend=processes.backend() if place.world > 1 else None, timeout=processes.PATIENCE)
         ],
     )
     assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
@@ -217,7 +216,7 @@ def decide(settings: Settings, revision: str | None, data: Tokenized, max_length
         "evaluation.metric": metric,
         "evaluation.greater_is_better": greater_is_better(metric) if greater is None else greater,
     }
-    return Settings.model_validate(nested(flat(settings) | decided))
+    return changed(settings, decided)
 
 
 def with_tokens(settings: Settings, place: Place, tell: Callable[[str], None]) -> Settings:
@@ -230,7 +229,7 @@ def with_tokens(settings: Settings, place: Place, tell: Callable[[str], None]) -
     tell(
         f"batch.tokens is auto: {tokens:,} padded tokens a micro-batch, what the plan of {kind} fits in {size(memory)}"
     )
-    return Settings.model_validate(nested(flat(settings) | {"batch.tokens": tokens}))
+    return changed(settings, {"batch.tokens": tokens})
 
 
 def with_least_tokens(settings: Settings, rooms: list[int]) -> Settings:
@@ -241,7 +240,7 @@ def with_least_tokens(settings: Settings, rooms: list[int]) -> Settings:
             f"batch.tokens is auto and one process has room for {least} tokens only, but rows of {longest} fit in "
             f"another; set data.max_length to at most {least}"
         )
-    return Settings.model_validate(nested(flat(settings) | {"batch.tokens": least}))
+    return changed(settings, {"batch.tokens": least})
 
 
 def plan_of(settings: Settings, rows: Rows, packing: Packing | None = None) -> Plan:

@@ -5,9 +5,10 @@ taken by the client; so this file imports pydantic and nothing else. A setting t
 starts, printed, written to `settings.json` and then holds for the run's life.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 
 class Section(BaseModel):
@@ -34,6 +35,7 @@ def _as_number(value: object) -> object:
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
+Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
 
 class Model(Section):
@@ -172,7 +174,7 @@ class Schedule(Section):
 class Strategy(Section):
     """How the model is spread over processes."""
 
-    kind: Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"] | None = None
+    kind: Kind | None = None
     """single: one process. ddp: a replica a process. zero1, zero2, zero3: DeepSpeed shards the optimizer's state, also
     gradients, also parameters. fsdp: PyTorch shards all three. None: ddp where there are several processes."""
     offload_optimizer: bool = False
@@ -490,10 +492,11 @@ is their content that is compared.)"""
 
 
 def flat(section: BaseModel, prefix: str = "") -> dict[str, object]:
-    """Dotted name -> value of every setting: `{"batch.tokens": 4096, ...}`."""
+    """Dotted name -> value of every setting, tuples as lists: `{"batch.tokens": 4096, ...}`."""
     values: dict[str, object] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
+        value = list(value) if isinstance(value, tuple) else value
         values |= flat(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
     return values
 
@@ -517,3 +520,14 @@ def nested(values: dict[str, object]) -> dict[str, object]:
             node = node.setdefault(section, {})
         node[last] = value
     return tree
+
+
+def changed(settings: Settings, values: Mapping[str, object]) -> Settings:
+    """The settings with others in their place. values: by dotted names. Raises ValidationError where they contradict
+    each other."""
+    return Settings.model_validate(nested(flat(settings) | dict(values)))
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong first, in the words of pydantic or of a contradiction."""
+    return error.errors()[0]["msg"].removeprefix("Value error, ")

@@ -23,9 +23,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from distrain_trainer import processes
 from distrain_trainer.adapters import WEIGHTS, is_adapter, saved_names
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.loss import SummedLoss
+from distrain_trainer.memory import kind_of
 from distrain_trainer.optimizer import build_optimizer, load_state, state_tensors
 from distrain_trainer.settings import ZERO, Settings
 
@@ -83,10 +85,9 @@ class Parallel:
 
 def parallelize(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
     """The model spread as `strategy.kind` asks."""
-    kind = settings.strategy.kind or ("ddp" if world > 1 else "single")
     kinds = {"single": single, "ddp": ddp, "zero1": zero, "zero2": zero, "zero3": zero, "fsdp": fsdp}
     module.train()
-    return kinds[kind](settings, accelerator, module, world)
+    return kinds[kind_of(settings, world)](settings, accelerator, module, world)
 
 
 def single(settings: Settings, accelerator: Accelerator, module: SummedLoss, world: int) -> Parallel:
@@ -134,15 +135,15 @@ def _replica(settings: Settings, accelerator: Accelerator, module: SummedLoss, w
         return norm
 
     def read(name: str) -> Tensors:
-        return {"weight": parameters[name].detach()} | state_tensors(optimizer, parameters[name])
+        return _held(optimizer, parameters[name])
+
+    def describe(name: str) -> Shapes:
+        return _described(read(name))
 
     def write(name: str, tensors: Tensors) -> None:
         parameter = parameters[name]
         parameter.data.copy_(tensors["weight"])
         load_state(optimizer, parameter, {key: value for key, value in tensors.items() if key != "weight"})
-
-    def describe(name: str) -> Shapes:
-        return {key: (tensor.dtype, tensor.shape) for key, tensor in read(name).items()}
 
     return Parallel(
         accelerator.device,
@@ -290,9 +291,8 @@ def _write_shard(parameter: nn.Parameter, value: torch.Tensor, key: str | None, 
     value = value.float().flatten()
     if stage == 3:  # whose setters of full tensors take none that the processes do not divide
         part = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
-        start = min(part * dist.get_rank(), value.numel())
-        value = nn.functional.pad(value[start : start + part], (0, max(0, start + part - value.numel())))
-        value = value[:part]
+        value = value[part * dist.get_rank() :][:part]
+        value = nn.functional.pad(value, (0, part - value.numel()))
     value = value.to(parameter.device)
     if key is None:
         (safe_set_local_fp32_param if stage == 3 else safe_set_full_fp32_param)(parameter, value)
@@ -323,14 +323,12 @@ def fsdp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
         optimizer.zero_grad()
         return norm
 
-    def shards(name: str) -> Tensors:
-        return {"weight": parameters[name].detach()} | state_tensors(optimizer, parameters[name])
-
     def describe(name: str) -> Shapes:
-        return {key: (tensor.dtype, tensor.shape) for key, tensor in shards(name).items()}
+        return _described(_held(optimizer, parameters[name]))
 
     def read(name: str) -> Tensors:
-        return {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in shards(name).items()}
+        shards = _held(optimizer, parameters[name])
+        return {key: shard.full_tensor() if isinstance(shard, DTensor) else shard for key, shard in shards.items()}
 
     @torch.no_grad()
     def write(name: str, tensors: Tensors) -> None:
@@ -371,12 +369,20 @@ def _saved(module: SummedLoss) -> tuple[dict[str, nn.Parameter], Tensors, str]:
     return parameters, {name: buffer for name, buffer in module.model.named_buffers() if name in persistent}, "model"
 
 
+def _held(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensors:
+    """What this process has of a parameter: its weight, and the optimizer's tensors."""
+    return {"weight": parameter.detach()} | state_tensors(optimizer, parameter)
+
+
+def _described(tensors: Tensors) -> Shapes:
+    """Type and shape of each; of a DTensor the full shape."""
+    return {key: (tensor.dtype, tensor.shape) for key, tensor in tensors.items()}
+
+
 def _meet_alone(world: int) -> None:
     """A process group of one, which sharding wants to see where there is one process."""
     if world == 1 and not dist.is_initialized():
-        dist.init_process_group(
-            "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1
-        )
+        dist.init_process_group(processes.backend(), store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _limit(settings: Settings) -> float:
@@ -388,10 +394,10 @@ def _set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
-def freeze_unreached(module: SummedLoss, empty: Tensors) -> list[str]:
+def freeze_unreached(module: SummedLoss, empty: Tensors) -> None:
     """Freezes the parameters that the loss does not reach, for whose gradients the strategies would wait.
 
-    empty: a micro-batch of weight 0. Returns their names.
+    empty: a micro-batch of weight 0.
     """
     device = next(module.parameters()).device
     loss, _ = module(**{name: tensor.to(device) for name, tensor in empty.items()})
@@ -404,7 +410,6 @@ def freeze_unreached(module: SummedLoss, empty: Tensors) -> list[str]:
         if (leaf := getattr(node, "variable", None)) is not None:
             reached.add(id(leaf))
         nodes += [inner for inner, _ in node.next_functions]
-    unreached = [name for name, p in module.model.named_parameters() if p.requires_grad and id(p) not in reached]
-    for name in unreached:
-        module.model.get_parameter(name).requires_grad_(False)
-    return unreached
+    for parameter in module.parameters():
+        if parameter.requires_grad and id(parameter) not in reached:
+            parameter.requires_grad_(False)

@@ -69,7 +69,7 @@ class Job:
 
     def facts(self) -> dict[str, Any]:
         """What must be the same on all nodes."""
-        values = json.dumps(flat(self.settings), sort_keys=True, default=str)
+        values = json.dumps(flat(self.settings), sort_keys=True)
         return {
             "the version of distrain": version("distrain"),
             "the number of nodes": self.node.count,

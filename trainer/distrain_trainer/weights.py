@@ -43,6 +43,19 @@ def sample_model() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
+def local_model(name: str) -> Path | None:
+    """The folder that `model.name` means; None where it is a name on the Hub. Raises SettingsError where a path leads
+    nowhere."""
+    if name == "sample":
+        return sample_model()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith(("./", "../")) or name.count("/") > 1:
+        raise SettingsError(f"model.name {name} is no folder here; check the path")
+    return None
+
+
 def read_header(path: Path) -> Shapes:
     """Shapes of the parameters in one safetensors file. Raises SettingsError where it is none."""
     try:
