@@ -6,13 +6,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
+from transformers import BertForMaskedLM, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 import tiny
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.loss import SummedLoss
-from distrain_trainer.model import freeze, load_config, load_model, load_tokenizer, longest_row, resolve
+from distrain_trainer.model import (
+    freeze,
+    load_config,
+    load_model,
+    load_tokenizer,
+    longest_row,
+    resolve,
+    widened_parts,
+)
 from distrain_trainer.run import check_device
 from distrain_trainer.settings import Model, Settings
 from distrain_trainer.strategy import freeze_unreached, parallelize
@@ -115,6 +123,60 @@ def test_freezing_nothing_or_everything_is_refused():
         freeze(tiny.decoder("llama"), ["*layers.0*", "*embedings*"], "tiny")
     with pytest.raises(SettingsError, match="takes all parameters of tiny out of training"):
         freeze(tiny.decoder("llama"), ["model.*", "lm_head*"], "tiny")
+
+
+def stored_in_bf16(model: PreTrainedModel, folder: Path) -> Path:
+    """A model's folder with a tokenizer."""
+    model.bfloat16().save_pretrained(folder)
+    tiny.byte_bpe(None, "</s>").save_pretrained(folder)
+    return folder
+
+
+def loaded(folder: Path, **strategy: str) -> PreTrainedModel:
+    settings = Settings(task="causal-lm", strategy=strategy)
+    return load_model(settings, str(folder), None, load_tokenizer(str(folder), None), None)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "tied llama", "gemma2", "granite", "bloom"])
+def test_weights_that_stay_as_they_are_stored_become_what_fp32_would_have_been(kind: str, tmp_path: Path):
+    folder = stored_in_bf16(tiny.decoder(kind), tmp_path)
+    whole, mapped = loaded(folder), loaded(folder, kind="fsdp")
+    assert (whole.dtype, mapped.dtype) == (torch.float32, torch.bfloat16)
+    *blocks, everything = widened_parts(mapped)
+    assert len(blocks) == 2 and everything is mapped
+    for tensors in (torch.nn.Module.named_parameters, torch.nn.Module.named_buffers):
+        wanted, found = dict(tensors(whole)), dict(tensors(mapped))
+        assert wanted.keys() == found.keys()
+        assert all(wanted[n].dtype == found[n].dtype and torch.equal(wanted[n], found[n]) for n in wanted)
+    ids = torch.arange(10)[None]
+    assert torch.equal(whole(ids).logits, mapped(ids).logits)
+    assert whole.config.to_dict() == mapped.config.to_dict()
+
+
+def test_a_model_that_lacks_its_head_is_made_in_fp32_under_every_strategy(bert: Path, tmp_path: Path):
+    tokenizer = load_tokenizer(str(bert), None)
+    BertForMaskedLM.from_pretrained(bert).bfloat16().save_pretrained(tmp_path)
+    models = [
+        load_model(Settings(strategy={"kind": kind}), str(tmp_path), None, tokenizer, ("no", "yes"))
+        for kind in ("ddp", "zero3")
+    ]
+    first, other = (dict(model.named_parameters()) for model in models)
+    assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_model_that_will_be_cut_apart_is_mapped_from_its_file(tmp_path: Path):
+    model = loaded(stored_in_bf16(tiny.decoder("llama"), tmp_path), kind="fsdp")
+    mapped = mappings(tmp_path / "model.safetensors")
+    assert all(any(tensor.data_ptr() in part for part in mapped) for tensor in model.parameters())
+    list(widened_parts(model))
+    assert not any(any(tensor.data_ptr() in part for part in mapped) for tensor in model.parameters())
+
+
+def mappings(path: Path) -> list[range]:
+    """The addresses of this process at which a file is mapped."""
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [line[0].split("-") for line in lines if line[5:] == [str(path)]]
+    return [range(int(start, 16), int(end, 16)) for start, end in spans]
 
 
 def test_flash_attention_that_is_not_here_is_refused():

@@ -3,21 +3,27 @@
 Worlds 1 and 2 and one resume on 4 processes are part of `make test`; `make test-matrix` has all.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn import metrics as sklearn_metrics
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaForCausalLM
 
 import tiny
 from cells import Cell, launch
-from conftest import losses
+from conftest import losses, metrics
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.loader import Collator
-from distrain_trainer.data.tokens import prepare
+from distrain_trainer.data.tokens import Rows, Tokenized, prepare
+from distrain_trainer.metrics import AVERAGES
 from distrain_trainer.model import load_config, load_model, load_tokenizer, longest_row
 from distrain_trainer.run import plan_of
+from distrain_trainer.settings import Settings
 from runs import tensors
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
@@ -62,8 +68,17 @@ def dealt(model: Path, texts: Path, output: Path, optimizer: str, micro_batches:
         optimizer__name=optimizer,
         optimizer__learning_rate=OPTIMIZERS[optimizer],
         batch__micro_batches=micro_batches,
+        batch__samples=None if micro_batches == 4 else 7,
+        data__evaluation_fraction=0.15,
         schedule__max_steps=STEPS,
     )
+
+
+def prepared(model: Path, settings: Settings) -> tuple[Any, Tokenized]:
+    """The tokenizer and the rows of a cell."""
+    tokenizer = load_tokenizer(str(model), None)
+    longest = longest_row(settings, load_config(str(model), None), tokenizer)
+    return tokenizer, prepare(settings, tokenizer, longest, lambda text: None)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +89,7 @@ def by_hand(still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
         for micro_batches in (4, 5):
             one = dealt(still, texts, tmp_path_factory.mktemp("by-hand"), optimizer_name, micro_batches, "single")
             settings = read_settings(None, one["settings"])
-            tokenizer = load_tokenizer(str(still), None)
-            longest = longest_row(settings, load_config(str(still), None), tokenizer)
-            data = prepare(settings, tokenizer, longest, lambda text: None)
+            tokenizer, data = prepared(still, settings)
             model = load_model(settings, str(still), None, tokenizer, data.label_names).train()
             kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
             optimizer = kinds[optimizer_name](model.parameters(), lr=rate, weight_decay=0)
@@ -123,6 +136,45 @@ def test_each_strategy_trains_as_one_process_with_the_whole_batch(
             trained = tensors(output / "final")
             assert trained.keys() == weights.keys()
             assert max(float((trained[name] - weights[name]).abs().max()) for name in weights) < 1e-6
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_each_strategy_evaluates_every_row_once_and_gives_scikit_learns_numbers(
+    table: tuple[Path, int, tuple[str, ...]], still: Path, strategy: str
+):
+    folder, micro_batches, optimizers = table
+    for optimizer in optimizers:
+        output = folder / strategy / f"{optimizer}-{micro_batches}"
+        asked = json.loads((output / "settings.json").read_text())["settings"]
+        _, data = prepared(still, Settings.model_validate(asked))
+        rows = data.evaluation
+        assert rows is not None and rows.labels is not None and len(rows) == 90
+        model = AutoModelForSequenceClassification.from_pretrained(output / "final").eval()
+        with torch.no_grad():
+            logits = [model(torch.from_numpy(ids)[None]).logits for ids in ids_of(rows)]
+        scores = torch.cat(logits).softmax(-1).numpy()
+        predicted = scores.argmax(-1)
+        assert optimizer == "sgd" or len(set(predicted)) > 1
+        wanted = {
+            "eval_accuracy": sklearn_metrics.accuracy_score(rows.labels, predicted),
+            "eval_loss": sklearn_metrics.log_loss(rows.labels, scores, labels=range(len(data.label_names or ()))),
+        }
+        for average in AVERAGES:
+            scored = sklearn_metrics.precision_recall_fscore_support(
+                rows.labels, predicted, average=average, zero_division=0
+            )
+            names = (f"eval_{score}_{average}" for score in ("precision", "recall", "f1"))
+            wanted |= dict(zip(names, scored, strict=False))
+        found = [line for line in metrics(output) if "eval_loss" in line][-1]
+        assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-5)
+        counts = json.loads((output / "training_info.json").read_text())["confusion_matrix"]["counts"]
+        assert counts == sklearn_metrics.confusion_matrix(rows.labels, predicted).tolist()
+
+
+def ids_of(rows: Rows) -> list[np.ndarray]:
+    """The tokens of each row, int64."""
+    spans = zip(rows.offsets[:-1], rows.offsets[1:], strict=True)
+    return [rows.input_ids[start:end].astype(np.int64) for start, end in spans]
 
 
 @pytest.mark.parametrize(
@@ -180,3 +232,17 @@ def test_a_checkpoint_of_any_strategy_resumes_under_any_other_on_any_number_of_p
         assert found.keys() == uninterrupted.keys()
         worst = max(abs(found[step] - uninterrupted[step]) for step in found)
         assert worst < 1e-5, f"{writer} on {WRITERS[writer]} to {reader} on {READERS[reader]}: {worst}"
+
+
+@pytest.mark.matrix
+def test_a_model_that_is_stored_in_16_bits_trains_the_same_mapped_and_cut_apart(texts: Path, tmp_path: Path):
+    model = tiny.tiny_llama(tmp_path / "llama")
+    LlamaForCausalLM.from_pretrained(model).bfloat16().save_pretrained(model)
+    kinds = ("ddp", "zero3", "fsdp")
+    options = {"task": "causal-lm", "schedule__max_steps": 8, "batch__micro_batches": 3}
+    launch(2, [cell(model, texts, tmp_path / kind, strategy__kind=kind, **options) for kind in kinds], tmp_path)
+    wanted = losses(tmp_path / "ddp")
+    for kind in kinds:
+        assert losses(tmp_path / kind) == pytest.approx(wanted, abs=1e-5)
+        assert {tensor.dtype for tensor in tensors(tmp_path / kind / "final").values()} == {torch.float32}
+        assert AutoModelForCausalLM.from_pretrained(tmp_path / kind / "final").dtype == torch.float32

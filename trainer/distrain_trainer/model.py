@@ -2,9 +2,12 @@
 
 import difflib
 import fnmatch
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -15,12 +18,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from distrain_trainer import adapters
 from distrain_trainer import settings as names
 from distrain_trainer.data.chat import turn_end
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hub import hub_sentence
+from distrain_trainer.settings import SHARDED
 from distrain_trainer.weights import local_model
 
 MODEL_CLASSES: dict[str, Any] = {
@@ -103,6 +109,8 @@ def load_model(
     """The model in fp32, or frozen with an adapter as `lora` asks; what it lacks for the task is made under the seed.
     Safetensors only, no remote code.
 
+    Where the strategy will cut parameters apart, they are left as they are stored: mapped from their files, whose
+    pages all processes of a node share. `widened_parts` then makes them fp32.
     label_names: classes in the order of their ids, for classification.
     """
     changes: dict[str, Any] = {}
@@ -111,23 +119,33 @@ def load_model(
         changes["label2id"] = {label: i for i, label in enumerate(label_names)}
     config = load_config(name, revision, **changes)
     config.pad_token_id = tokenizer.pad_token_id
-    torch.manual_seed(settings.seed)
     model_class = MODEL_CLASSES[settings.task]
-    held = adapters.loading(settings, model_class, config)
-    try:
-        model, found = model_class.from_pretrained(
-            name,
-            revision=revision,
-            config=config,
-            attn_implementation=settings.model.attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=label_names is not None,
-            output_loading_info=True,
-            **held,
-        )
-    except (OSError, ValueError) as error:
-        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+
+    def load(**held: Any) -> tuple[Any, list[str]]:
+        """The model, and the names of the parameters that its files lack."""
+        torch.manual_seed(settings.seed)
+        try:
+            model, found = model_class.from_pretrained(
+                name,
+                revision=revision,
+                config=config,
+                attn_implementation=settings.model.attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=label_names is not None,
+                output_loading_info=True,
+                **held,
+            )
+        except (OSError, ValueError) as error:
+            raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+        return model, [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+
+    if settings.lora.rank is None and settings.strategy.kind in SHARDED:
+        model, missing = load(dtype=stored_type(name, revision))
+        if missing and model.dtype != torch.float32:  # what is new is drawn in fp32, as under any other strategy
+            model, missing = load(dtype=torch.float32)
+    else:
+        model, missing = load(**adapters.loading(settings, model_class, config))
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise SettingsError(
             f"{settings.model.name} has BatchNorm layers, whose statistics depend on how a step is dealt to "
@@ -142,13 +160,67 @@ def load_model(
     model.config.use_cache = False
     freeze(model, settings.model.freeze or [], settings.model.name)
     if settings.lora.rank is not None:
-        missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
         model = adapters.attach(model, settings, name, revision, missing)
     if settings.model.compile:
         # The loss of a language model may take its output layer apart from the rest.
         compiled = model.get_decoder() if settings.task in ("causal-lm", "chat") else model
         compiled.compile(dynamic=True)
     return model
+
+
+def stored_type(name: str, revision: str | None) -> torch.dtype:
+    """The type that all of a model's weights are stored in; fp32 where there are several."""
+    try:
+        index = cached_file(
+            name, SAFE_WEIGHTS_INDEX_NAME, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
+        if index:
+            files, _ = get_checkpoint_shard_files(name, index, revision=revision)
+        else:
+            files = [cached_file(name, SAFE_WEIGHTS_NAME, revision=revision)]
+    except OSError as error:
+        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+    types = set()
+    for path in files:
+        with safe_open(path, "pt") as file:
+            types |= {file.get_slice(tensor).get_dtype() for tensor in file.keys()}  # noqa: SIM118
+    floats = types & {"F64", "F32", "F16", "BF16"}
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get("".join(floats), torch.float32)
+
+
+def widened_parts(model: PreTrainedModel) -> Iterator[nn.Module]:
+    """The model's blocks, then the model: what is cut apart at a time.
+
+    Weights that are to be trained become fp32 with the part that they are in, just before it is handed out, so that no
+    process ever holds all of them in fp32. Of a model with an adapter nothing changes.
+    """
+    blocks = set(getattr(model, "_no_split_modules", None) or ())
+    inner = [module for module in model.modules() if type(module).__name__ in blocks]
+    stored = not adapters.is_adapter(model) and model.dtype != torch.float32
+    if stored:
+        _widen_buffers(model)
+    for part in (*reversed(inner), model):
+        for parameter in part.parameters() if stored else ():
+            if parameter.dtype != torch.float32:
+                parameter.data = parameter.data.float()
+        yield part
+
+
+def _widen_buffers(model: PreTrainedModel) -> None:
+    """Gives the model the buffers and the configuration that it has in fp32.
+
+    Those that a model computes for itself, as Gemma its scale of embeddings, are computed anew: they were rounded.
+    """
+    with init_empty_weights(include_buffers=False):
+        exact = dict(type(model)(model.config).named_buffers())
+    for name, buffer in list(model.named_buffers()):
+        if buffer.dtype != exact[name].dtype:
+            owner, _, last = name.rpartition(".")
+            module = model.get_submodule(owner)
+            kept = last not in module._non_persistent_buffers_set
+            setattr(module, last, buffer.to(exact[name].dtype) if kept else exact[name])
+    for config in (model.config, model.config.get_text_config()):
+        config.dtype = torch.float32
 
 
 def freeze(model: nn.Module, patterns: list[str], name: str) -> None:

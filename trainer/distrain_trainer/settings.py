@@ -26,6 +26,8 @@ def _as_list(value: object) -> object:
 
 ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
 """The strategies of DeepSpeed, and their stages."""
+SHARDED = ("zero3", "fsdp")
+"""The strategies that cut parameters apart."""
 
 
 def _as_number(value: object) -> object:
@@ -444,7 +446,7 @@ def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"model.dtype is {s.model.dtype} but precision is fp32; set precision to bf16 or fp16, or remove it",
         ),
         (
-            bits is not None and kind in ("zero3", "fsdp"),
+            bits is not None and kind in SHARDED,
             f"quantization.bits does not go with strategy.kind {kind}, which cuts weights apart that bitsandbytes has "
             "packed with their scales; choose ddp, zero1 or zero2",
         ),

@@ -28,6 +28,7 @@ from distrain_trainer.adapters import WEIGHTS, is_adapter, saved_names
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.loss import SummedLoss
 from distrain_trainer.memory import kind_of
+from distrain_trainer.model import widened_parts
 from distrain_trainer.optimizer import build_optimizer, load_state, state_tensors
 from distrain_trainer.settings import ZERO, Settings
 
@@ -191,7 +192,8 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False)
     if stage == 3:
-        deepspeed.zero.Init(module=module, config_dict_or_path=config)
+        for part in widened_parts(module.model):
+            deepspeed.zero.Init(module=part, config_dict_or_path=config)
     engine, optimizer, _, _ = deepspeed.initialize(
         model=module, optimizer=build_optimizer(module, settings.optimizer), config=config
     )
@@ -304,11 +306,8 @@ def fsdp(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     """PyTorch's fully_shard: parameters, gradients and the optimizer's state sharded, gathered block by block."""
     _meet_alone(world)
     mesh = init_device_mesh(accelerator.device.type, (world,))
-    blocks = set(getattr(module.model, "_no_split_modules", None) or ())
-    for inner in module.modules():
-        if type(inner).__name__ in blocks:
-            fully_shard(inner, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+    for part in widened_parts(module.model):
+        fully_shard(module if part is module.model else part, mesh=mesh)
     assert isinstance(module, FSDPModule)
     assert all(isinstance(p, DTensor) and p.device_mesh.size() == world for p in module.parameters())
     parameters, buffers, file = _saved(module)
