@@ -112,24 +112,31 @@ def test_a_second_ctrl_c_leaves_at_once(bert: Path, texts: Path, tmp_path: Path)
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
+HUNDRED_STEPS = ("--schedule.max_steps", "100")
+
+
 @pytest.fixture(scope="module")
-def worlds(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The same run on 1 and 2 processes; more are in test_strategies."""
-    folder = tmp_path_factory.mktemp("worlds")
-    runs = {world: folder / str(world) for world in (1, 2)}
-    for world, output in runs.items():
-        finish(train(bert, texts, output, world, "--schedule.max_steps", "100"))
-    return runs
+def alone(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one process."""
+    output = tmp_path_factory.mktemp("alone") / "out"
+    finish(train(bert, texts, output, 1, *HUNDRED_STEPS))
+    return output
 
 
-@pytest.mark.parametrize("world", [2])
-def test_each_loss_is_the_same_on_any_number_of_processes(worlds: dict[int, Path], world: int):
-    alone, together = losses(worlds[1]), losses(worlds[world])
-    assert len(alone) == 100
-    assert together == pytest.approx(alone, abs=1e-5)
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.matrix)])
+def together(request, bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on several."""
+    output = tmp_path_factory.mktemp("together") / "out"
+    finish(train(bert, texts, output, request.param, *HUNDRED_STEPS))
+    return output
 
 
-@pytest.mark.parametrize("world", [2])
-def test_evaluation_is_the_same_on_any_number_of_processes(worlds: dict[int, Path], world: int):
-    alone, together = ([x for x in metrics(worlds[w]) if "eval_loss" in x][-1] for w in (1, world))
-    assert together == pytest.approx(alone, abs=1e-5)
+def test_each_loss_is_the_same_on_any_number_of_processes(alone: Path, together: Path):
+    wanted = losses(alone)
+    assert len(wanted) == 100
+    assert losses(together) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_evaluation_is_the_same_on_any_number_of_processes(alone: Path, together: Path):
+    wanted, found = ([line for line in metrics(output) if "eval_loss" in line][-1] for output in (alone, together))
+    assert found == pytest.approx(wanted, abs=1e-5)
