@@ -12,7 +12,7 @@ from typing import Any
 
 Cell = dict[str, Any]
 """`settings`: dotted names and values. `resume`: whether a run in its output_dir is continued. `outcome`: a file for
-what the run was refused with (64), or null; without one a refusal is a failure."""
+the sentence that the run ended with, or null; without one a bad end is a failure."""
 
 
 def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 280) -> None:
@@ -22,17 +22,13 @@ def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 280
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    place = {
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(port),
-    }
+    place = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     logs = [folder / f"cells-{world}.{rank}.log" for rank in range(world)]
     processes = []
     for rank, log in enumerate(logs):
         with log.open("w") as output:
-            environment = os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            group = place | {"RANK": rank, "LOCAL_RANK": rank} if world > 1 else {}  # as the supervisor says it
+            environment = os.environ | {name: str(value) for name, value in group.items()}
             command = [sys.executable, __file__, str(file)]
             processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
     try:
@@ -48,7 +44,7 @@ def main() -> None:
 
     from distrain_trainer.__main__ import quieten_libraries
     from distrain_trainer.configuration import read_settings
-    from distrain_trainer.errors import SettingsError
+    from distrain_trainer.errors import DistrainError
     from distrain_trainer.run import run
 
     quieten_libraries()
@@ -57,7 +53,7 @@ def main() -> None:
         try:
             asked = read_settings(None, {name: str(value) for name, value in cell["settings"].items()})
             run(asked, cell.get("resume", False))
-        except SettingsError as error:
+        except DistrainError as error:
             refused = str(error)
             if "outcome" not in cell:
                 raise

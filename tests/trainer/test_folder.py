@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,26 @@ def test_what_was_decided_holds_for_the_runs_life(tmp_path: Path):
     settings = claim(asked(tmp_path), resume=True, overwrite=False).settings
     assert (settings.batch.tokens, settings.batch.micro_batches) == (512, 4)
     assert settings.optimizer.learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "sentence"),
+    [
+        (
+            {"strategy": {"kind": "zero2", "offload_optimizer": True}},
+            "ddp",
+            "offload_optimizer is for zero1, zero2 and",
+        ),
+        ({"optimizer": {"name": "adamw_8bit"}}, "zero2", "adamw_8bit does not go with strategy.kind zero2"),
+        ({"precision": "fp16"}, "fsdp", "strategy.kind is fsdp and precision fp16"),
+    ],
+)
+def test_another_strategy_that_does_not_go_with_the_run_is_refused(
+    tmp_path: Path, first: dict[str, Any], then: str, sentence: str
+):
+    started(tmp_path, asked(tmp_path, **first))
+    with pytest.raises(SettingsError, match=sentence):
+        claim(asked(tmp_path, strategy={"kind": then}), resume=True, overwrite=False)
 
 
 def test_length_and_saving_may_change_on_resume(tmp_path: Path):

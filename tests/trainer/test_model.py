@@ -1,5 +1,7 @@
 """The model: found, refused in one sentence, and made ready for its task."""
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +54,27 @@ def test_a_model_without_a_pad_token_gets_one_in_tokenizer_and_config(gpt2: Path
     assert tokenizer.pad_token == tokenizer.eos_token
     model = load_model(Settings(task="causal-lm"), str(gpt2), None, tokenizer, None)
     assert model.config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_the_end_of_a_text_is_learned_where_it_is_also_the_padding(tmp_path: Path):
+    folder = tiny.tiny_llama(tmp_path / "first")
+    tokenizer = load_tokenizer(str(folder), None)
+    for again in (folder, tmp_path / "second"):  # also by whoever trains a trained model
+        model = load_model(Settings(task="causal-lm"), str(again), None, tokenizer, None)
+        ids = torch.tensor([[tokenizer.eos_token_id, 7, 8]])
+        SummedLoss(model)(ids, ids)[0].backward()
+        gradient = model.get_input_embeddings().weight.grad
+        assert gradient[tokenizer.eos_token_id].abs().sum() > 0
+        model.save_pretrained(tmp_path / "second")
+
+
+def test_a_model_that_is_stored_quantized_is_refused(bert: Path, tmp_path: Path):
+    shutil.copytree(bert, tmp_path, dirs_exist_ok=True)
+    config = json.loads((bert / "config.json").read_text())
+    quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (tmp_path / "config.json").write_text(json.dumps(config | quantized))
+    with pytest.raises(SettingsError, match="is stored quantized, which cannot be trained; name the model that it was"):
+        load_config(str(tmp_path), None)
 
 
 def test_new_layers_are_made_under_the_seed_and_named_after_the_data(bert: Path):

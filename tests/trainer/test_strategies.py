@@ -4,6 +4,7 @@ Worlds 1 and 2 and one resume on 4 processes are part of `make test`; `make test
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn import metrics as sklearn_metrics
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import tiny
 from cells import Cell, launch
@@ -34,7 +36,7 @@ DEALS = [
     *(pytest.param((*deal, BOTH), marks=pytest.mark.matrix) for deal in ((1, 5), (2, 4), (4, 4), (4, 5))),
 ]
 """Processes, micro_batches that they divide or do not, and optimizers."""
-OPTIMIZERS = {"sgd": 0.05, "adamw": 1e-3}
+OPTIMIZERS = {"sgd": 0.02, "adamw": 1e-3}
 STEPS = 20
 
 
@@ -51,7 +53,7 @@ def cell(model: Path, texts: Path, output: Path, **changes: Any) -> Cell:
         "data.evaluation_fraction": 0,
         "batch.tokens": 256,
         "schedule.kind": "constant",
-        "optimizer.weight_decay": 0,
+        "optimizer.weight_decay": 0.1,
         "checkpoint.every_minutes": "null",
         "output_dir": output,
     }
@@ -67,6 +69,7 @@ def dealt(model: Path, texts: Path, output: Path, optimizer: str, micro_batches:
         strategy__kind=strategy,
         optimizer__name=optimizer,
         optimizer__learning_rate=OPTIMIZERS[optimizer],
+        optimizer__momentum=0.9 if optimizer == "sgd" else 0,
         batch__micro_batches=micro_batches,
         batch__samples=None if micro_batches == 4 else 7,
         data__evaluation_fraction=0.15,
@@ -83,7 +86,7 @@ def prepared(model: Path, settings: Settings) -> tuple[Any, Tokenized]:
 
 @pytest.fixture(scope="module")
 def by_hand(still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Any]:
-    """(optimizer, micro_batches) -> losses and final weights of a plain loop: each step's rows as one batch."""
+    """(optimizer, micro_batches) -> steps and final weights of a plain loop: each step's rows as one batch."""
     found = {}
     for optimizer_name, rate in OPTIMIZERS.items():
         for micro_batches in (4, 5):
@@ -91,21 +94,28 @@ def by_hand(still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
             settings = read_settings(None, one["settings"])
             tokenizer, data = prepared(still, settings)
             model = load_model(settings, str(still), None, tokenizer, data.label_names).train()
-            kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
-            optimizer = kinds[optimizer_name](model.parameters(), lr=rate, weight_decay=0)
+            groups = [
+                {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+                {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+            ]
+            optimizer = (
+                torch.optim.SGD(groups, lr=rate, momentum=0.9)
+                if optimizer_name == "sgd"
+                else torch.optim.AdamW(groups, lr=rate)
+            )
             plan, collator = plan_of(settings, data.train), Collator.of(settings, data.train, tokenizer)
-            step_losses = {}
+            steps = {}
             for number in range(STEPS):
                 step = plan.step(number)
                 batch = collator(step.rows, step.epoch)
                 labels = batch.pop("labels")
                 loss = torch.nn.functional.cross_entropy(model(**batch).logits, labels)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-                step_losses[number + 1] = float(loss.detach())
-            found[optimizer_name, micro_batches] = step_losses, model.state_dict()
+                steps[number + 1] = {"loss": float(loss.detach()), "grad_norm": float(norm)}
+            found[optimizer_name, micro_batches] = steps, model.state_dict()
     return found
 
 
@@ -129,9 +139,10 @@ def test_each_strategy_trains_as_one_process_with_the_whole_batch(
     for optimizer in optimizers:
         wanted, weights = by_hand[optimizer, micro_batches]
         output = folder / strategy / f"{optimizer}-{micro_batches}"
-        found = losses(output)
+        found = {line["step"]: line for line in metrics(output) if "loss" in line}
         assert found.keys() == wanted.keys()
-        assert max(abs(found[step] - wanted[step]) for step in wanted) < 1e-5
+        assert max(abs(found[step]["loss"] - wanted[step]["loss"]) for step in wanted) < 1e-5
+        assert max(abs(found[step]["grad_norm"] / wanted[step]["grad_norm"] - 1) for step in wanted) < 1e-4
         if optimizer == "sgd":
             trained = tensors(output / "final")
             assert trained.keys() == weights.keys()
@@ -235,14 +246,65 @@ def test_a_checkpoint_of_any_strategy_resumes_under_any_other_on_any_number_of_p
 
 
 @pytest.mark.matrix
-def test_a_model_that_is_stored_in_16_bits_trains_the_same_mapped_and_cut_apart(texts: Path, tmp_path: Path):
-    model = tiny.tiny_llama(tmp_path / "llama")
-    LlamaForCausalLM.from_pretrained(model).bfloat16().save_pretrained(model)
-    kinds = ("ddp", "zero3", "fsdp")
+@pytest.mark.parametrize("strategy", ["zero3", "fsdp"])
+def test_a_language_model_that_is_mapped_and_cut_apart_trains_as_a_replica_does(
+    strategy: str, texts: Path, tmp_path: Path
+):
+    """One model with tied weights and dropout, one without; stored in 16 bits."""
+    tiny.tiny_llama(tmp_path / "llama")
+    tiny.tiny_gpt2(tmp_path / "gpt2")
     options = {"task": "causal-lm", "schedule__max_steps": 8, "batch__micro_batches": 3}
-    launch(2, [cell(model, texts, tmp_path / kind, strategy__kind=kind, **options) for kind in kinds], tmp_path)
-    wanted = losses(tmp_path / "ddp")
+    options |= {"data__evaluation_fraction": 0.1, "optimizer__max_grad_norm": 0}
+    cells = []
+    for name in ("llama", "gpt2"):
+        model = tmp_path / name
+        AutoModelForCausalLM.from_pretrained(model).bfloat16().save_pretrained(model)
+        for kind in ("ddp", strategy):
+            cells.append(cell(model, texts, tmp_path / f"{name} {kind}", strategy__kind=kind, **options))
+    launch(2, cells, tmp_path)
+    for name in ("llama", "gpt2"):
+        wanted, found = (metrics(tmp_path / f"{name} {kind}") for kind in ("ddp", strategy))
+        for key in ("loss", "eval_loss", "eval_token_accuracy"):
+            assert [line[key] for line in found if key in line] == pytest.approx(
+                [line[key] for line in wanted if key in line], abs=1e-5
+            )
+        final = tmp_path / f"{name} {strategy}" / "final"
+        assert {tensor.dtype for tensor in tensors(final).values()} == {torch.float32}
+        assert ("lm_head.weight" in tensors(final)) == (name == "llama"), "a tied weight is saved once"
+        assert AutoModelForCausalLM.from_pretrained(final).dtype == torch.float32
+
+
+@pytest.mark.matrix
+def test_an_adapter_goes_on_under_another_strategy(texts: Path, tmp_path: Path):
+    model = tiny.tiny_llama(tmp_path / "llama")
+    options = {"task": "causal-lm", "lora__rank": 4, "lora__dropout": 0.1, **MOVED}
+    kinds = ("ddp", "zero1", "zero2", "zero3", "fsdp")
+    begin = cell(model, texts, tmp_path / "begun", schedule__max_steps=4, **options)
+    launch(1, [begin, cell(model, texts, tmp_path / "whole", schedule__max_steps=8, **options)], tmp_path)
+    cells = []
     for kind in kinds:
-        assert losses(tmp_path / kind) == pytest.approx(wanted, abs=1e-5)
-        assert {tensor.dtype for tensor in tensors(tmp_path / kind / "final").values()} == {torch.float32}
-        assert AutoModelForCausalLM.from_pretrained(tmp_path / kind / "final").dtype == torch.float32
+        output = shutil.copytree(tmp_path / "begun", tmp_path / kind)
+        one = cell(model, texts, output, strategy__kind=kind, schedule__max_steps=8, **options)
+        cells.append(one | {"resume": True})
+    launch(2, cells, tmp_path)
+    for kind in kinds:
+        assert losses(tmp_path / kind) == pytest.approx(losses(tmp_path / "whole"), abs=1e-5), kind
+
+
+@pytest.mark.matrix
+def test_gradients_that_are_not_finite_are_skipped_and_end_the_run_under_every_strategy(
+    still: Path, texts: Path, tmp_path: Path
+):
+    weights = {name: tensor * math.inf for name, tensor in load_file(still / "model.safetensors").items()}
+    broken = shutil.copytree(still, tmp_path / "broken")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    cells = []
+    for kind in STRATEGIES:
+        one = cell(broken, texts, tmp_path / kind, strategy__kind=kind, optimizer__nonfinite_limit=2)
+        cells.append(one | {"outcome": str(tmp_path / f"{kind}.json")})
+    launch(2, cells, tmp_path)
+    for kind in STRATEGIES:
+        said = json.loads((tmp_path / f"{kind}.json").read_text())
+        assert said and "the gradient was not finite in 3 steps in a row, up to step 3" in said, kind
+        assert len([line for line in metrics(tmp_path / kind) if line.get("event") == "nonfinite"]) == 3
+        assert not list((tmp_path / kind).glob("checkpoint-*"))

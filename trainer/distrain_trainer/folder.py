@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError
-from distrain_trainer.settings import MAY_CHANGE, Settings, explicit, flat, nested
+from distrain_trainer.settings import MAY_CHANGE, Settings, changed, explicit, flat
 
 OWN = ("settings.json", "attempt.json", "metrics.jsonl", "training_info.json", "report.html", "final", "logs", "errors")
 """What a run writes into its folder, beside checkpoints and temporary folders."""
@@ -56,7 +56,8 @@ def claim(asked: Settings, resume: bool, overwrite: bool) -> Claim:
 
 def continued(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Settings:
     """The stored settings with what was asked for anew, where that may change."""
-    values = flat(Settings.model_validate(stored["settings"]))
+    started = Settings.model_validate(stored["settings"])
+    values = flat(started)
     asked_values, first_asked = flat(asked), stored["asked"]
     names = explicit(asked)
     for name in sorted(names):
@@ -71,7 +72,7 @@ def continued(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Setti
             )
     if "schedule.epochs" in names and "schedule.max_steps" not in names:
         values["schedule.max_steps"] = None
-    return Settings.model_validate(nested(values))
+    return changed(started, values)
 
 
 def is_finished(claimed: Claim) -> bool:

@@ -4,11 +4,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory import KINDS, USED, Bytes, auto_tokens, fits, held, longest, plan
-from distrain_trainer.settings import Settings, changed, first_fault
+from distrain_trainer.settings import Settings, changed
 from distrain_trainer.weights import Weights, local_model, read_folder, weights_of
 
 GIB, GB, MB = 2**30, 10**9, 10**6
@@ -92,8 +90,8 @@ def rows(weights: Weights, settings: Settings, gpus: int, memory: int) -> list[R
             continue
         try:
             chosen = changed(settings, {"strategy.kind": kind})
-        except ValidationError as error:
-            found.append(Row(kind, 0, None, False, first_fault(error)))
+        except SettingsError as error:
+            found.append(Row(kind, 0, None, False, str(error)))
             continue
         tokens = chosen.batch.tokens
         if tokens == "auto":
@@ -114,7 +112,7 @@ def suggestions(weights: Weights, settings: Settings, gpus: int, memory: int) ->
     for values, factor in CHANGES:
         try:
             other = changed(settings, values)
-        except ValidationError:
+        except SettingsError:
             continue
         if factor == 1 and other == settings:
             continue

@@ -60,9 +60,15 @@ def sizes_from_config(settings: names.Settings) -> tuple[int, int]:
 def load_config(name: str, revision: str | None, **changes: Any) -> Any:
     """The model's configuration; what the Hub answers is told apart in one sentence (64)."""
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, **changes)
+        config = AutoConfig.from_pretrained(name, revision=revision, **changes)
     except (OSError, ValueError) as error:
         raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+    if getattr(config, "quantization_config", None):
+        raise SettingsError(
+            f"{name} is stored quantized, which cannot be trained; name the model that it was made from, and set "
+            "quantization.bits and lora.rank to train it quantized"
+        )
+    return config
 
 
 def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
@@ -118,7 +124,6 @@ def load_model(
         changes["id2label"] = dict(enumerate(label_names))
         changes["label2id"] = {label: i for i, label in enumerate(label_names)}
     config = load_config(name, revision, **changes)
-    config.pad_token_id = tokenizer.pad_token_id
     model_class = MODEL_CLASSES[settings.task]
 
     def load(**held: Any) -> tuple[Any, list[str]]:
@@ -146,6 +151,9 @@ def load_model(
             model, missing = load(dtype=torch.float32)
     else:
         model, missing = load(**adapters.loading(settings, model_class, config))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        model.get_input_embeddings().padding_idx = None  # which would keep the end of a text from being learned
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise SettingsError(
             f"{settings.model.name} has BatchNorm layers, whose statistics depend on how a step is dealt to "

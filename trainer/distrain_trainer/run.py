@@ -81,12 +81,12 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     tell(deal_sentence(plan, data.train, settings, place.world))
 
     # The processes meet.
-    cuda = torch.cuda.is_available()
+    cuda, launched = torch.cuda.is_available(), "LOCAL_RANK" in os.environ
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision="fp16" if settings.precision == "fp16" else "no",  # the rest is in SummedLoss
         kwargs_handlers=[
-            InitProcessGroupKwargs(backend=processes.backend() if place.world > 1 else None, timeout=processes.PATIENCE)
+            InitProcessGroupKwargs(backend=processes.backend() if launched else None, timeout=processes.PATIENCE)
         ],
     )
     assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"

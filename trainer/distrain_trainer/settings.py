@@ -1,14 +1,16 @@
 """Every setting of a run: its name, type, unit, bound and default. The one source of truth.
 
 The models here are read by `configuration`, rendered as the reference in the docs and as the chart's schema, and
-taken by the client; so this file imports pydantic and nothing else. A setting that is None is decided when the run
-starts, printed, written to `settings.json` and then holds for the run's life.
+taken by the client; so this file imports pydantic, and nothing else that has to be installed. A setting that is None
+is decided when the run starts, printed, written to `settings.json` and then holds for the run's life.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from distrain_trainer.errors import SettingsError
 
 
 class Section(BaseModel):
@@ -381,9 +383,9 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"strategy.config is for ZeRO and FSDP but strategy.kind is {strategy.kind}; remove one of them",
         ),
         (
-            strategy.kind in ZERO and s.precision == "fp16",
-            f"strategy.kind is {strategy.kind} and precision fp16, whose loss scaling DeepSpeed would do in its own "
-            "way; choose bf16 or fp32",
+            strategy.kind in (*ZERO, *SHARDED) and s.precision == "fp16",
+            f"strategy.kind is {strategy.kind} and precision fp16, whose small gradients are scaled under single and "
+            "ddp only; choose bf16 or fp32, or ddp",
         ),
         (
             batch.packing and s.task not in ("causal-lm", "chat"),
@@ -525,9 +527,12 @@ def nested(values: dict[str, object]) -> dict[str, object]:
 
 
 def changed(settings: Settings, values: Mapping[str, object]) -> Settings:
-    """The settings with others in their place. values: by dotted names. Raises ValidationError where they contradict
-    each other."""
-    return Settings.model_validate(nested(flat(settings) | dict(values)))
+    """The settings with others in their place. values: by dotted names. Raises SettingsError where they contradict each
+    other."""
+    try:
+        return Settings.model_validate(nested(flat(settings) | dict(values)))
+    except ValidationError as error:
+        raise SettingsError(first_fault(error)) from None
 
 
 def first_fault(error: ValidationError) -> str:
