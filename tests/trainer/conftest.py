@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import tiny
+import warm
 
 COMMAND = [sys.executable, "-m", "distrain_trainer.cli"]
 
@@ -66,19 +67,8 @@ def run_command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpr
     """Runs the command, in a folder of its own, to its end."""
     folder = tmp_path_factory.mktemp("here")
 
-    def run(
-        *arguments: object, stdin: str = "", command: list[str] = COMMAND, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *map(str, arguments)],
-            cwd=folder,
-            env=os.environ | environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=170,
-            check=False,
-        )
+    def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return warm.run([*map(str, arguments)], folder, os.environ, stdin, timeout=170)
 
     return run
 

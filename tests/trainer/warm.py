@@ -1,0 +1,47 @@
+"""The command in a new process whose imports are done: forked from one that has made them, as workers are.
+
+What a test starts to kill or to signal is started as people start it, by `runs.Victim`.
+"""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from subprocess import CompletedProcess
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["distrain_trainer.run", "distrain_trainer.inference", "distrain_trainer.supervisor"])
+
+
+def run(
+    arguments: Sequence[str], folder: Path | str, environment: Mapping[str, str], stdin: str, timeout: float
+) -> CompletedProcess[str]:
+    """Runs `distrain ARGUMENTS` in a folder to its end."""
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(scratch) / name for name in ("stdin", "stdout", "stderr")]
+        files[0].write_text(stdin)
+        process = SERVER.Process(target=_command, args=(arguments, str(folder), dict(environment), files))
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        said, errors = (file.read_text() for file in files[1:])
+        assert process.exitcode is not None and process.exitcode != -9, f"no end after {timeout} s: {errors}"
+        return CompletedProcess([*arguments], process.exitcode, said, errors)
+
+
+def _command(arguments: Sequence[str], folder: str, environment: Mapping[str, str], files: Sequence[Path]) -> None:
+    """What the forked process does: its streams are files, as in a pipeline."""
+    for number, file in enumerate(files):
+        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    from distrain_trainer.cli import main
+
+    sys.argv = ["distrain", *arguments]
+    main()
