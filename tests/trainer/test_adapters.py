@@ -1,8 +1,6 @@
 """Adapters: only they are trained, they are saved as peft reads them, and they merge into their base."""
 
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +35,6 @@ from runs import digest, finish, tensors, train
 LORA = {"lora.rank": 8, "lora.alpha": 16, "optimizer.learning_rate": 1e-2, "schedule.kind": "constant"}
 QLORA = LORA | {"quantization.bits": 4}
 TEXTS = ["the cat sat on the mat", "good films make people happy"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_before() -> Iterator[None]:
-    """A run in this process listens for signals and sets how numbers are computed; afterwards all is as it was."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    handlers = [signal.getsignal(number) for number in numbers]
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="module")
