@@ -57,3 +57,19 @@ def test_language_models_train_on_two_nodes(
     run.succeeded()
     assert run.losses() == pytest.approx(train_here(tmp_path / "here", inputs, settings, processes=2), abs=1e-6)
     assert any("eval_perplexity" in line for line in run.metrics())
+
+
+def test_a_run_that_is_installed_again_goes_on_where_it_was(
+    namespace: Namespace, image: str, inputs: Path, tmp_path: Path
+) -> None:
+    settings = TINY | {"model": {"name": "/data/bert"}, "schedule": {"kind": "constant", "max_steps": 6}}
+    longer = settings | {"schedule": {"kind": "constant", "max_steps": 12}}
+    run = Release(namespace, image, inputs, {"nodes": 2, "trainer": settings})
+    run.install()
+    run.succeeded()
+    namespace.helm("uninstall", "run1")
+    run.values |= {"nodes": 1, "trainer": longer}
+    run.install()
+    run.succeeded()
+    assert [line["step"] for line in run.metrics() if line.get("event") == "resume"] == [6]
+    assert run.losses() == pytest.approx(train_here(tmp_path / "here", inputs, longer, processes=1), abs=1e-5)
