@@ -75,7 +75,7 @@ REFUSED = [
     (
         "gpus=16,checkpoint.existingClaim=runs",
         claim("runs", "ReadWriteOnce"),
-        "checkpoint.existingClaim is runs, which has ReadWriteOnce, but the run has 2 nodes and all of them write; name",
+        "checkpoint.existingClaim is runs, which has ReadWriteOnce, but the run has 2 nodes and all of them write",
     ),
     (
         "gpus=16,cache.existingClaim=models",
