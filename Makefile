@@ -7,6 +7,8 @@ endif
 # A folder of wheels to prefer over the registry's: torch for the CPU is 190 MB there instead of 5 GB.
 WHEELS ?= $(wildcard ../shared/wheels)
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet $(if $(WHEELS),--find-links $(WHEELS))
+# Those that are merely there are for the CPU; those that were asked for serve both targets.
+IMAGE_WHEELS = $(if $(filter cpu,$(TARGET))$(filter-out file,$(origin WHEELS)),$(WHEELS))
 OUT ?= out/sample
 CLUSTER := PYTHONPATH=tests/kind .venv/bin/python -m cluster
 KIND_TESTS ?= tests/kind
@@ -46,7 +48,7 @@ helm: .venv/ready ## Build helm for the chart's tests, which are skipped without
 
 .PHONY: image
 image: ## Build the image with docker or podman: TARGET=cuda (default) or cpu, IMAGE=name:tag
-	@image/build
+	@WHEELS='$(IMAGE_WHEELS)' image/build
 
 .PHONY: image-test
 image-test: .venv/ready ## Test the image for the CPU with docker or podman

@@ -1,8 +1,8 @@
 """Writes the `trainer` part of the chart's values.schema.json from the settings' own models; --check only compares.
 
-Two things differ from the settings' schema. A number may also be a numeric string and a list a string, because
-`--set trainer.optimizer.learning_rate=5e-5` arrives as text (the trainer parses it, and checks its bounds). And what
-the chart decides by itself is left out.
+Two things differ from the settings' schema. A number or a boolean may also be its text and a list a string, because
+`--set trainer.optimizer.learning_rate=5e-5` and all of `--set-string` arrive as text (the trainer parses it, and checks
+its bounds). And what the chart decides by itself is left out.
 """
 
 import argparse
@@ -49,7 +49,8 @@ def _setting(name: str, field: Schema) -> Schema:
     if len(others) > 1:
         raise SystemExit(f"{FILE.name} cannot say the type of {name}: teach charts/schema.py")
     if not others:
-        return _described(field, {"enum": words + [None] * bool(null)})
+        texts = [str(word) for word in words if not isinstance(word, str)]
+        return _described(field, {"enum": words + texts + [None] * bool(null)})
     setting = _type(others[0], words)
     if null:
         setting["type"] = [*([setting["type"]] if isinstance(setting["type"], str) else setting["type"]), "null"]
@@ -67,6 +68,8 @@ def _type(part: Schema, words: list[str]) -> Schema:
     if part["type"] == "array":
         items = part.get("items") or part["prefixItems"][0]
         return {"type": ["array", "string"], **bounds, "items": _type(items, [])}
+    if part["type"] == "boolean":
+        return {"type": ["boolean", "string"], "pattern": "^(true|false)$"}
     return {"type": part["type"], **bounds}
 
 

@@ -1,11 +1,12 @@
 """NOTES.txt: what a person reads after `helm install`."""
 
+import json
 import shutil
 
 import pytest
 import yaml
 
-from rendering import CHART, helm, needs_helm
+from rendering import CHART, helm, needs_helm, pod
 
 pytestmark = needs_helm
 
@@ -59,3 +60,30 @@ def test_they_say_what_privileges_rdma_needs(chart):
 def test_they_say_that_it_is_the_sample(chart):
     assert "It learns the sample" in notes(chart)
     assert "sample" not in notes(chart, "trainer.data.files=/data/a.csv")
+
+
+def test_they_say_what_a_claim_for_several_nodes_needs(chart):
+    assert "default storage class, which must offer ReadWriteMany" in notes(chart, "gpus=16")
+    for settings in ("gpus=8", "gpus=16,checkpoint.storageClassName=nfs", "gpus=16,checkpoint.existingClaim=runs"):
+        assert "ReadWriteMany" not in notes(chart, settings)
+
+
+def test_the_results_are_handed_out_by_a_restricted_pod(chart):
+    said = notes(chart, "gpus=16,rdma.enabled=true,rdma.resource=rdma/hca,imagePullSecrets={registry}")
+    (line,) = [line for line in said.splitlines() if line.startswith("  echo '")]
+    reader = json.loads(line.removeprefix("  echo '").removesuffix("' | kubectl -n team apply -f -"))
+    trainer = pod("gpus=16,imagePullSecrets={registry}")["spec"]
+    (container,) = reader["spec"]["containers"]
+    assert container["image"] == trainer["containers"][0]["image"]
+    assert container["securityContext"] == trainer["containers"][0]["securityContext"]
+    for field in ("securityContext", "imagePullSecrets"):
+        assert reader["spec"][field] == trainer[field]
+    assert reader["spec"]["volumes"] == [volume for volume in trainer["volumes"] if volume["name"] == "out"]
+    assert container["volumeMounts"] == [{"name": "out", "mountPath": "/out", "readOnly": True}]
+    assert f"kubectl -n team cp {reader['metadata']['name']}:/out/run1/final final" in said
+
+
+def test_they_say_what_uninstalling_does(chart):
+    assert "with a checkpoint; installed again under the same name it goes on from there" in notes(chart)
+    assert "removes its claim with all results" in notes(chart, "checkpoint.keepClaim=false")
+    assert "goes on from there" in notes(chart, "checkpoint.keepClaim=false,checkpoint.existingClaim=runs")

@@ -237,6 +237,17 @@ def test_proxy_and_certificates_reach_the_trainer():
     assert "NO_PROXY" not in environment(container())
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_what_is_reached_without_a_proxy_stays_so_when_its_address_is_secret(name):
+    told = environment(container(values={"secrets": {name: {"name": "p", "key": "k"}}, "proxy": {"none": ".svc"}}))
+    assert told["NO_PROXY"] == ".svc"
+
+
+def test_the_trainer_knows_its_node_by_the_clusters_name():
+    told = environment(container("gpus=8"))
+    assert told["RUN_NODE_NAME"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
 def test_extra_volumes_come_with_their_mounts():
     extra = {"name": "scratch", "mountPath": "/scratch", "source": {"emptyDir": {"medium": "Memory"}}}
     assert volumes(extraVolumes=[extra])["scratch"] == {"emptyDir": {"medium": "Memory"}}
@@ -320,6 +331,11 @@ def test_sidecars_and_autoscalers_are_kept_off():
     annotations = pod(values=values)["metadata"]["annotations"]
     assert "sidecar.istio.io/inject" not in annotations
     assert annotations["team"] == "nlp"
+
+
+def test_labels_stand_beside_those_that_find_the_pods():
+    own = {"cost-centre": "nlp", "app.kubernetes.io/part-of": "search"}
+    assert pod(values={"podLabels": own})["metadata"]["labels"] == pod()["metadata"]["labels"] | own
 
 
 def test_kueue_finds_its_labels():

@@ -61,7 +61,8 @@ REFUSED = [
     ("trainer: {batch: {tokens: 4}}", "at '/trainer/batch/tokens': minimum: got 4, want 8"),
     ("trainer: {optimizer: {learning_rate: '-1'}}", "at '/trainer/optimizer/learning_rate': '-1' does not match"),
     ("trainer: {optimizer: {betas: [0.9]}}", "at '/trainer/optimizer/betas': minItems: got 1, want 2"),
-    ("trainer: {deterministic: 'yes'}", "at '/trainer/deterministic': got string, want boolean"),
+    ("trainer: {deterministic: 'yes'}", "at '/trainer/deterministic': 'yes' does not match pattern"),
+    ("trainer: {quantization: {bits: '5'}}", "at '/trainer/quantization/bits': value must be one of 4, 8, '4', '8'"),
     (
         "trainer: {model: {name: x}}",
         "set trainer.data.name to a data set on the Hub (or to sample), or trainer.data.files",
@@ -81,13 +82,28 @@ REFUSED = [
     ("extraEnv: {WANDB_API_KEY: abc}", "set secrets.WANDB_API_KEY.name and .key"),
     ("extraEnv: {AWS_SECRET_ACCESS_KEY: abc}", "set secrets.AWS_SECRET_ACCESS_KEY.name and .key"),
     ("proxy: {https: 'http://me:word@proxy:3128'}", "set secrets.HTTPS_PROXY.name and .key"),
+    ("extraEnv: {ALL_PROXY: 'http://me:word@proxy:3128'}", "extraEnv.ALL_PROXY holds a password that all could read"),
     # Variables that belong elsewhere
     ("extraEnv: {DISTRAIN_SEED: 1}", "extraEnv.DISTRAIN_SEED is a setting of the trainer; set it under trainer"),
     ("extraEnv: {PET_NNODES: 1}", "extraEnv.PET_NNODES is set by the chart and the operator; remove it"),
     ("secrets: {RUN_NODES: {name: a, key: b}}", "secrets.RUN_NODES is set by the chart and the operator; remove it"),
     ("extraEnv: {NCCL_DEBUG: INFO}", "extraEnv.NCCL_DEBUG is a variable of NCCL; set it under nccl"),
     ("extraEnv: {HTTPS_PROXY: 'http://proxy'}", "extraEnv.HTTPS_PROXY has a value of its own; set proxy.https"),
+    ("extraEnv: {http_proxy: 'http://me:word@proxy'}", "extraEnv.http_proxy has a value of its own; set proxy.http"),
     ("{extraEnv: {A: x}, secrets: {A: {name: a, key: b}}}", "A is under both extraEnv and secrets; keep one of them"),
+    (
+        "{proxy: {https: 'http://proxy'}, secrets: {https_proxy: {name: a, key: b}}}",
+        "secrets.https_proxy and proxy.https are both set, but a variable has one value; remove one of them",
+    ),
+    ("secrets: {HTTP_PROXY: {name: a, key: b}, NO_PROXY: {name: a, key: c}}", "secrets.NO_PROXY and proxy.none are"),
+    (
+        "{caBundle: {configMap: all}, secrets: {SSL_CERT_FILE: {name: a, key: b}}}",
+        "secrets.SSL_CERT_FILE and caBundle.configMap are both set",
+    ),
+    (
+        "{caBundle: {configMap: all}, extraEnv: {SSL_CERT_FILE: /a.crt}}",
+        "extraEnv.SSL_CERT_FILE and caBundle.configMap are both set",
+    ),
     ("extraEnvFrom: [{prefix: A_}]", "extraEnvFrom[0] needs one of configMapRef and secretRef"),
     # Claims and mounts
     (
@@ -119,6 +135,17 @@ REFUSED = [
     ),
     (f"image: {{tag: v1, digest: 'sha256:{'0' * 64}'}}", "image.tag and image.digest are both set; keep one of them"),
     ("resources: {limits: {nvidia.com/gpu: 8}}", "resources.limits has nvidia.com/gpu, which gpus decides; set gpus"),
+    (
+        "{gpus: 8, rdma: {enabled: true, resource: rdma/hca}, resources: {limits: {rdma/hca: 4}}}",
+        "resources.limits has rdma/hca, which rdma.count decides; set rdma.count and remove it",
+    ),
+    (
+        "{gpus: 4, gpuResource: nvidia.com/mig-1g.10gb}",
+        "a pod would have 4 of nvidia.com/mig-1g.10gb, but a process sees one slice of a GPU only; set gpusPerNode to",
+    ),
+    ("podLabels: {team: a b}", "at '/podLabels/team': 'a b' does not match pattern"),
+    ("podLabels: {app.kubernetes.io/instance: a}", "podLabels has app.kubernetes.io/instance, which the chart or an"),
+    ("podLabels: {training.kubeflow.org/job-name: a}", "podLabels has training.kubeflow.org/job-name, which the chart"),
     ("rdma: {enabled: true, resource: rdma/hca}", "RDMA is between GPUs and gpus is 0; set gpus, or remove it"),
     ("{gpus: 16, rdma: {enabled: true}}", "rdma.enabled is set, but not rdma.resource; set it to what the nodes'"),
     ("podSecurity: {runAsUser: 0}", "podSecurity.runAsUser is 0, which only RDMA needs; set it to 1000, or to null"),

@@ -50,9 +50,27 @@ def test_one_node_is_a_master_alone():
     assert set(replicas("gpus=8")) == {"Master"}
 
 
-@pytest.mark.parametrize("resource", ["amd.com/gpu", "nvidia.com/mig-1g.10gb"])
-def test_another_gpu_is_another_resource(resource):
-    assert container("gpus=2", values={"gpuResource": resource})["resources"]["limits"] == {resource: 2}
+@pytest.mark.parametrize(("resource", "a_pod"), [("amd.com/gpu", 2), ("nvidia.com/mig-1g.10gb", 1)])
+def test_another_gpu_is_another_resource(resource, a_pod):
+    values = {"gpuResource": resource, "gpusPerNode": a_pod}
+    assert container("gpus=2", values=values)["resources"]["limits"] == {resource: a_pod}
+
+
+USUAL = [
+    # settings, what a pod requests
+    ("gpus=0,processesPerNode=2", {"cpu": "500m", "memory": "1Gi"}),
+    ("gpus=1", {"cpu": 3, "memory": "12Gi"}),
+    ("gpus=16", {"cpu": 24, "memory": "96Gi"}),
+    ("gpus=8,resources.requests.memory=1Ti", {"cpu": 24, "memory": "1Ti"}),
+    # Kubernetes requests what is limited only, and refuses a request over its limit.
+    ("gpus=8,resources.limits.memory=64Gi", {"cpu": 24}),
+    ("resources.limits.memory=512Mi,resources.limits.cpu=250m", {}),
+]
+
+
+@pytest.mark.parametrize(("settings", "requests"), USUAL)
+def test_what_a_pod_requests_grows_with_its_gpus(settings, requests):
+    assert container(settings)["resources"]["requests"] == requests
 
 
 REFUSED = [

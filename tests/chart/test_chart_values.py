@@ -152,6 +152,16 @@ def test_a_setting_arrives_as_it_was_written(setting, text, variable):
 
 
 @needs_helm
+def test_text_stands_for_numbers_and_booleans():
+    """As --set-string writes them."""
+    file = "trainer: {data: {name: sample}, quantization: {bits: '4'}, model: {compile: 'true'}, lora: {rank: '8'}}"
+    found = variables(values=file)
+    assert (found["DISTRAIN_QUANTIZATION__BITS"], found["DISTRAIN_MODEL__COMPILE"]) == ("4", "true")
+    settings = read_settings(None, {}, trainer_variables(found))
+    assert (settings.quantization.bits, settings.model.compile, settings.lora.rank) == (4, True, 8)
+
+
+@needs_helm
 def test_lists_arrive_as_json():
     file = "trainer: {data: {files: [/data/a b.csv, /data/c&d.csv]}, optimizer: {betas: [0.9, 0.95]}}"
     found = variables(values=file)

@@ -80,6 +80,8 @@ def test_configuration(image: str) -> None:
     assert configuration["User"] == "1000:1000"
     assert configuration["Entrypoint"] == ["distrain"]
     assert configuration["Cmd"] == ["train"]
+    # where GKE mounts the driver, and no empty entry, which would be the working folder
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64" in configuration["Env"]
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in configuration["Labels"].items()}
     assert labels["title"] == "distrain"
     assert {"version", "revision", "description", "base.name"} <= set(labels)

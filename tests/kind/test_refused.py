@@ -80,3 +80,14 @@ def test_settings_that_make_no_sense_end_the_run_at_once(namespace: Namespace, i
     run.install()
     assert run.ended(deadline=120) == "Failed"
     assert run.last_words() == {"run1-master-0": (64, "model.name /data/nothing is no folder here; check the path")}
+
+
+def test_a_claim_that_was_kept_serves_another_number_of_nodes(namespace: Namespace, image: str, inputs: Path) -> None:
+    long = TINY_BERT | {"schedule": {"epochs": 1000}}
+    run = Release(namespace, image, inputs, {"nodes": 2, "trainer": long})
+    run.install()
+    namespace.helm("uninstall", "run1")
+    namespace.wait("the pods are gone", lambda: not run.pods() or None)
+    run.values["nodes"] = 1
+    run.install()
+    assert namespace.get("pvc", "run1-checkpoint")["spec"]["accessModes"] == ["ReadWriteMany"]

@@ -10,17 +10,11 @@ The variables of the trainer's container that are no settings. Takes a dictionar
   "RUN_GRACE_SECONDS" $values.gracePeriodSeconds
   "RUN_SETTINGS_HASH" .hash }}
 {{- if $values.metrics.enabled }}{{ $_ := set $plain "RUN_METRICS_PORT" "9400" }}{{ end }}
-{{- with $values.proxy }}
-  {{- with .http }}{{ $_ := set $plain "HTTP_PROXY" . }}{{ end }}
-  {{- with .https }}{{ $_ := set $plain "HTTPS_PROXY" . }}{{ end }}
-  {{- if and .none (or .http .https) }}{{ $_ := set $plain "NO_PROXY" .none }}{{ end }}
-{{- end }}
-{{- if $values.caBundle.configMap }}
-  {{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "CURL_CA_BUNDLE" }}
-    {{- $_ := set $plain . (printf "/etc/ca/%s" $values.caBundle.key) }}
-  {{- end }}
-{{- end }}
-{{- range $name, $value := merge $plain $values.nccl $values.extraEnv }}
+{{- $outside := include "distrain.outside" $values | fromJson }}
+- name: RUN_NODE_NAME
+  valueFrom:
+    fieldRef: {fieldPath: spec.nodeName}
+{{- range $name, $value := merge $plain $outside $values.nccl $values.extraEnv }}
 - name: {{ $name | quote }}
   value: {{ include "distrain.text" $value | toJson }}
 {{- end }}
@@ -29,4 +23,26 @@ The variables of the trainer's container that are no settings. Takes a dictionar
   valueFrom:
     secretKeyRef: {name: {{ $secret.name | quote }}, key: {{ $secret.key | quote }}}
 {{- end }}
+{{- end }}
+
+{{/*
+What proxy and caBundle make: variable to text, as JSON. A proxy may also come from a Secret.
+*/}}
+{{- define "distrain.outside" -}}
+{{- $made := dict }}
+{{- $secrets := .secrets }}
+{{- with .proxy }}
+  {{- with .http }}{{ $_ := set $made "HTTP_PROXY" . }}{{ end }}
+  {{- with .https }}{{ $_ := set $made "HTTPS_PROXY" . }}{{ end }}
+  {{- $any := or .http .https }}
+  {{- range $name, $_ := $secrets }}
+    {{- if has (upper $name) (list "HTTP_PROXY" "HTTPS_PROXY" "ALL_PROXY") }}{{ $any = true }}{{ end }}
+  {{- end }}
+  {{- if and .none $any }}{{ $_ := set $made "NO_PROXY" .none }}{{ end }}
+{{- end }}
+{{- if .caBundle.configMap }}
+  {{- $path := printf "/etc/ca/%s" .caBundle.key }}
+  {{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "CURL_CA_BUNDLE" }}{{ $_ := set $made . $path }}{{ end }}
+{{- end }}
+{{- toJson $made }}
 {{- end }}

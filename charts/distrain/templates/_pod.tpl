@@ -6,7 +6,11 @@ The pod of a node, as metadata and spec. Takes a dictionary: root, hash (of the 
 {{- $values := $.Values }}
 {{- $size := include "distrain.size" $ | fromJson }}
 metadata:
-  labels: {{- include "distrain.selector" $ | nindent 4 }}
+  labels:
+    {{- include "distrain.selector" $ | nindent 4 }}
+    {{- with $values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- $annotations := $values.podAnnotations }}
   {{- if $values.rdma.enabled }}{{ $annotations = merge (dict) $values.rdma.annotations $annotations }}{{ end }}
   {{- with $annotations }}
@@ -31,20 +35,7 @@ spec:
     - name: {{ . | quote }}
     {{- end }}
   {{- end }}
-  securityContext:
-    runAsNonRoot: {{ not (eq (toJson $values.podSecurity.runAsUser) "0") }}
-    {{- range $field := list "runAsUser" "runAsGroup" "fsGroup" }}
-    {{- $id := index $values.podSecurity $field }}
-    {{- if not (kindIs "invalid" $id) }}
-    {{ $field }}: {{ int64 $id }}
-    {{- end }}
-    {{- end }}
-    {{- with $values.podSecurity.supplementalGroups }}
-    supplementalGroups: {{ toJson . }}
-    {{- end }}
-    fsGroupChangePolicy: OnRootMismatch
-    seccompProfile:
-      type: RuntimeDefault
+  securityContext: {{- include "distrain.podSecurityContext" $values.podSecurity | nindent 4 }}
   {{- with $values.nodeSelector }}
   nodeSelector: {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -98,11 +89,31 @@ spec:
   volumes: {{- include "distrain.volumes" $ | nindent 4 }}
 {{- end }}
 
-{{- define "distrain.securityContext" -}}
+{{- define "distrain.podSecurityContext" -}}
+runAsNonRoot: {{ not (eq (toJson .runAsUser) "0") }}
+{{- range $field := list "runAsUser" "runAsGroup" "fsGroup" }}
+{{- $id := index $ $field }}
+{{- if not (kindIs "invalid" $id) }}
+{{ $field }}: {{ int64 $id }}
+{{- end }}
+{{- end }}
+{{- with .supplementalGroups }}
+supplementalGroups: {{ toJson . }}
+{{- end }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "distrain.restricted" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+{{- end }}
+
+{{- define "distrain.securityContext" -}}
+{{ include "distrain.restricted" . }}
   {{- if .Values.rdma.enabled }}
   add: [IPC_LOCK]
   {{- end }}
@@ -128,10 +139,19 @@ capabilities:
 {{- toYaml $affinity }}
 {{- end }}
 
+{{/* What is set neither as a request nor as a limit has the defaults that values.yaml describes. */}}
 {{- define "distrain.resources" -}}
 {{- $resources := deepCopy .root.Values.resources }}
+{{- $gpus := int .size.gpus }}
+{{- $usual := dict "cpu" "500m" "memory" "1Gi" }}
+{{- if $gpus }}{{ $usual = dict "cpu" (mul 3 $gpus) "memory" (printf "%dGi" (mul 12 $gpus)) }}{{ end }}
+{{- range $name, $quantity := $usual }}
+  {{- if not (or (hasKey $resources.requests $name) (hasKey $resources.limits $name)) }}
+    {{- $_ := set $resources.requests $name $quantity }}
+  {{- end }}
+{{- end }}
 {{- $devices := dict }}
-{{- if .size.gpus }}{{ $_ := set $devices .root.Values.gpuResource (int .size.gpus) }}{{ end }}
+{{- if $gpus }}{{ $_ := set $devices .root.Values.gpuResource $gpus }}{{ end }}
 {{- with .root.Values.rdma }}
 {{- if .enabled }}{{ $_ := set $devices .resource (int .count) }}{{ end }}
 {{- end }}

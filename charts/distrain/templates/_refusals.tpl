@@ -6,9 +6,10 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- include "distrain.refuseName" (dict "root" . "size" $size) }}
 {{- include "distrain.refuseImage" .Values.image }}
 {{- include "distrain.refuseTrainer" (dict "trainer" .Values.trainer "size" $size) }}
-{{- include "distrain.refuseClaims" (dict "checkpoint" .Values.checkpoint "size" $size) }}
+{{- include "distrain.refuseClaims" (dict "root" . "nodes" (int $size.nodes)) }}
 {{- include "distrain.refuseMounts" .Values }}
 {{- include "distrain.refuseVariables" .Values }}
+{{- include "distrain.refuseDevices" (dict "values" .Values "gpus" (int $size.gpus)) }}
 {{- include "distrain.refusePods" .Values }}
 {{- include "distrain.refuseScheduling" .Values }}
 {{- end }}
@@ -51,20 +52,6 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- end }}
 
-{{- define "distrain.refuseClaims" -}}
-{{- with .checkpoint }}
-{{- if and .existingClaim .accessMode }}
-  {{- fail "checkpoint.accessMode is for a claim that the chart makes, but checkpoint.existingClaim is set; remove one of them" }}
-{{- end }}
-{{- if and .existingClaim .storageClassName }}
-  {{- fail "checkpoint.storageClassName is for a claim that the chart makes, but checkpoint.existingClaim is set; remove one of them" }}
-{{- end }}
-{{- if and (gt (int $.size.nodes) 1) .accessMode (ne (toString .accessMode) "ReadWriteMany") }}
-  {{- fail (printf "checkpoint.accessMode is %s, but the run has %d nodes and all of them write; set it to ReadWriteMany" .accessMode (int $.size.nodes)) }}
-{{- end }}
-{{- end }}
-{{- end }}
-
 {{- define "distrain.refuseMounts" -}}
 {{- $paths := dict "/out" "the checkpoint claim" "/cache" "the cache" "/tmp" "a volume of the chart" "/dev/shm" "a volume of the chart" "/etc/ca" "a volume of the chart" }}
 {{- $names := list "out" "cache" "tmp" "shm" "ca" }}
@@ -92,6 +79,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 
 {{- define "distrain.refuseVariables" -}}
 {{- $values := . }}
+{{- $owners := dict "HTTP_PROXY" "proxy.http" "HTTPS_PROXY" "proxy.https" "NO_PROXY" "proxy.none" }}
 {{- range $where := list "extraEnv" "secrets" }}
   {{- range $name, $_ := get $values $where }}
     {{- if hasPrefix "DISTRAIN_" $name }}
@@ -112,8 +100,20 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
   {{- if and (kindIs "string" $value) (regexMatch "(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS|API_KEY|ACCESS_KEY)$" (upper $name)) }}
     {{- fail (printf "extraEnv.%s would be a secret that all can read; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
   {{- end }}
-  {{- if has $name (list "HTTP_PROXY" "HTTPS_PROXY" "NO_PROXY") }}
-    {{- fail (printf "extraEnv.%s has a value of its own; set proxy.%s" $name (dict "HTTP_PROXY" "http" "HTTPS_PROXY" "https" "NO_PROXY" "none" | dig $name "")) }}
+  {{- if has (upper $name) (list "HTTP_PROXY" "HTTPS_PROXY" "NO_PROXY") }}
+    {{- fail (printf "extraEnv.%s has a value of its own; set %s" $name (get $owners (upper $name))) }}
+  {{- end }}
+  {{- if and (kindIs "string" $value) (regexMatch "://[^/@]*:[^/@]*@" $value) }}
+    {{- fail (printf "extraEnv.%s holds a password that all could read; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
+  {{- end }}
+{{- end }}
+{{- $made := include "distrain.outside" . | fromJson }}
+{{- range $where := list "extraEnv" "secrets" }}
+  {{- range $name, $_ := get $values $where }}
+    {{- if hasKey $made (upper $name) }}
+      {{- $owner := get $owners (upper $name) | default "caBundle.configMap" }}
+      {{- fail (printf "%s.%s and %s are both set, but a variable has one value; remove one of them" $where $name $owner) }}
+    {{- end }}
   {{- end }}
 {{- end }}
 {{- range $name := list "http" "https" }}
@@ -128,10 +128,26 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- end }}
 
-{{- define "distrain.refusePods" -}}
+{{- define "distrain.refuseDevices" -}}
+{{- $values := .values }}
 {{- range $kind := list "requests" "limits" }}
-  {{- if hasKey (get $.resources $kind | default dict) $.gpuResource }}
-    {{- fail (printf "resources.%s has %s, which gpus decides; set gpus and remove it" $kind $.gpuResource) }}
+  {{- $given := get $values.resources $kind }}
+  {{- if hasKey $given $values.gpuResource }}
+    {{- fail (printf "resources.%s has %s, which gpus decides; set gpus and remove it" $kind $values.gpuResource) }}
+  {{- end }}
+  {{- if and $values.rdma.enabled (hasKey $given $values.rdma.resource) }}
+    {{- fail (printf "resources.%s has %s, which rdma.count decides; set rdma.count and remove it" $kind $values.rdma.resource) }}
+  {{- end }}
+{{- end }}
+{{- if and (gt .gpus 1) (hasPrefix "nvidia.com/mig-" $values.gpuResource) }}
+  {{- fail (printf "a pod would have %d of %s, but a process sees one slice of a GPU only; set gpusPerNode to 1" .gpus $values.gpuResource) }}
+{{- end }}
+{{- end }}
+
+{{- define "distrain.refusePods" -}}
+{{- range $name, $_ := .podLabels }}
+  {{- if or (has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance")) (regexMatch "^((training|trainer)\\.kubeflow\\.org|batch\\.kubernetes\\.io|jobset\\.sigs\\.k8s\\.io|(scheduling|kueue)\\.x-k8s\\.io)/" $name) }}
+    {{- fail (printf "podLabels has %s, which the chart or an operator sets; remove it" $name) }}
   {{- end }}
 {{- end }}
 {{- if and .rdma.enabled (not .gpus) }}

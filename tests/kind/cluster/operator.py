@@ -15,7 +15,7 @@ PUBLISHED_IMAGE = "ghcr.io/kubeflow/training-v1/training-operator:v1-93c5489"
 TEMPLATE_MAP = "training-operator-init-container"
 TEMPLATE_VOLUME = "init-container"
 TEMPLATE_FILE = "initContainer.yaml"  # in /etc/config, where the operator looks by default
-RESTRICTED_TEMPLATE = Path(__file__).with_name("init_container.yaml")
+RESTRICTED_TEMPLATE = Path(__file__).resolve().parents[3] / "docs" / "operator-init-container.yaml"
 
 
 def install() -> None:

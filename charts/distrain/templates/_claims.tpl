@@ -1,0 +1,70 @@
+{{/*
+The spec of a claim as the cluster has it, as JSON. Empty where it has none, and where Helm has no cluster to look at.
+Takes a dictionary: root, name (empty: no claim).
+*/}}
+{{- define "distrain.foundClaim" -}}
+{{- $found := dict }}
+{{- if .name }}{{ $found = lookup "v1" "PersistentVolumeClaim" .root.Release.Namespace .name }}{{ end }}
+{{- $found.spec | default dict | toJson }}
+{{- end }}
+
+{{/* Refuses claims that cannot serve. Takes a dictionary: root, nodes. */}}
+{{- define "distrain.refuseClaims" -}}
+{{- $root := .root }}
+{{- $nodes := .nodes }}
+{{- $cache := $root.Values.cache.existingClaim }}
+{{- with $root.Values.checkpoint }}
+{{- if and .existingClaim .accessMode }}
+  {{- fail "checkpoint.accessMode is for a claim that the chart makes, but checkpoint.existingClaim is set; remove one of them" }}
+{{- end }}
+{{- if and .existingClaim .storageClassName }}
+  {{- fail "checkpoint.storageClassName is for a claim that the chart makes, but checkpoint.existingClaim is set; remove one of them" }}
+{{- end }}
+{{- if and (gt $nodes 1) .accessMode (ne (toString .accessMode) "ReadWriteMany") }}
+  {{- fail (printf "checkpoint.accessMode is %s, but the run has %d nodes and all of them write; set it to ReadWriteMany" .accessMode $nodes) }}
+{{- end }}
+{{- range $value, $name := dict "checkpoint.existingClaim" .existingClaim "cache.existingClaim" $cache }}
+  {{- $modes := (dict "root" $root "name" $name | include "distrain.foundClaim" | fromJson).accessModes }}
+  {{- if and $modes (gt $nodes 1) (not (has "ReadWriteMany" $modes)) }}
+    {{- fail (printf "%s is %s, which has %s, but the run has %d nodes and all of them write; name a claim with ReadWriteMany" $value $name (join ", " $modes) $nodes) }}
+  {{- end }}
+{{- end }}
+{{- if not .existingClaim }}
+  {{- include "distrain.refuseKeptClaim" (dict "root" $root "nodes" $nodes "checkpoint" .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The claim of an earlier release of this name serves again as it is: nothing but its size can change. */}}
+{{- define "distrain.refuseKeptClaim" -}}
+{{- $name := include "distrain.claimName" .root }}
+{{- $kept := dict "root" .root "name" $name | include "distrain.foundClaim" | fromJson }}
+{{- $mend := printf "install under another name, or delete that claim with all that is on it (kubectl -n %s delete pvc %s)" .root.Release.Namespace $name }}
+{{- with $kept.accessModes }}
+{{- if and (gt $.nodes 1) (not (has "ReadWriteMany" .)) }}
+  {{- fail (printf "the claim %s is there already and has %s, but the run has %d nodes and all of them write; ask for one node, copy its folder to a claim with ReadWriteMany and set checkpoint.existingClaim, %s" $name (join ", " .) $.nodes $mend) }}
+{{- end }}
+{{- if and $.checkpoint.accessMode (not (has $.checkpoint.accessMode .)) }}
+  {{- fail (printf "checkpoint.accessMode is %s, but the claim %s is there already and has %s; remove the value, %s" $.checkpoint.accessMode $name (join ", " .) $mend) }}
+{{- end }}
+{{- $class := $kept.storageClassName | default "" }}
+{{- if and (kindIs "string" $.checkpoint.storageClassName) (ne (toString $.checkpoint.storageClassName) $class) }}
+  {{- fail (printf "checkpoint.storageClassName is %q, but the claim %s is there already and has %q; remove the value, %s" $.checkpoint.storageClassName $name $class $mend) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A quantity, such as 1.5Gi, as a number. */}}
+{{- define "distrain.number" -}}
+{{- $text := include "distrain.text" . }}
+{{- $unit := regexFind "[A-Za-z]*$" $text }}
+{{- $number := trimSuffix $unit $text | float64 }}
+{{- if eq $unit "m" }}{{ divf $number 1000 }}
+{{- else }}
+  {{- $base := hasSuffix "i" $unit | ternary 1024 1000 }}
+  {{- range until (index (dict "" 0 "k" 1 "K" 1 "M" 2 "G" 3 "T" 4 "P" 5 "E" 6) (trimSuffix "i" $unit)) }}
+    {{- $number = mulf $number $base }}
+  {{- end }}
+  {{- $number }}
+{{- end }}
+{{- end }}
