@@ -57,7 +57,10 @@ def claim(asked: Settings, resume: bool, overwrite: bool) -> Claim:
 
 
 def _stored(folder: Path) -> dict[str, Any] | None:
-    """settings.json of the run in a folder, None where there is no run. Raises CheckpointError, VolumeError, VolumeLost."""
+    """settings.json of the run in a folder, None where there is no run.
+
+    Raises CheckpointError, VolumeError, VolumeLost.
+    """
     text = read(folder / "settings.json")
     if text is None:
         if patiently("cannot be read", folder, lambda: any(folder.glob("checkpoint-*"))):

@@ -48,8 +48,9 @@ def check_locked_memory(nodes: int, devices: Path = Path("/dev/infiniband")) -> 
     if limit == resource.RLIM_INFINITY or limit >= LOCKED_BYTES or _capabilities() & IPC_LOCK:
         return
     say(
-        f"distrain: RDMA devices are here but a process may lock only {limit // 1024} KB of memory, at which NCCL fails; "
-        "raise the container runtime's limit (LimitMEMLOCK=infinity, --ulimit memlock=-1), or set NCCL_IB_DISABLE=1"
+        f"distrain: RDMA devices are here but a process may lock only {limit // 1024} KB of memory, at which NCCL "
+        "fails; raise the container runtime's limit (LimitMEMLOCK=infinity, --ulimit memlock=-1), or set "
+        "NCCL_IB_DISABLE=1"
     )
 
 
