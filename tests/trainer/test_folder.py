@@ -1,15 +1,20 @@
 """The output folder: whose it is, and what may change when a run goes on in it."""
 
+import errno
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distrain_trainer.attempts import begin_attempt, current_attempt
-from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError
-from distrain_trainer.folder import claim, clear
+from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError, VolumeLost
+from distrain_trainer.folder import claim, clear, is_finished
+from distrain_trainer.preflight import check_volume
 from distrain_trainer.settings import Settings, explicit, flat
+from distrain_trainer.volume import LASTING, failure, patiently
 
 
 def started(folder: Path, asked: Settings, **decided) -> None:
@@ -126,8 +131,91 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(VolumeError, match="cannot be written"):
+    with pytest.raises(VolumeError, match="cannot be written: Not a directory; choose another output_dir"):
         claim(asked(tmp_path / "file" / "out"), resume=False, overwrite=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_of_another_user_is_said_with_both_users(tmp_path: Path):
+    folder = tmp_path / "out"
+    folder.mkdir(mode=0o755)
+    os.seteuid(1234)
+    try:
+        with pytest.raises(VolumeError) as refused:
+            claim(asked(folder), resume=False, overwrite=False)
+    finally:
+        os.seteuid(0)
+    assert "Permission denied, for this process is user 1234:0 and " in str(refused.value)
+    assert "is 0:0's (mode 7" in str(refused.value) and "docker run --user $(id -u):0" in str(refused.value)
+
+
+FAILING = "/proc/self/mem"
+"""A file whose first byte cannot be read: EIO, as of a network file system that is away."""
+
+
+def test_a_volume_that_fails_for_a_moment_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "settings.json"
+    file.symlink_to(FAILING)
+    monkeypatch.setattr(time, "sleep", lambda seconds: file.unlink())
+    assert claim(asked(tmp_path), resume=True, overwrite=False).stored is None
+
+
+def test_a_volume_that_goes_on_failing_is_no_reason_to_give_the_run_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = asked(tmp_path)
+    started(tmp_path, first)
+    claimed = claim(first, resume=True, overwrite=False)
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    for name in ("training_info.json", "attempt.json", "settings.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(FAILING)
+    seen = (tmp_path / "attempt.json").read_text
+    for act, patience in (
+        (lambda: is_finished(claimed), 15.5),
+        (lambda: begin_attempt(tmp_path), 15.5),
+        (lambda: claim(first, resume=True, overwrite=False), 15.5),
+        (lambda: check_volume(seen, "token", tmp_path, patience=0), 0),
+    ):
+        waited.clear()
+        with pytest.raises(VolumeLost, match="cannot be read: Input/output error; the volume may answer again later"):
+            act()
+        assert sum(waited) == patience
+    assert VolumeLost.exit_code == 138
+
+
+@pytest.mark.parametrize("number", sorted(LASTING))
+def test_what_lasts_is_not_tried_again(tmp_path: Path, number: int):
+    tries = []
+
+    def act() -> None:
+        tries.append(1)
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(VolumeError, match="cannot be written"):
+        patiently("cannot be written", tmp_path, act)
+    assert len(tries) == 1
+
+
+def test_the_advice_goes_with_the_reason(tmp_path: Path):
+    reasons = {errno.EROFS: "mount it writable", errno.ENOSPC: "make room", errno.ESTALE: "may answer again later"}
+    for number, advice in reasons.items():
+        assert advice in str(failure("cannot be written", tmp_path, OSError(number, os.strerror(number))))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_settings_that_are_not_ours_are_called_damaged(tmp_path: Path, text: str):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"settings\.json is damaged"):
+        claim(asked(tmp_path), resume=True, overwrite=False)
+
+
+def test_a_run_of_another_version_is_refused_by_the_setting_that_is_new(tmp_path: Path):
+    started(tmp_path, asked(tmp_path))
+    record = json.loads((tmp_path / "settings.json").read_text())
+    record["settings"]["batch"]["colour"] = "red"
+    (tmp_path / "settings.json").write_text(json.dumps(record))
+    with pytest.raises(SettingsError, match=r"does not go with the run in .* \(batch\.colour: "):
+        claim(asked(tmp_path), resume=True, overwrite=False)
 
 
 def test_attempts_are_counted(tmp_path: Path):

@@ -202,6 +202,14 @@ def mappings(path: Path) -> list[range]:
     return [range(int(start, 16), int(end, 16)) for start, end in spans]
 
 
+def test_fewer_gpus_than_processes_are_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SettingsError, match=r"4 processes were started on this node but only 1 GPUs are visible"):
+        check_device(Settings(), local_world=4)
+    check_device(Settings(precision="fp32"), local_world=1)
+
+
 def test_flash_attention_that_is_not_here_is_refused():
     if is_flash_attn_2_available():
         pytest.skip("it is here")

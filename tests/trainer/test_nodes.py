@@ -2,18 +2,24 @@
 
 import json
 import os
+import resource
 import signal
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
 from conftest import losses
+from distrain_trainer import preflight
 from distrain_trainer.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from distrain_trainer.errors import RestartsUsedUp, SettingsError, VolumeError
+from distrain_trainer.meeting import Failure, Guest, Host, Verdict, open_store
 from distrain_trainer.node import Node, this_node
-from distrain_trainer.preflight import check_shared_memory, check_volume
+from distrain_trainer.preflight import check_locked_memory, check_shared_memory, check_volume
 from distrain_trainer.settings import Settings
 from runs import Victim, digest, finish, train
 
@@ -37,6 +43,7 @@ class Cluster:
             "PET_MASTER_PORT": str(self.port),
             "PET_NPROC_PER_NODE": "1",
             "OMP_NUM_THREADS": "1",
+            "RUN_NODE_NAME": f"machine-{index}",
         }
         command = train(self.bert, self.texts, self.output, 1, *STEPS, *more)
         return Victim(command, self.output, environment)
@@ -81,6 +88,11 @@ def test_two_nodes_end_as_one_does_whatever_dies(bert: Path, texts: Path, one_no
     said = [end(node) for node in nodes]
     assert digest(cluster.output / "final") == digest(one_node / "final"), said
     assert losses(cluster.output) == losses(one_node)
+    assert "all-reduce over 2 processes: " in said[0]
+    log = cluster.output / "logs" / "node-1.attempt-1.log"
+    assert log.read_text().startswith("attempt 1 on node 1 (machine-1)\n")
+    if fault == "node 0":
+        assert "lost node 0 (machine-0); starting again" in said[1]
     attempts = read_attempts(cluster.output)
     assert attempts.attempt == (1 if fault == "none" else 2)
     assert attempts.spent <= (0 if fault in ("none", "node 1 is asked to leave") else 1)
@@ -121,6 +133,72 @@ def test_shared_memory_that_loaders_would_fill_is_found_out(tmp_path: Path):
     check_shared_memory(Settings(), processes=1_000_000, folder=tmp_path)
 
 
+def test_shared_memory_that_nccl_would_fill_is_found_out(tmp_path: Path):
+    with pytest.raises(VolumeError, match=r"has \d+ MB and 1000000 processes with GPUs need 16000000; enlarge it"):
+        check_shared_memory(Settings(), processes=1_000_000, gpus=8, folder=tmp_path)
+    check_shared_memory(Settings(), processes=1, gpus=1, folder=tmp_path)
+
+
+def test_memory_that_rdma_may_not_lock_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, before[1]))
+    try:
+        monkeypatch.setattr(preflight, "_capabilities", lambda: 0)
+        check_locked_memory(2, tmp_path)
+        (tmp_path / "uverbs0").write_text("")
+        check_locked_memory(1, tmp_path)
+        assert not capsys.readouterr().err
+        check_locked_memory(2, tmp_path)
+        assert "may lock only 64 KB of memory" in capsys.readouterr().err
+        monkeypatch.setattr(preflight, "_capabilities", lambda: preflight.IPC_LOCK)
+        check_locked_memory(2, tmp_path)
+        assert not capsys.readouterr().err
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+
+
+@pytest.fixture
+def pair() -> tuple[Node, TCPStore, Node, TCPStore]:
+    """Two nodes that have names, with their stores."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    nodes = [Node(index, 2, 1, "127.0.0.1", port, f"gpu-{index}") for index in (0, 1)]
+    stores = [open_store(node, lambda: False) for node in nodes]
+    assert stores[0] and stores[1]
+    return nodes[0], stores[0], nodes[1], stores[1]
+
+
+def test_nodes_tell_each_other_what_they_are_called(pair: tuple[Node, TCPStore, Node, TCPStore]):
+    first, store, second, connection = pair
+    facts = {"the version of torch": "2"}
+    host = Host(first, store, 1, facts, lambda: False)
+    guest = Guest(second, connection, 0, facts, lambda: False)
+    host.gather()
+    host.start(1, "token", resume=False)
+    go = guest.wait_for_start()
+    assert go and go.host == "gpu-0"
+    guest.failed(Failure(70, "no", asked=False))
+    host.failed(Failure(138, "lost another", asked=False))
+    while (cause := host.cause()) is None:
+        time.sleep(0.05)
+    assert (cause[0], cause[1].sentence, host.title(cause[0])) == (1, "no", "node 1 (gpu-1)")
+    threading.Thread(target=guest.close, args=(False,)).start()
+    host.close(Verdict(70, "no", again=False))
+
+
+def test_another_build_of_the_same_version_is_refused(pair: tuple[Node, TCPStore, Node, TCPStore]):
+    first, store, second, connection = pair
+    host = Host(first, store, 1, {"the version of distrain": "1", "the hash of distrain's code": "a"}, lambda: False)
+    guest = Guest(second, connection, 0, {"the version of distrain": "1"}, lambda: False)
+    with pytest.raises(SettingsError, match=r"code is None on node 1 \(gpu-1\) and a on node 0 \(gpu-0\)"):
+        host.gather()
+    threading.Thread(target=guest.close, args=(False,)).start()
+    host.close(Verdict(64, "no", again=False))
+
+
 PET = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "run1-master-0", "PET_MASTER_PORT": "23456"}
 
 
@@ -130,6 +208,11 @@ PET = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "run1-master-
         ({}, 3, Node(0, 1, 3)),
         (PET | {"PET_NPROC_PER_NODE": "8"}, None, Node(1, 2, 8, "run1-master-0", 23456)),
         (PET | {"PET_NPROC_PER_NODE": "8"}, 2, Node(1, 2, 2, "run1-master-0", 23456)),
+        (
+            PET | {"PET_NPROC_PER_NODE": "8", "RUN_NODE_NAME": "gpu-17"},
+            2,
+            Node(1, 2, 2, "run1-master-0", 23456, "gpu-17"),
+        ),
         (
             PET | {"PET_NPROC_PER_NODE": "auto", "CUDA_VISIBLE_DEVICES": "0,1"},
             None,

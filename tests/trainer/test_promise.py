@@ -67,7 +67,7 @@ def test_a_worker_that_dies_costs_an_attempt_and_nothing_else(bert: Path, texts:
 def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path: Path):
     output = tmp_path / "out"
     options = ("--schedule.epochs", "500", "--checkpoint.max_restarts", "1")
-    victim = Victim(train(bert, texts, output, 1, *options), output)
+    victim = Victim(train(bert, texts, output, 1, *options), output, {"RUN_NODE_NAME": "machine-7"})
     for attempt in (1, 2):
         log = output / "logs" / f"node-0.attempt-{attempt}.log"
         assert victim.wait_for(lambda attempt=attempt: victim.workers() and current_attempt(output) == attempt), log
@@ -75,7 +75,9 @@ def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path
     _, said = victim.process.communicate(timeout=60)
     assert victim.process.returncode == 69, said
     assert "restarted 1 times without a new checkpoint (checkpoint.max_restarts)" in said
-    assert json.loads((output / "errors" / "attempt-2" / "node-0.json").read_text())["exit_code"] == 137
+    assert "node 0 (machine-7): process 0 was killed" in said
+    error = json.loads((output / "errors" / "attempt-2" / "node-0.json").read_text())
+    assert (error["exit_code"], error["node"]) == (137, "machine-7")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -16,6 +16,7 @@ from typing import NoReturn
 from distrain_trainer.configuration import read_settings, split_flags
 from distrain_trainer.errors import DistrainError, LostPeer
 from distrain_trainer.signals import die_with_parent
+from distrain_trainer.volume import passes
 
 OPTIONS = {"resume": False, "attempt": True}
 
@@ -78,9 +79,22 @@ def unforeseen(error: Exception) -> tuple[str, int]:
     if isinstance(error, torch.distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "Gloo")):
         return f"lost another process of the run ({text})", LostPeer.exit_code
     if isinstance(error, torch.AcceleratorError):
-        return f"the GPU of this process failed ({text}); see dmesg of the node for its Xid", LostPeer.exit_code
+        return gpu_failed(text, os.environ.get("RUN_NODE_NAME")), LostPeer.exit_code
+    if isinstance(error, OSError) and passes(error):
+        traceback.print_exception(error)
+        return f"a file system or the network failed ({text}); it may answer again later", LostPeer.exit_code
     traceback.print_exception(error)
     return f"unforeseen error: {text}", DistrainError.exit_code
+
+
+def gpu_failed(text: str, node: str | None) -> str:
+    """Sentence about a broken GPU; node: Kubernetes' name of the machine, where it is known."""
+    if node is None:
+        return f"the GPU of this process failed ({text}); see dmesg of the node for its Xid"
+    return (
+        f"a GPU of {node} failed ({text}); see dmesg there for its Xid, and put {node} into avoidNodes of the chart "
+        "where it fails again"
+    )
 
 
 def report(sentence: str, code: int) -> None:

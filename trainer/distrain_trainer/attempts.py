@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from distrain_trainer.errors import RestartsUsedUp, VolumeError
+from distrain_trainer.errors import RestartsUsedUp
 from distrain_trainer.tracking import read_metrics, write_json
+from distrain_trainer.volume import patiently
 
 SAME = 3
 """So many times the same failure at the same step is no accident."""
@@ -43,7 +44,7 @@ class Attempts:
 
 
 def read_attempts(folder: Path) -> Attempts:
-    """The attempts at the run in `folder` so far."""
+    """The attempts at the run in `folder` so far. Raises OSError."""
     try:
         values = json.loads((folder / "attempt.json").read_text())
     except FileNotFoundError:
@@ -55,10 +56,9 @@ def begin_attempt(folder: Path, max_restarts: int | None = None, forgive: bool =
     """Writes down that an attempt begins.
 
     max_restarts: without a new checkpoint, None for any number. forgive: earlier failures do not count. Raises
-    RestartsUsedUp (69) where none is left to try.
+    RestartsUsedUp (69) where none is left to try, VolumeError, VolumeLost.
     """
-    found = read_attempts(folder)
-    newest = _newest_checkpoint(folder)
+    found, newest = patiently("cannot be read", folder, lambda: (read_attempts(folder), _newest_checkpoint(folder)))
     if forgive or newest > found.checkpoint:
         found.checkpoint, found.spent, found.failures = newest, 0, []
     elif not found.excused:
@@ -72,21 +72,18 @@ def begin_attempt(folder: Path, max_restarts: int | None = None, forgive: bool =
             f"restarted {max_restarts} times without a new checkpoint (checkpoint.max_restarts){ended}"
         )
     found.attempt, found.token, found.excused = found.attempt + 1, secrets.token_hex(8), False
-    try:
-        write_json(folder / "attempt.json", asdict(found))
-    except OSError as error:
-        raise VolumeError(f"{folder} cannot be written: {error.strerror}; make room or mount it writable") from None
+    patiently("cannot be written", folder, lambda: write_json(folder / "attempt.json", asdict(found)))
     return found
 
 
 def end_attempt(folder: Path, failure: str | None) -> None:
     """Writes down how the newest attempt ended: with a failure, or because it was asked to stop (None)."""
-    found = read_attempts(folder)
-    found.excused = failure is None
-    if failure is not None:
-        step = max((line.get("step", 0) for line in read_metrics(folder / "metrics.jsonl")), default=0)
-        found.failures = [*found.failures, Failure(step, failure)][-SAME:]
     with suppress(OSError):  # of a full disk: the attempt then counts as one that was killed
+        found = read_attempts(folder)
+        found.excused = failure is None
+        if failure is not None:
+            step = max((line.get("step", 0) for line in read_metrics(folder / "metrics.jsonl")), default=0)
+            found.failures = [*found.failures, Failure(step, failure)][-SAME:]
         write_json(folder / "attempt.json", asdict(found))
 
 

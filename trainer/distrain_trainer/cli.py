@@ -7,11 +7,15 @@ import sys
 import textwrap
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from distrain_trainer.configuration import read_settings, split_flags, variable
 from distrain_trainer.errors import DistrainError, SettingsError
 from distrain_trainer.settings import ZERO, Section, Settings
+
+if TYPE_CHECKING:
+    from distrain_trainer.signals import Requests
 
 USAGE_ERROR = SettingsError.exit_code
 Command = Callable[[argparse.Namespace, dict[str, str]], Any]
@@ -47,7 +51,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
     """Trains a model; under a launcher (LOCAL_RANK is set) as one of its workers."""
-    settings = read_settings(chosen.file, flags)
     worker_arguments = [chosen.file] if chosen.file else []
     worker_arguments += [f"--{name}={value}" for name, value in flags.items()]
     if "LOCAL_RANK" in os.environ:
@@ -57,12 +60,26 @@ def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
 
         work(worker_arguments + ["--resume"] * chosen.resume)
 
-    from distrain_trainer.folder import claim
-    from distrain_trainer.node import this_node
-    from distrain_trainer.preflight import check_shared_memory
+    from distrain_trainer.ending import last_words
     from distrain_trainer.signals import Requests
 
     requests = Requests()  # from here on SIGTERM is heard, which the first process of a container would not be
+    settings = None
+    try:
+        settings = read_settings(chosen.file, flags)
+        return train_here(settings, chosen, worker_arguments, requests)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        return last_words(error, requests.asked, Path(settings.output_dir) if settings else None)
+
+
+def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[str], requests: "Requests") -> int:
+    """Makes sure that this machine can train, and supervises its workers. arguments: theirs. Raises DistrainError."""
+    from distrain_trainer.folder import claim
+    from distrain_trainer.node import gpus_here, this_node
+    from distrain_trainer.preflight import check_locked_memory, check_shared_memory
+
     if chosen.resume and chosen.overwrite:
         raise SettingsError("--resume and --overwrite contradict each other; keep one of them")
     node = this_node(chosen.processes)
@@ -73,11 +90,12 @@ def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
         )
     if chosen.overwrite and node.count > 1:
         raise SettingsError("--overwrite cannot be used on several nodes; remove the old run's folder first")
-    check_shared_memory(settings, node.processes)
+    check_shared_memory(settings, node.processes, gpus_here())
+    check_locked_memory(node.count)
     claim(settings, chosen.resume, chosen.overwrite)
     from distrain_trainer.supervisor import Job, supervise
 
-    return supervise(Job(node, settings, worker_arguments, resume=chosen.resume, by_hand=chosen.resume), requests)
+    return supervise(Job(node, settings, arguments, resume=chosen.resume, by_hand=chosen.resume), requests)
 
 
 def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

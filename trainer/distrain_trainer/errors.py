@@ -53,6 +53,12 @@ class VolumeError(DistrainError):
     exit_code = 74
 
 
+class VolumeLost(DistrainError):
+    """The output volume does not answer now, and may later."""
+
+    exit_code = 138
+
+
 class LostPeer(DistrainError):
     """Another process or the network is gone, or a device failed."""
 

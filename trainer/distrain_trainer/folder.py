@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError
-from distrain_trainer.settings import MAY_CHANGE, Settings, changed, explicit, flat
+from pydantic import ValidationError
+
+from distrain_trainer.errors import CheckpointError, SettingsError
+from distrain_trainer.settings import MAY_CHANGE, Settings, changed, explicit, first_fault, flat
+from distrain_trainer.volume import patiently, read
 
 OWN = ("settings.json", "attempt.json", "metrics.jsonl", "training_info.json", "report.html", "final", "logs", "errors")
 """What a run writes into its folder, beside checkpoints and temporary folders."""
@@ -28,30 +31,51 @@ def claim(asked: Settings, resume: bool, overwrite: bool) -> Claim:
     """Makes sure that the output folder can be written and holds this run or none.
 
     Raises SettingsError where it holds another run or settings changed that may not, VolumeError where it cannot be
-    written, CheckpointError where it has checkpoints of a run that is not described.
+    written, VolumeLost where that may pass, CheckpointError where it has checkpoints of a run that is not described.
     """
     folder = Path(asked.output_dir)
-    _check_writable(folder)
+    patiently("cannot be written", folder, lambda: _try_to_write(folder))
     if overwrite:
-        clear(folder)
-    try:
-        stored = json.loads((folder / "settings.json").read_text())
-    except FileNotFoundError:
-        if any(folder.glob("checkpoint-*")):
-            raise CheckpointError(
-                f"{folder} has checkpoints but no settings.json; bring it back, choose another output_dir, or "
-                "--overwrite"
-            ) from None
+        patiently("cannot be written", folder, lambda: clear(folder))
+    stored = _stored(folder)
+    if stored is None:
         return Claim(folder, asked, None)
-    except ValueError:
-        raise CheckpointError(f"{folder}/settings.json is damaged; restore it, or choose another output_dir") from None
     same = asked.run_id is not None and asked.run_id == stored["run_id"]
     if not same and (not resume or asked.run_id is not None):
         raise SettingsError(
             f"{folder} holds another run ({_description(folder, stored)}); --resume continues it, --overwrite "
             "replaces it, or choose another output_dir"
         )
-    return Claim(folder, continued(asked, stored, folder), stored)
+    try:
+        return Claim(folder, continued(asked, stored, folder), stored)
+    except ValidationError as error:
+        name = ".".join(map(str, error.errors()[0]["loc"]))
+        raise SettingsError(
+            f"what is asked for does not go with the run in {folder} ({name + ': ' if name else ''}"
+            f"{first_fault(error)}); ask for what does, or choose another output_dir"
+        ) from None
+
+
+def _stored(folder: Path) -> dict[str, Any] | None:
+    """settings.json of the run in a folder, None where there is no run.
+
+    Raises CheckpointError, VolumeError, VolumeLost.
+    """
+    text = read(folder / "settings.json")
+    if text is None:
+        if patiently("cannot be read", folder, lambda: any(folder.glob("checkpoint-*"))):
+            raise CheckpointError(
+                f"{folder} has checkpoints but no settings.json; bring it back, choose another output_dir, or "
+                "--overwrite"
+            )
+        return None
+    try:
+        stored = json.loads(text)
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict) or not stored.keys() >= {"run_id", "settings", "asked"}:
+        raise CheckpointError(f"{folder}/settings.json is damaged; restore it, or choose another output_dir")
+    return stored
 
 
 def continued(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Settings:
@@ -78,8 +102,8 @@ def continued(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Setti
 def is_finished(claimed: Claim) -> bool:
     """Whether the run in a folder has come to the end of the schedule that is asked for."""
     try:
-        info = json.loads((claimed.folder / "training_info.json").read_text())
-    except (FileNotFoundError, ValueError):
+        info = json.loads(read(claimed.folder / "training_info.json") or "")
+    except ValueError:
         return False
     stored = claimed.stored
     assert stored is not None
@@ -97,17 +121,13 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check_writable(folder: Path) -> None:
+def _try_to_write(folder: Path) -> None:
+    """Makes the folder, and sees whether what must work in it does. Raises OSError."""
     probe = folder / f"tmp.probe.{secrets.token_hex(8)}"  # in containers all are process 1
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        renamed = probe.rename(folder / f"{probe.name}.renamed")
-        renamed.unlink()
-    except OSError as error:
-        raise VolumeError(
-            f"output_dir {folder.absolute()} cannot be written: {error.strerror}; mount it writable"
-        ) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    probe.write_text("")
+    renamed = probe.rename(folder / f"{probe.name}.renamed")
+    renamed.unlink()
 
 
 def _description(folder: Path, stored: Mapping[str, Any]) -> str:

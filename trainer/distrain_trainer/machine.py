@@ -14,7 +14,7 @@ import torch
 from distrain_trainer.numerics import matmul
 
 PACKAGES = ("distrain", "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "peft")
-OPTIONAL = ("bitsandbytes",)
+OPTIONAL = ("bitsandbytes", "deepspeed")
 
 
 def versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any
 from torch.distributed import DistError, TCPStore
 
 from distrain_trainer.errors import LostPeer, SettingsError, Stopped
-from distrain_trainer.node import Node
+from distrain_trainer.node import Node, titled
 from distrain_trainer.progress import say
 
 SILENCE = 10.0
@@ -53,13 +53,14 @@ class Failure:
 @dataclass(frozen=True)
 class Go:
     """The host's word to begin. token: what the volume must show. port: where the workers meet. resume: whether they
-    continue a run. nonces: of the guests that have come, by index."""
+    continue a run. nonces: of the guests that have come, by index. host: Kubernetes' name of node 0's machine."""
 
     attempt: int
     token: str
     port: int
     resume: bool
     nonces: list[str]
+    host: str
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,12 @@ class Verdict:
 
 @dataclass
 class Word:
-    """What a guest says of itself. nonce: tells it from its replacement. facts: what must be the same everywhere."""
+    """What a guest says of itself. nonce: tells it from its replacement. facts: what must be the same everywhere.
+    name: Kubernetes' name of its machine."""
 
     nonce: str
     facts: dict[str, Any]
+    name: str = ""
     beat: int = 0
     failure: dict[str, Any] | None = None
     finished: bool = False
@@ -91,7 +94,7 @@ class Host:
         self._heard_at: dict[int, float] = {}
         self._own: Failure | None = None
         self._first_failure: float | None = None
-        self._nonces: list[str] = []
+        self._started: list[Word] = []
         self._talk = _Talk(self._listen) if store is not None else None
         if store is not None:
             store.set("attempt", str(number))
@@ -106,23 +109,27 @@ class Host:
                 say(f"waiting for {_listed(missing)} of {self._node.count}")
             time.sleep(0.1)
         for index, word in sorted(self._words.items()):
-            for name, value in word.facts.items():
-                if value != self._facts[name]:
+            for fact, value in self._facts.items():
+                if word.facts.get(fact) != value:
                     raise SettingsError(
-                        f"{name} is {value} on node {index} and {self._facts[name]} on node 0; start all nodes from "
-                        "the same image and settings"
+                        f"{fact} is {word.facts.get(fact)} on {titled(index, word.name)} and {value} on "
+                        f"{self._node.title}; start all nodes from the same image and settings"
                     )
 
     def start(self, attempt: int, token: str, resume: bool) -> Go:
         """Lets all start their workers."""
-        self._nonces = [self._words[index].nonce for index in range(1, self._node.count)]
-        go = Go(attempt, token, _free_port(), resume, self._nonces)
+        self._started = [self._words[index] for index in range(1, self._node.count)]
+        go = Go(attempt, token, _free_port(), resume, [word.nonce for word in self._started], self._node.name)
         self._tell("go", go)
         return go
 
     def failed(self, failure: Failure) -> None:
         """Notes how node 0's own workers ended."""
         self._own = failure
+
+    def title(self, index: int) -> str:
+        """What a person calls the node with this index, which has taken part from the start of the attempt."""
+        return titled(index, self._started[index - 1].name) if index else self._node.title
 
     def guests_finished(self) -> bool:
         """Whether the workers of all guests have finished."""
@@ -134,14 +141,14 @@ class Host:
         failures = {0: self._own} if self._own else {}
         reported = set(failures)
         for index, word in sorted(self._words.items()):
-            if word.nonce != self._nonces[index - 1]:
-                return index, Failure(LostPeer.exit_code, f"node {index} was replaced", asked=True)
+            if word.nonce != self._started[index - 1].nonce:
+                return index, Failure(LostPeer.exit_code, "it was replaced", asked=True)
             if word.failure is not None:
                 failures[index] = Failure(**word.failure)
             if word.failure is not None or word.finished:
                 reported.add(index)
             elif self._silence(index) > SILENCE:
-                return index, Failure(LostPeer.exit_code, f"node {index} said nothing for {SILENCE:.0f} s", asked=False)
+                return index, Failure(LostPeer.exit_code, f"it said nothing for {SILENCE:.0f} s", asked=False)
         if not failures:
             return None
         self._first_failure = self._first_failure or now
@@ -189,7 +196,7 @@ class Guest:
 
     def __init__(self, node: Node, store: Any, after: int, facts: dict[str, Any], stopping: Stopping):
         self._store, self._stopping = store, stopping
-        self._word = Word(secrets.token_hex(8), facts)
+        self._word = Word(secrets.token_hex(8), facts, node.name)
         self.number = self._next_attempt(after)
         self._key = f"{self.number}/node/{node.index}"
         self.verdict: Verdict | None = None
@@ -209,7 +216,7 @@ class Guest:
     def check_host(self) -> None:
         """Raises LostPeer where the host is silent."""
         if time.monotonic() - self._talk.answered > SILENCE:
-            raise LostPeer("lost node 0")
+            raise LostPeer(f"lost {titled(0, self._go.host if self._go else '')}")
 
     def failed(self, failure: Failure) -> None:
         """Says how this node's workers ended."""

@@ -18,7 +18,8 @@ class Node:
     """A machine of a run.
 
     index: from 0, fixed for the run's life; it is what a replacement takes over. count: machines of the run.
-    processes: workers on each. address, port: of node 0, where the nodes meet.
+    processes: workers on each. address, port: of node 0, where the nodes meet. name: Kubernetes' name of the machine,
+    empty where it is not known.
     """
 
     index: int
@@ -26,14 +27,22 @@ class Node:
     processes: int
     address: str = "127.0.0.1"
     port: int = PORT
+    name: str = ""
 
     @property
     def first(self) -> bool:
         """Whether this node decides and writes for all."""
         return self.index == 0
 
-    def __str__(self) -> str:
-        return f"node {self.index} of {self.count}"
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return titled(self.index, self.name)
+
+
+def titled(index: int, name: str) -> str:
+    """`node 3 (gpu-17)`: Kubernetes' name is what the chart's `avoidNodes` takes."""
+    return f"node {index} ({name})" if name else f"node {index}"
 
 
 def this_node(processes: int | None, environment: Mapping[str, str] = os.environ, sagemaker: Path = SAGEMAKER) -> Node:
@@ -61,15 +70,26 @@ def this_node(processes: int | None, environment: Mapping[str, str] = os.environ
         raise SettingsError(f"PET_NODE_RANK is {index} but PET_NNODES is {count}; count nodes from 0")
     if count > 1 and not address:
         raise SettingsError(f"PET_NNODES is {count} but PET_MASTER_ADDR is not set; set it to the address of node 0")
-    return Node(index, count, processes, address or "127.0.0.1", port)
+    return Node(index, count, processes, address or "127.0.0.1", port, environment.get("RUN_NODE_NAME", ""))
 
 
 def processes_here() -> int:
     """Processes to start on this machine: one a GPU, or one without GPUs."""
+    return max(gpus_here(), 1)
+
+
+def gpus_here() -> int:
+    """GPUs of this machine that may be used; what the cluster has promised (RUN_GPUS_PER_NODE), where one has.
+
+    No library is asked, for workers are forked from this process.
+    """
+    promised = os.environ.get("RUN_GPUS_PER_NODE", "")
+    if promised.isdigit():
+        return int(promised)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return max(len([device for device in visible.split(",") if device.strip() not in ("", "-1")]), 1)
-    return max(len(list(Path("/dev").glob("nvidia[0-9]*"))), 1)
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -5,6 +5,7 @@ function answers at once and no process group exists.
 """
 
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -51,6 +52,16 @@ def total(values: list[float]) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+def all_reduce_seconds(device: torch.device) -> float:
+    """Seconds that the processes' devices take for an all-reduce of one number, once they are connected."""
+    for _ in range(2):  # the first one connects them
+        began = time.perf_counter()
+        number = torch.ones(1, device=device)
+        dist.all_reduce(number)
+        number.item()  # waits for the device
+    return time.perf_counter() - began
 
 
 def gather(value: T) -> list[T]:

@@ -59,7 +59,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     # What is asked for, and what an earlier attempt has already decided.
     claimed = claim(asked, resume, overwrite=False)
     settings = claimed.settings
-    check_device(settings)
+    check_device(settings, place.local_world)
     set_up_numerics(threads, settings.deterministic)
 
     # The tokenizer and the data, before any process waits for another.
@@ -91,6 +91,9 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     )
     assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
     torch.set_num_threads(threads)  # Accelerate has set a number of its own
+    if place.world > 1:
+        milliseconds = processes.all_reduce_seconds(accelerator.device) * 1000
+        tell(f"all-reduce over {place.world} processes: {milliseconds:.2f} ms")
     if claimed.settings.batch.tokens == "auto":
         settings = with_least_tokens(settings, processes.gather(plan.tokens))
         if settings.batch.tokens != plan.tokens:
@@ -177,10 +180,10 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
 STATUS: dict[type[DistrainError], str] = {Stopped: "stopped", OutOfTime: "out_of_time"}
 
 
-def check_device(settings: Settings) -> None:
+def check_device(settings: Settings, local_world: int = 1) -> None:
     """Refuses what this machine does not have, where Accelerate would take something else without a word.
 
-    RUN_GPUS_PER_NODE: GPUs that the cluster has promised.
+    local_world: processes on this machine. RUN_GPUS_PER_NODE: GPUs that the cluster has promised.
     """
     cuda = torch.cuda.is_available()
     promised = int(os.environ.get("RUN_GPUS_PER_NODE", 0))
@@ -188,6 +191,12 @@ def check_device(settings: Settings) -> None:
         raise SettingsError(
             f"{promised} GPUs a node were promised but there is no CUDA device here; check the node's driver and "
             "device plugin and that the image is the cuda one, or set gpus=0 to train on the CPU"
+        )
+    if cuda and torch.cuda.device_count() < local_world:
+        raise SettingsError(
+            f"{local_world} processes were started on this node but only {torch.cuda.device_count()} GPUs are visible "
+            "here, and each process needs its own (slices of one GPU by MIG or time-slicing count as one); lower "
+            "--processes, or gpusPerNode of the chart"
         )
     if settings.model.attention == "flash_attention_2" and not is_flash_attn_2_available():
         raise SettingsError(

@@ -12,18 +12,17 @@ import hashlib
 import json
 import os
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from distrain_trainer.attempts import begin_attempt, end_attempt, read_attempts
+from distrain_trainer.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from distrain_trainer.errors import DistrainError, LostPeer, Stopped
 from distrain_trainer.folder import claim, is_finished
+from distrain_trainer.machine import versions
 from distrain_trainer.meeting import Failure, Guest, Host, Verdict, open_store
 from distrain_trainer.node import Node
 from distrain_trainer.preflight import check_volume
@@ -31,13 +30,12 @@ from distrain_trainer.progress import say
 from distrain_trainer.settings import Settings, flat
 from distrain_trainer.signals import Requests
 from distrain_trainer.tracking import write_json
+from distrain_trainer.volume import patiently
 from distrain_trainer.workers import Workers
 
 TICK = 0.05
 LONGEST_PAUSE = 60.0
 """Seconds between two attempts at most; the first restart comes after one, and each next after twice the time."""
-TERMINATION_LOG = Path("/dev/termination-log")
-"""Where Kubernetes looks for a container's last words."""
 
 
 @dataclass
@@ -70,8 +68,8 @@ class Job:
     def facts(self) -> dict[str, Any]:
         """What must be the same on all nodes."""
         values = json.dumps(flat(self.settings), sort_keys=True)
-        return {
-            "the version of distrain": version("distrain"),
+        return {f"the version of {name}": number for name, number in versions().items()} | {
+            "the hash of distrain's code": _hash_of_code(),
             "the number of nodes": self.node.count,
             "the number of processes": self.node.processes,
             "the hash of the settings": os.environ.get("RUN_SETTINGS_HASH")
@@ -79,18 +77,17 @@ class Job:
         }
 
 
+def _hash_of_code() -> str:
+    """Tells two builds of one version apart."""
+    content = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        content.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return content.hexdigest()[:12]
+
+
 def supervise(job: Job, requests: Requests) -> int:
-    """Runs this node's part of a run to its end and returns the exit code. Raises DistrainError before the start."""
-    try:
-        return _attempt_until_the_end(job, requests)
-    except DistrainError:
-        raise
-    except Exception as error:  # ours, and no reason to give the run up
-        traceback.print_exc()
-        return _leave(LostPeer.exit_code, f"unforeseen error of the supervisor: {type(error).__name__}: {error}")
-
-
-def _attempt_until_the_end(job: Job, requests: Requests) -> int:
+    """Runs this node's part of a run to its end and returns 0. Raises DistrainError, with the code to leave with."""
     store, after = None, 0
     export_metrics(job.folder)
     if job.finished():
@@ -113,10 +110,10 @@ def _attempt_until_the_end(job: Job, requests: Requests) -> int:
         job.by_hand, job.resume = False, True
         if verdict.code == 0 or job.finished():
             return 0
-        if requests.asked:  # exit codes count even while a pod is being deleted: none may end the job for good
-            return _leave(verdict.code if verdict.code >= 128 else Stopped.exit_code, verdict.sentence)
-        if not verdict.again:
-            return _leave(verdict.code, verdict.sentence)
+        if requests.asked or not verdict.again:
+            ended = DistrainError(verdict.sentence)
+            ended.exit_code = verdict.code
+            raise ended
         say(f"distrain: {verdict.sentence}; starting again")
         requests.pause(_pause(job))
 
@@ -136,7 +133,7 @@ def export_metrics(folder: Path) -> None:
 
 def _lead(job: Job, store: Any, requests: Requests) -> Verdict:
     """Node 0's part in an attempt."""
-    number = read_attempts(job.folder).attempt + 1
+    number = _read(job).attempt + 1
     host = Host(job.node, store, number, job.facts(), lambda: requests.asked)
     try:
         host.gather()
@@ -157,7 +154,7 @@ def _lead(job: Job, store: Any, requests: Requests) -> Verdict:
                 verdict = Verdict(0, "finished", again=False)
                 break
             if cause := host.cause():
-                verdict = _judge(*cause, job.node)
+                verdict = _judge(*cause, job.node, host.title(cause[0]))
                 break
             time.sleep(TICK)
     if verdict.code != 0:
@@ -201,6 +198,11 @@ def _workers(job: Job, attempt: int, port: int, resume: bool, requests: Requests
     """The workers of an attempt; none is left afterwards."""
     arguments = [*job.arguments, "--attempt", str(attempt), *(["--resume"] if resume else [])]
     log = job.folder / "logs" / f"node-{job.node.index}.attempt-{attempt}.log"
+    if job.node.name:
+        with suppress(OSError):
+            log.parent.mkdir(exist_ok=True)
+            with log.open("a") as file:
+                file.write(f"attempt {attempt} on {job.node.title}\n")
     with TemporaryDirectory(prefix="distrain-") as scratch:
         workers = requests.workers = Workers(arguments, job.node, port, log, Path(scratch))
         if requests.asked:
@@ -221,17 +223,19 @@ def _failure(job: Job, attempt: int, workers: Workers, requests: Requests) -> Fa
     try:
         folder.mkdir(parents=True, exist_ok=True)
         error = {"rank": cause.rank, "exit_code": cause.code, "sentence": cause.sentence, "time": time.time()}
-        write_json(folder / f"node-{job.node.index}.json", error)
+        write_json(folder / f"node-{job.node.index}.json", error | {"node": job.node.name or None})
     except OSError as failed:
         say(f"distrain: {folder} cannot be written: {failed.strerror}")
     return Failure(cause.code, cause.sentence, asked=requests.asked)
 
 
-def _judge(index: int, failure: Failure, node: Node) -> Verdict:
-    """What follows from a failure of the node with this index."""
-    where = f"node {index}: " if node.count > 1 else ""
-    if where and failure.code == Stopped.exit_code:
-        where = f"node {index} was asked to leave: "
+def _judge(index: int, failure: Failure, node: Node, title: str) -> Verdict:
+    """What follows from a failure of the node with this index and title."""
+    where = f"{title}: "
+    if node.count == 1 and (not node.name or failure.code < 128 or failure.code == Stopped.exit_code):
+        where = ""
+    elif failure.code == Stopped.exit_code:
+        where = f"{title} was asked to leave: "
     return Verdict(failure.code, f"{where}{failure.sentence}", again=failure.code >= 128)
 
 
@@ -239,13 +243,9 @@ def _pause(job: Job) -> float:
     """Seconds to wait before the next attempt; a guest waits for its host instead."""
     if not job.node.first:
         return 0.0
-    record = read_attempts(job.folder)
+    record = _read(job)
     return 0.0 if record.excused else min(2.0**record.spent, LONGEST_PAUSE)
 
 
-def _leave(code: int, sentence: str) -> int:
-    """The last words, for the person and for the cluster."""
-    say(f"distrain: {sentence}")
-    if TERMINATION_LOG.is_file() and os.access(TERMINATION_LOG, os.W_OK):
-        TERMINATION_LOG.write_text(sentence[:4000])
-    return code
+def _read(job: Job) -> Attempts:
+    return patiently("cannot be read", job.folder, lambda: read_attempts(job.folder))

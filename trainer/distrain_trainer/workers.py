@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -117,9 +118,10 @@ class Workers:
             os.environ["TORCHELASTIC_ERROR_FILE"] = str(self._error_file(local_rank))
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             if local_rank:
-                log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
+                with suppress(OSError):  # its words then stand between those of the first
+                    log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                    os.dup2(log, 1)
+                    os.dup2(log, 2)
             self._main(self._arguments)
         finally:
             os._exit(70)
