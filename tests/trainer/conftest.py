@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tiny
 
@@ -28,6 +30,20 @@ def no_network(tmp_path_factory: pytest.TempPathFactory) -> Iterable[None]:
         for name in [name for name in os.environ if name.startswith("DISTRAIN_")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="module")
+def as_before() -> Iterable[None]:
+    """A run in this process listens for signals and sets how numbers are computed; afterwards all is as it was."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

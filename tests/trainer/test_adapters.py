@@ -1,8 +1,6 @@
 """Adapters: only they are trained, they are saved as peft reads them, and they merge into their base."""
 
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +37,7 @@ QLORA = LORA | {"quantization.bits": 4}
 TEXTS = ["the cat sat on the mat", "good films make people happy"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _as_before() -> Iterator[None]:
-    """A run in this process listens for signals and sets how numbers are computed; afterwards all is as it was."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    handlers = [signal.getsignal(number) for number in numbers]
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
-    torch.set_flush_denormal(False)
+pytestmark = pytest.mark.usefixtures("as_before")
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +234,7 @@ def test_merge_takes_a_classifier_with_the_new_head_it_was_trained_with(lora: Pa
     assert float(apart) < (1e-4 if dtype == "fp32" else 0.1)
 
 
+@pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings")
 def test_a_layer_that_shares_its_weight_gets_no_adapter_and_merging_it_is_noticed(tmp_path: Path):
     model = tiny.decoder("tied llama", vocabulary=400)
     model.save_pretrained(tmp_path)

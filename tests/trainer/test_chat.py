@@ -24,6 +24,7 @@ from distrain_trainer.data.tokens import Rows, Tokenized, prepare
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference import predict_folder
 from distrain_trainer.model import load_model, stop_at_turn_end
+from distrain_trainer.run import run
 from distrain_trainer.settings import Chat, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -608,6 +609,30 @@ def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path):
     assert generation["do_sample"] is True and generation["top_p"] == 0.6
     stored = json.loads((trained / "settings.json").read_text())["settings"]
     assert stored["data"]["evaluation_fraction"] == 0.2
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Path, monkeypatch, capsys):
+    def no_room(folder: str, flags: dict) -> None:
+        assert Path(folder, "model.safetensors").exists()
+        assert json.loads((tmp_path / "out" / "training_info.json").read_text())["status"] == "finished"
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("distrain_trainer.chat.load", no_room)
+    (tmp_path / "template.jinja").write_text(PLAIN)
+    values = {
+        "task": "chat",
+        "model": {"name": str(llama)},
+        "chat": {"template": str(tmp_path / "template.jinja")},
+        "data": {"files": [str(written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 10))]},
+        "batch": {"tokens": 256},
+        "output_dir": str(tmp_path / "out"),
+    }
+    run(Settings.model_validate(values), resume=False)
+    assert "not all answers for the report were made (no room); distrain chat" in capsys.readouterr().err
+    info = json.loads((tmp_path / "out" / "training_info.json").read_text())
+    assert info["status"] == "finished" and info["answers"] is None
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys):
