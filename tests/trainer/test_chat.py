@@ -323,9 +323,9 @@ def test_a_template_that_drops_a_message_is_refused():
     assert "leaves out message 4, whose role is user;" in refusal(first, [SYSTEM, *FIRST, *SECOND])
     assert learned(deaf, [{"role": "system", "content": " "}, *FIRST]) == [["sat on the mat</s>"]]
     # Templates look at how a message begins and ends.
-    shy = PLAIN.replace("in messages %}", "in messages if m.content.endswith(']') or m.role == 'assistant' %}")
-    answer = {"role": "user", "content": "[the dog?]"}
-    assert learned(shy, [answer, FIRST[1]]) == [["sat on the mat</s>"]]
+    shy = PLAIN.replace("in messages %}", "in messages if m.content.endswith('/think') or m.role == 'assistant' %}")
+    for content in ("the dog? /think", "?\n/think"):
+        assert learned(shy, [{"role": "user", "content": content}, FIRST[1]]) == [["sat on the mat</s>"]]
 
 
 @pytest.mark.parametrize("template", [PLAIN, TAGGED, FOLDED])
@@ -714,4 +714,4 @@ def test_a_published_template_lets_only_answers_be_learned(name):
     assert "sat on the mat" in whole and "on the log" in whole
     assert "the cat?" not in whole and "the dog?" not in whole
     own = tokenizer.apply_chat_template(FIRST + SECOND, tokenize=False)
-    assert samples[-1].text.rstrip() == own.rstrip()
+    assert samples[-1].text.rstrip() == own.rstrip() or "strftime_now" in tokenizer.chat_template

@@ -271,7 +271,10 @@ class Marked:
             changed["content"] = f"{word}answer"
             words[f"{word}answer"] = f"the tool's answer in message {n + 1}"
         elif message["role"] not in ("assistant", "tool", "ipython") and content.strip():
-            middle = len(content) // 2  # templates look at how a message begins and ends
+            # Between two words: templates look for switches, and at how a message begins and ends.
+            half = len(content) // 2
+            spaces = (space.start() for space in re.finditer(r"\s", content))
+            middle = min(spaces, key=lambda at: abs(at - half), default=half)
             changed["content"] = f"{content[:middle]}{word}text{content[middle:]}"
             words[f"{word}text"] = f"message {n + 1}, whose role is {message['role']}"
         return Marked(changed, words)
