@@ -3,10 +3,12 @@
 import copy
 import io
 import json
+import shutil
 from pathlib import Path
 
 import datasets
 import pytest
+from huggingface_hub import model_info
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -14,13 +16,15 @@ from transformers.models.byt5.tokenization_byt5 import ByT5Tokenizer
 
 import tiny
 from conftest import losses
-from distrain_trainer.chat import talk
+from distrain_trainer.chat import answer_held_out, talk, tell_endless
 from distrain_trainer.cli import main
 from distrain_trainer.data.chat import NO_TARGET, Template, fit, turn_end, use_template
 from distrain_trainer.data.conversations import as_text, columns_of, conversation_of
 from distrain_trainer.data.tokens import Rows, Tokenized, prepare
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference import predict_folder
+from distrain_trainer.model import load_model, stop_at_turn_end
+from distrain_trainer.run import run
 from distrain_trainer.settings import Chat, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -308,6 +312,40 @@ def test_a_template_that_loses_reasoning_is_refused():
     assert "leaves out the reasoning of message 2" in refusal(cutting, inside)
 
 
+def test_a_template_that_drops_a_message_is_refused():
+    deaf = PLAIN.replace("in messages %}", "in messages if m.role in ('user', 'assistant') %}")
+    sentence = refusal(deaf, [SYSTEM, *FIRST])
+    assert "leaves out message 1, whose role is system; set chat.template" in sentence and "sat on the mat" in sentence
+    assert "leaves out message 3, whose role is bot;" in refusal(
+        deaf, [*FIRST, {"role": "bot", "content": "a"}, *SECOND]
+    )
+    first = FOLDED.replace("(system if loop.first else '') + m.content", "system + (m.content if loop.first else '')")
+    assert "leaves out message 4, whose role is user;" in refusal(first, [SYSTEM, *FIRST, *SECOND])
+    assert learned(deaf, [{"role": "system", "content": " "}, *FIRST]) == [["sat on the mat</s>"]]
+    # Templates look at how a message begins and ends.
+    shy = PLAIN.replace("in messages %}", "in messages if m.content.endswith('/think') or m.role == 'assistant' %}")
+    for content in ("the dog? /think", "?\n/think"):
+        assert learned(shy, [{"role": "user", "content": content}, FIRST[1]]) == [["sat on the mat</s>"]]
+
+
+@pytest.mark.parametrize("template", [PLAIN, TAGGED, FOLDED])
+def test_a_turn_of_weight_0_is_context(template):
+    silent = FIRST[1] | {"weight": 0}
+    said = {"role": "assistant", "content": "on the log", "weight": 1}
+    assert texts(template, [FIRST[0], silent, SECOND[0], said]) == texts(template, FIRST + SECOND)
+    (found,) = learned(template, [FIRST[0], silent, SECOND[0], said])
+    assert [turn.strip() for turn in found] == ["on the log</s>"]
+    (found,) = learned(template, [FIRST[0], said, SECOND[0], silent])
+    assert [turn.strip() for turn in found] == ["on the log</s>"]
+    assert "has no assistant turn to learn" in refusal(template, [FIRST[0], silent])
+
+
+def test_weight_0_also_holds_where_each_turn_is_a_sample():
+    thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
+    thought[1]["weight"] = 0
+    assert learned(FORGETFUL, thought) == [["<think>hm 3</think>on the log</s>"]]
+
+
 def test_errors_show_the_sample():
     assert 'has no assistant turn to learn; correct or remove it; it is "[{\\"role\\"' in refusal(PLAIN, [SYSTEM])
     assert "nothing to learn: the chat template leaves its assistant turns empty" in refusal(EMPTY, FIRST)
@@ -474,7 +512,61 @@ def test_the_template_comes_from_the_tokenizer_or_a_file(tmp_path):
         use_template(slow, settings)
 
 
+OUTSIDE = TAGGED.replace("{{ eos_token }}{% endgeneration %}", "{% endgeneration %}{{ eos_token }}")
+
+
+@pytest.mark.parametrize(("template", "ends"), [(PLAIN, True), (TAGGED, True), (ENDLESS, False), (OUTSIDE, False)])
+def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path, template, ends):
+    tokenizer, model = tokenizer_of(template), tiny.decoder("llama", vocabulary=400)
+    model.generation_config.eos_token_id = None
+    stop_at_turn_end(model, tokenizer)
+    made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 3), tokenizer)
+    said = []
+    tell_endless(Settings(task="chat"), model, tokenizer, made.train, said.append)
+    assert len(said) == (not ends)
+    assert ends or said[0].startswith(
+        "the model will not learn to end its answers: no token to learn ends one (</s>); "
+    )
+
+
+def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path):
+    made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}]), tokenizer_of(PLAIN))
+    said = []
+    chat = Settings.model_validate({"task": "chat", "strategy": {"kind": "zero3"}})
+    assert answer_held_out(chat, tmp_path / "nowhere", made.train, said.append) == []
+    assert said.pop().startswith("no answers for the report: the whole model may not fit here; distrain chat")
+    assert answer_held_out(Settings(task="chat"), tmp_path / "nowhere", made.train, said.append) == []
+    assert "nowhere is not there" in said.pop()
+
+
+FLAGS = [
+    ({"temperature": 0.9, "top_p": 0.6}, {"do_sample": True, "temperature": 0.9}),
+    ({"temperature": 0.9, "do_sample": False}, {"do_sample": None, "temperature": None}),
+    ({"temperature": 0.9, "early_stopping": True}, {"do_sample": None, "early_stopping": None}),
+    ({"do_sample": True, "top_k": 20}, {"do_sample": True, "top_k": 20}),
+    ({"repetition_penalty": 1.1}, {"do_sample": None, "repetition_penalty": 1.1}),
+]
+
+
+@pytest.mark.parametrize(("flags", "kept"), FLAGS)
+@pytest.mark.parametrize("task", ["chat", "causal-lm"])
+def test_flags_of_generation_that_have_no_effect_do_not_end_a_run(llama: Path, tmp_path, flags, kept, task):
+    shutil.copytree(llama, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": 0} | flags))
+    model = load_model(
+        Settings.model_validate({"task": task}), str(tmp_path / "model"), None, tokenizer_of(PLAIN), None
+    )
+    model.generation_config.eos_token_id = [0, 1]  # transformers is strict with what has changed
+    model.generation_config.save_pretrained(tmp_path)
+    assert {name: getattr(model.generation_config, name) for name in kept} == kept
+
+
 # A whole run: the example
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -484,6 +576,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
     model = tiny.tiny_llama(folder / "model")
     for name, key in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
         (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | {key: 1024}))
+    (model / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6}')
     (folder / "template.jinja").write_text(TOOLS)
     more = ("--model.name", model, "--data.files", ROOT / "examples/chat.jsonl", "--output_dir", folder / "run")
     quick = ("--optimizer.learning_rate", "5e-3", "--batch.micro_batches", 1, "--batch.tokens", 2048)
@@ -511,8 +604,34 @@ def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path):
     assert "Held-out prompt" in report and "distrain chat final" in report
     tokenizer = AutoTokenizer.from_pretrained(trained / "final")
     assert tokenizer.chat_template == TOOLS
+    assert json.loads((trained / "final" / "config.json").read_text())["use_cache"] is True
+    generation = json.loads((trained / "final" / "generation_config.json").read_text())
+    assert generation["do_sample"] is True and generation["top_p"] == 0.6
     stored = json.loads((trained / "settings.json").read_text())["settings"]
     assert stored["data"]["evaluation_fraction"] == 0.2
+
+
+def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Path, monkeypatch, capsys):
+    def no_room(folder: str, flags: dict) -> None:
+        assert Path(folder, "model.safetensors").exists()
+        assert json.loads((tmp_path / "out" / "training_info.json").read_text())["status"] == "finished"
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("distrain_trainer.chat.load", no_room)
+    (tmp_path / "template.jinja").write_text(PLAIN)
+    values = {
+        "task": "chat",
+        "model": {"name": str(llama)},
+        "chat": {"template": str(tmp_path / "template.jinja")},
+        "data": {"files": [str(written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 10))]},
+        "batch": {"tokens": 256},
+        "output_dir": str(tmp_path / "out"),
+    }
+    run(Settings.model_validate(values), resume=False)
+    assert "not all answers for the report were made (no room); distrain chat" in capsys.readouterr().err
+    info = json.loads((tmp_path / "out" / "training_info.json").read_text())
+    assert info["status"] == "finished" and info["answers"] is None
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys):
@@ -557,3 +676,41 @@ def test_a_conversation_that_is_too_long_is_told(trained: Path, monkeypatch, cap
     captured = capsys.readouterr()
     assert "tokens but the model takes 1024; shorten it (/reset begins anew)" in captured.err
     assert captured.out.count("\n") == 1
+
+
+# Templates as they are published
+
+PUBLISHED = [
+    "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen/Qwen3-0.6B",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "microsoft/Phi-3.5-mini-instruct",
+    "unsloth/Llama-3.2-1B-Instruct",
+    "unsloth/mistral-7b-instruct-v0.3",
+    "unsloth/gemma-2-2b-it",
+]
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_template_lets_only_answers_be_learned(name):
+    try:
+        model_info(name, timeout=5)
+    except Exception as error:
+        pytest.skip(f"{name} cannot be had from the Hub: {error}")
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    template = Template(tokenizer)
+    row = {"messages": FIRST + SECOND}
+    samples = template.samples(conversation_of(row, columns_of(list(row), Chat()), "row 1"), "row 1")
+    parts = []
+    for sample, encoded in zip(samples, template.encode([sample.text for sample in samples]), strict=True):
+        _, ids, targets = fit(sample, encoded, template, 10_000)
+        kept = [target for target in targets if target != NO_TARGET]
+        assert turn_end(tokenizer) in kept and len(kept) < len(ids)
+        parts.append(tokenizer.decode(kept))
+    whole = "".join(parts)
+    assert "sat on the mat" in whole and "on the log" in whole
+    assert "the cat?" not in whole and "the dog?" not in whole
+    own = tokenizer.apply_chat_template(FIRST + SECOND, tokenize=False)
+    assert samples[-1].text.rstrip() == own.rstrip() or "strftime_now" in tokenizer.chat_template

@@ -7,6 +7,7 @@ get an adapter, which are trained whole, and by which names a checkpoint holds w
 import copy
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -145,15 +146,24 @@ def _keep_packing(model: nn.Module) -> None:
 
 
 def _check_targets(model: PreTrainedModel, settings: Settings) -> None:
-    """Refuses names that are no linear layers of this model."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    """Refuses names that are no linear layers of this model, and layers that share their weight with another."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     wanted = [target for target in settings.lora.target_modules if target != ALL_LINEAR]
-    unknown = [t for t in wanted if not any(name == t or name.endswith(f".{t}") for name in layers)]
+    meant = {t: [name for name in layers if name == t or name.endswith(f".{t}")] for t in wanted}
+    unknown = [target for target, names in meant.items() if not names]
     if unknown:
         known = dict.fromkeys(name.rpartition(".")[2] for name in layers if name.partition(".")[0] not in heads(model))
         raise SettingsError(
             f"lora.target_modules names {', '.join(unknown)}, which {settings.model.name} does not have; its linear "
             f"layers are {', '.join(known)}"
+        )
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    tied = [target for target, names in meant.items() if any(uses[id(layers[name].weight)] > 1 for name in names)]
+    if tied:
+        raise SettingsError(
+            f"lora.target_modules names {', '.join(tied)}, which shares its weight with another layer of "
+            f"{settings.model.name} (tied embeddings), so the adapter could not be merged; leave it out, or untie the "
+            "two in a copy of the model"
         )
 
 

@@ -48,9 +48,9 @@ def room(trained: "Trained") -> int:
     return positions or trained.max_length
 
 
-def stops(trained: "Trained") -> set[int]:
+def stops(model: Any) -> set[int]:
     """The tokens that end an answer."""
-    ends = trained.model.generation_config.eos_token_id
+    ends = model.generation_config.eos_token_id
     return set(ends if isinstance(ends, list) else [ends]) - {None}
 
 
@@ -87,5 +87,5 @@ def greedy(
 
 def text_of(trained: "Trained", ids: list[int]) -> str:
     """An answer's tokens as a text."""
-    ends = stops(trained)
+    ends = stops(trained.model)
     return str(trained.tokenizer.decode([token for token in ids if token not in ends]))

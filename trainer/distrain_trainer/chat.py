@@ -3,23 +3,27 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import TextStreamer
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from distrain_trainer.answers import answer, prompt_of, stops, text_of
 from distrain_trainer.data.conversations import Conversation, Message
 from distrain_trainer.data.text import NO_TARGET
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.errors import DataError, SettingsError
+from distrain_trainer.hub import first_line
 from distrain_trainer.inference import Trained, load
 from distrain_trainer.progress import say
-from distrain_trainer.settings import Settings
+from distrain_trainer.settings import SHARDED, Settings
 
 COMMANDS = "/reset forgets the conversation, /system TEXT begins one with these instructions, /exit leaves"
 NEW_TOKENS = 128
 """Tokens of an answer in the report at most."""
+LOOKED_AT = 1000
+"""Rows at most in which a token that ends an answer is looked for."""
 
 
 def talk(path: str, max_new_tokens: int) -> None:
@@ -74,7 +78,7 @@ class Spoken(TextStreamer):
 
     def __init__(self, trained: Trained):
         super().__init__(trained.tokenizer, skip_prompt=True)
-        self.stops = stops(trained)
+        self.stops = stops(trained.model)
 
     def put(self, value: torch.Tensor) -> None:
         """Takes the prompt, int64 [1, tokens], and then each token, int64 [1]."""
@@ -82,14 +86,36 @@ class Spoken(TextStreamer):
             super().put(value)
 
 
+def tell_endless(
+    settings: Settings, model: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows, tell: Callable[[str], None]
+) -> None:
+    """Says so where a chat model will not learn to end its answers, because no row has such a token to learn."""
+    if settings.task != "chat":
+        return
+    assert rows.labels is not None
+    ends = sorted(stops(model))
+    if not np.isin(rows.labels[: rows.offsets[min(len(rows), LOOKED_AT)]], ends).any():
+        named = ", ".join(map(str, tokenizer.convert_ids_to_tokens(ends))) or "the tokenizer has none"
+        tell(
+            f"the model will not learn to end its answers: no token to learn ends one ({named}); let chat.template "
+            "write one behind each assistant's turn, inside {% generation %} where it has such tags"
+        )
+
+
 def answer_held_out(
     settings: Settings, folder: Path, rows: Rows | None, tell: Callable[[str], None]
 ) -> list[dict[str, str]]:
     """{"prompt", "answer", "expected"} of `chat.samples` held-out rows, spread over all: texts as the model meets them.
 
-    folder: the trained model's. The prompt is all that stands before the first turn that is learned.
+    folder: the trained model's. The prompt is all that stands before the first turn that is learned. A run is finished
+    by then, and nothing that goes wrong here changes that: it is said, and there are fewer answers.
     """
     if settings.task != "chat" or not settings.chat.samples or rows is None:
+        return []
+    if settings.strategy.kind in SHARDED:
+        tell(
+            f"no answers for the report: the whole model may not fit here; distrain chat {folder} gives them elsewhere"
+        )
         return []
     assert rows.labels is not None
     found = []
@@ -107,6 +133,6 @@ def answer_held_out(
                     "expected": text_of(trained, ids[first:after]),
                 }
             )
-    except torch.OutOfMemoryError:
-        tell("no answers for the report: the device has no memory for the model beside the training")
+    except Exception as error:  # memory, above all: the model is there twice
+        tell(f"not all answers for the report were made ({first_line(error)}); distrain chat {folder} gives them")
     return found

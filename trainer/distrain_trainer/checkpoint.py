@@ -263,6 +263,7 @@ class Checkpoints:
                 os.link(path, copy / path.name)
             except OSError:
                 shutil.copy2(path, copy / path.name)
+                sync_folder(copy / path.name)
         return copy
 
     def _prune(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distrain_trainer.errors import CheckpointError, SettingsError
-from distrain_trainer.settings import MAY_CHANGE, Settings, changed, explicit, first_fault, flat
+from distrain_trainer.settings import MAY_CHANGE, Settings, explicit, first_fault, flat, nested
 from distrain_trainer.volume import patiently, read
 
 OWN = ("settings.json", "attempt.json", "metrics.jsonl", "training_info.json", "report.html", "final", "logs", "errors")
@@ -80,8 +80,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
 
 def continued(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Settings:
     """The stored settings with what was asked for anew, where that may change."""
-    started = Settings.model_validate(stored["settings"])
-    values = flat(started)
+    values = flat(Settings.model_validate(stored["settings"]))
     asked_values, first_asked = flat(asked), stored["asked"]
     names = explicit(asked)
     for name in sorted(names):
@@ -96,7 +95,7 @@ def continued(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Setti
             )
     if "schedule.epochs" in names and "schedule.max_steps" not in names:
         values["schedule.max_steps"] = None
-    return changed(started, values)
+    return Settings.model_validate(nested(values))
 
 
 def is_finished(claimed: Claim) -> bool:

@@ -104,11 +104,10 @@ def evaluate_folder(path: str, file: str | None, flags: dict[str, str]) -> dict[
     """Metrics of a trained model on all rows of `file`, or else on the evaluation rows of its own run."""
     trained = load(path, flags)
     rows = rows_of(trained, file) if file else own_rows(trained)
-    module = SummedLoss(trained.model).eval()
+    module = SummedLoss(trained.model, trained.settings.precision).eval()
 
     def forward(micro_batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        with trained.working():
-            return module(**{name: tensor.to(trained.device) for name, tensor in micro_batch.items()})
+        return module(**{name: tensor.to(trained.device) for name, tensor in micro_batch.items()})
 
     planned = plan_evaluation(rows.lengths, trained.settings)
     collator = Collator.of(trained.settings, rows, trained.tokenizer)

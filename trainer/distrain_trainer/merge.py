@@ -10,6 +10,7 @@ import torch
 from distrain_trainer.adapters import CONFIG
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.inference import Trained, load, model_folder
+from distrain_trainer.model import config_to_write
 from distrain_trainer.numerics import DTYPES
 from distrain_trainer.progress import say
 from distrain_trainer.results import adapter_line, card_head
@@ -34,6 +35,8 @@ UNQUANTIZED = {
     "precision": "fp32",
 }
 """The settings that a base model is merged into with: all of it in fp32."""
+ROUNDING = 1e-2
+"""Largest difference that merging in fp32 may make, as a part of the largest logit: rounding makes some 1e-6."""
 
 
 def merge_folder(path: str, output: str | None, dtype: str) -> dict[str, Any]:
@@ -41,7 +44,8 @@ def merge_folder(path: str, output: str | None, dtype: str) -> dict[str, Any]:
 
     output: the folder; None for `merged` beside that of the adapter. dtype: of the merged weights; they are merged in
     fp32. Returns {"model", "rows", "merging", "quantization"}: largest and mean absolute difference of logits that
-    merging has made, and that leaving the quantization behind has made (None where there was none).
+    merging has made, and that leaving the quantization behind has made (None where there was none). Raises DataError
+    where the merged model is another one than the adapter and its base.
     """
     folder = model_folder(path)
     if not (folder / CONFIG).exists():
@@ -57,8 +61,12 @@ def merge_folder(path: str, output: str | None, dtype: str) -> dict[str, Any]:
         trained = load(str(folder), UNQUANTIZED)
     before = logits(trained)
     say(f"merging the adapter of {folder} into its base model")
-    merged = trained.model.merge_and_unload().to(DTYPES[dtype])
+    merged = trained.model.merge_and_unload()
+    check_same(before, logits(trained, merged))
+    merged.to(DTYPES[dtype])
     after = logits(trained, merged)
+    if not all(bool(row.isfinite().all()) for row in after):
+        raise DataError(f"the merged model's weights are too large for {dtype}; choose --dtype bf16 or fp32")
     report = {
         "model": str(target),
         "rows": len(TEXTS),
@@ -80,6 +88,16 @@ def logits(trained: Trained, model: Any = None) -> list[torch.Tensor]:
     return found
 
 
+def check_same(before: list[torch.Tensor], after: list[torch.Tensor]) -> None:
+    """DataError where logits in fp32 have moved by more than rounding. before, after: of each row."""
+    moved = difference(before, after)["largest"] / max(float(row.abs().max()) for row in before)
+    if not moved <= ROUNDING:
+        raise DataError(
+            f"merging moved the logits by {moved:.1e} of the largest, which is more than rounding, so nothing was "
+            "written: the adapter cannot be merged into this model; use it with peft, beside its base"
+        )
+
+
 def difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> dict[str, float]:
     """{"largest", "mean"} of the absolute differences."""
     apart = torch.cat([(a - b).abs().flatten() for a, b in zip(before, after, strict=True)])
@@ -99,6 +117,7 @@ def write(trained: Trained, merged: Any, target: Path, dtype: str, report: dict[
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(parents=True)
+        merged.config = config_to_write(merged)
         merged.save_pretrained(new)
         trained.tokenizer.save_pretrained(new)
         write_text(new / "README.md", card(adapter, record, dtype))

@@ -1,5 +1,6 @@
 """The pretrained model and its tokenizer."""
 
+import copy
 import difflib
 import fnmatch
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -163,9 +165,13 @@ def load_model(
         if not model.supports_gradient_checkpointing:
             raise SettingsError(f"{settings.model.name} has no gradient checkpointing; set it to false")
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if model.can_generate():
+        make_savable(model)
     if settings.task == "chat":
         stop_at_turn_end(model, tokenizer)
-    model.config.use_cache = False
+    model.had_cache = getattr(model.config, "use_cache", False)
+    if model.had_cache:
+        model.config.use_cache = False
     freeze(model, settings.model.freeze or [], settings.model.name)
     if settings.lora.rank is not None:
         model = adapters.attach(model, settings, name, revision, missing)
@@ -258,6 +264,35 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
         counts["all"] += number
         counts["trainable"] += number if parameter.requires_grad else 0
     return counts
+
+
+def config_to_write(model: Any) -> Any:
+    """The configuration of a model from `load_model`, with the cache of keys and values that training goes without."""
+    config = copy.deepcopy(model.config)
+    if model.had_cache:
+        config.use_cache = True
+    return config
+
+
+def make_savable(model: PreTrainedModel) -> None:
+    """Gives `generate` defaults that can be written: transformers refuses flags without effect once any has changed.
+
+    Many models name a temperature or top_p and forget do_sample, which they mean. Of defaults that are unfit otherwise
+    only the tokens are kept.
+    """
+    told = model.generation_config
+    if told.do_sample is None and not _savable(told):
+        told.do_sample = True
+    if not _savable(told):
+        model.generation_config = GenerationConfig(bos_token_id=told.bos_token_id, eos_token_id=told.eos_token_id)
+
+
+def _savable(told: GenerationConfig) -> bool:
+    try:
+        told.validate(strict=True)
+    except ValueError:
+        return False
+    return True
 
 
 def stop_at_turn_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,6 +15,7 @@ from distrain_trainer.checkpoint import BEST, Checkpoints, State, numbered
 from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.tokens import Tokenized
 from distrain_trainer.folder import Claim
+from distrain_trainer.model import config_to_write
 from distrain_trainer.processes import Place
 from distrain_trainer.progress import clock, short
 from distrain_trainer.report import write_report
@@ -81,8 +82,9 @@ def write_model_files(
     if is_adapter(model):
         write_config(model, folder)
     else:
-        model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(folder)
+        config = config_to_write(model)
+        config.architectures = [type(model).__name__]
+        config.save_pretrained(folder)
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -16,7 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 from distrain_trainer import processes, results
 from distrain_trainer.adapters import check_installed
 from distrain_trainer.attempts import begin_attempt
-from distrain_trainer.chat import answer_held_out
+from distrain_trainer.chat import answer_held_out, tell_endless
 from distrain_trainer.checkpoint import Checkpoints, State, tensors_digest
 from distrain_trainer.data.chat import use_template
 from distrain_trainer.data.loader import Collator, StepDataset, steps
@@ -104,6 +104,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     # The model, the same on all of them.
     model = load_model(settings, name, revision, tokenizer, data.label_names)
     collator = Collator.of(settings, data.train, tokenizer, packing)
+    tell_endless(settings, model, tokenizer, data.train, tell)
     module = SummedLoss(model, settings.precision)
     freeze_unreached(module, collator.empty())
     check_same_start(settings, plan, data, list(model.parameters()))
@@ -169,11 +170,16 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
         this.record({"step": state.step, "event": "end"})
     if place.first:
         results.publish_final(claimed.folder, checkpoints, record, state)
+        results.conclude(this, record, "finished", None)
+    processes.from_first(None)  # nobody leaves before the results are on disk
+
+    # The run is finished, whatever happens now. The other processes do not wait for the answers.
+    if place.first:
         answers = answer_held_out(settings, claimed.folder / "final", data.evaluation, tell)
-        results.conclude(this, record, "finished", None, answers)
+        if answers:
+            results.conclude(this, record, "finished", None, answers)
         for sentence in results.closing_sentences(claimed.folder, this):
             tell(sentence)
-    processes.from_first(None)  # nobody leaves before the results are on disk
     return this
 
 

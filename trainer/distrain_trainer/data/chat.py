@@ -159,6 +159,9 @@ class Template:
                 f"{where}: the chat template refuses it ({first_line(error)}); correct the row, or set chat.template "
                 f"to another one; it is {shown(json.dumps(messages, ensure_ascii=False))}"
             ) from error
+        wanted = [messages[n].get("weight") != 0 for n in turns]  # OpenAI's way to leave a turn out
+        left_out = {span for spans, keep in zip(own, wanted, strict=True) if not keep for span in spans}
+        own = [spans if keep else [] for spans, keep in zip(own, wanted, strict=True)]
         if not any(own):
             text = written[-1][0] if written else json.dumps(messages, ensure_ascii=False)
             raise DataError(f"{where} has no assistant turn to learn; correct or remove it; it is {shown(text)}")
@@ -166,7 +169,12 @@ class Template:
         if all(whole.startswith(text) for text, _ in written):
             self._check(conversation, turns, 0, where, whole)
             # Tags are those of the text as it is cut; without tags a text has the turns of all that it begins with.
-            spans = [tags or [span for part in own[: n + 1] for span in part] for n, (_, tags) in enumerate(written)]
+            spans = [
+                [tag for tag in tags if tag not in left_out]
+                if tags
+                else [span for part in own[: n + 1] for span in part]
+                for n, (_, tags) in enumerate(written)
+            ]
             cuts = [(len(text), learned) for (text, _), learned in zip(written, spans, strict=True) if learned]
             return [Sample(where, whole, cuts)]
         found = [(n, text, spans) for n, (text, _), spans in zip(turns, written, own, strict=True) if spans]
@@ -196,7 +204,7 @@ class Template:
         return [(len(prompt), len(prompt) + len(ended if ended.endswith(self.added) else turn))]
 
     def _check(self, conversation: Conversation, learned: list[int], last: int, where: str, text: str) -> None:
-        """Refuses a text that is without tools, or without a call, an answer to one, or reasoning that it should have.
+        """Refuses a text that is without tools, a message, a call, an answer to one, or reasoning that it should have.
 
         learned: assistant's messages that are learned. last: answers to calls count behind the user's turn before it.
         """
@@ -262,6 +270,13 @@ class Marked:
         elif message["role"] in ("tool", "ipython") and answers and content.strip():
             changed["content"] = f"{word}answer"
             words[f"{word}answer"] = f"the tool's answer in message {n + 1}"
+        elif message["role"] not in ("assistant", "tool", "ipython") and content.strip():
+            # Between two words: templates look for switches, and at how a message begins and ends.
+            half = len(content) // 2
+            spaces = (space.start() for space in re.finditer(r"\s", content))
+            middle = min(spaces, key=lambda at: abs(at - half), default=half)
+            changed["content"] = f"{content[:middle]}{word}text{content[middle:]}"
+            words[f"{word}text"] = f"message {n + 1}, whose role is {message['role']}"
         return Marked(changed, words)
 
 

@@ -35,7 +35,7 @@ from distrain_trainer.settings import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 """Changes whenever the same data and settings give other arrays, so that old entries of the cache are not met."""
 KEY_SETTINGS = (
     "text_column",
