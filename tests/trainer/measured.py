@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import traceback
+import weakref
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -68,20 +69,23 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
     micro_batch(True)
     parallel.step(1e-3)
 
-    kept: dict[int, tuple[torch.UntypedStorage, torch.Tensor]] = {}
+    saved: list[weakref.ref[torch.Tensor]] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage(), tensor
+        saved.append(weakref.ref(tensor))  # weak: a graph that leads to no loss is gone before the backward pass
         return tensor
 
     owned = live()
     with parallel.accumulating(True):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss, _ = parallel.forward(batch)
+        kept = {t.untyped_storage().data_ptr(): t for t in (tensor() for tensor in saved) if t is not None}
         activations = sum(
-            storage.nbytes() for key, (storage, tensor) in kept.items() if key not in owned and not is_weight(tensor)
+            tensor.untyped_storage().nbytes()
+            for key, tensor in kept.items()
+            if key not in owned and not is_weight(tensor)
         )
-        kept.clear()
+        del kept
         parallel.backward(loss)
     del loss, _
     gc.collect()

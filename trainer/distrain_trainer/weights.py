@@ -28,6 +28,8 @@ ENCODERS = ("bert", "electra", "mpnet", "ernie", "longformer", "big_bird", "rofo
 
 CLASSIFIERS = ("score", "classifier", "pre_classifier")
 """Modules of a classification head."""
+FOLLOWING = {*CLASSIFIERS, "lm_head", "pooler", "cls", "head", "norm", "ln_f", "final_norm", "final_layer_norm"}
+"""Modules that come after the blocks."""
 OTHER_HEADS = (*CLASSIFIERS, "qa_outputs", "seq_relationship", "discriminator_predictions")
 """Modules of heads for other tasks than language modelling."""
 
@@ -167,6 +169,11 @@ class Weights:
             for name, shape in self.parameters.items()
             if len(shape) == 2 and not _is_embedding(name) and self.vocabulary not in shape and "score" not in name
         }
+
+    def follows(self, name: str) -> bool:
+        """Whether a parameter is in a block or known to come after them."""
+        parts = {"lm_head"} if name in self.new else set(name.split("."))
+        return name.startswith(self.blocks) or not (_is_embedding(name) or FOLLOWING.isdisjoint(parts))
 
     def frozen(self, patterns: list[str] | None) -> set[str]:
         """Names that match one of the patterns of `model.freeze`."""
