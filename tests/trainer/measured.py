@@ -22,6 +22,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
+from distrain_trainer import activations as formula
 from distrain_trainer.__main__ import quieten_libraries
 from distrain_trainer.data.loader import IGNORED
 from distrain_trainer.loss import SummedLoss
@@ -120,6 +121,10 @@ def run_case(case: dict[str, Any], world: int) -> dict[str, int]:
     empty["labels"].fill_(IGNORED)
     freeze_unreached(module, empty)
     parallel = parallelize(settings, Accelerator(cpu=True), module, world)
+    if settings.model.chunked_loss:
+        formula.CHUNK_BYTES = case["chunk_bytes"]
+        assert isinstance(settings.batch.tokens, int)
+        module.chunks = formula.chunks_for(True, settings.batch.tokens, read_model(settings).vocabulary)
     assert settings.data.max_length is not None
     batch = batch_of(settings, case["rows"], settings.data.max_length)
     return measure(parallel, batch, before)

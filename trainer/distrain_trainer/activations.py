@@ -91,8 +91,8 @@ def activations(weights: Weights, settings: Settings, tokens: int, kind: str, de
 def _untouched(w: Weights, settings: Settings) -> tuple[int, bool]:
     """How many of the first blocks no gradient reaches, since they and all before them are frozen; and whether what is
     before the blocks is trained. What is neither an embedding nor known to follow the blocks counts as before them."""
-    if settings.lora.rank is not None:
-        return 0, False
+    if settings.lora.rank is not None:  # beside checkpoints peft asks for the gradient of the embedding's output
+        return 0, settings.model.gradient_checkpointing
     trained = w.parameters.keys() - w.frozen(settings.model.freeze)
     if any(not w.follows(name) for name in trained):
         return 0, True

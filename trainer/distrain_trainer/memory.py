@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
-from distrain_trainer.activations import SIZES, activations, longest, targets
+from distrain_trainer.activations import SIZES, activations, targets
 from distrain_trainer.settings import Kind, Settings
 from distrain_trainer.weights import Shapes, Weights, elements
 
@@ -159,8 +159,8 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
     elif kind == "zero3":
         parameters = 4 * shard + _share(h.frozen_bytes, world) + 4 * h.whole
         gradients, optimizer, step = 4 * shard, (4 + state) * shard, 0
-        live = 4 * min(h.trained, 2 * bucket // 4 + prefetch_elements(bucket // 4))
-        live += min(h.frozen_bytes, 2 * bucket)
+        own = bucket_elements(h.trained, h.largest)
+        live = 4 * min(h.trained, 2 * own + prefetch_elements(own)) + min(h.frozen_bytes, 8 * own)
         buckets = bucket + live
         end = bucket + bucket // world
         if offload_optimizer:
@@ -187,9 +187,14 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
 
 
 def bucket_bytes(weights: Weights, settings: Settings) -> int:
-    """Bytes of DeepSpeed's bucket."""
-    h = held(weights, settings)
-    return 4 * bucket_elements(h.trained, h.largest)
+    """Bytes of DeepSpeed's bucket: of the size that `strategy.config` passes on, or else of distrain's own."""
+    h, wanted = held(weights, settings), None
+    if settings.strategy.config is not None:
+        from distrain_trainer.deepspeed_config import read_user_config
+
+        extra = read_user_config(settings.strategy.config).extra
+        wanted = extra.get("zero_optimization", {}).get("reduce_bucket_size")
+    return 4 * int(wanted or bucket_elements(h.trained, h.largest))
 
 
 def _share(whole: int, world: int) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distrain_trainer.errors import SettingsError
 from distrain_trainer.activations import longest
+from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory import KINDS, USED, Bytes, auto_tokens, fits, held, plan
 from distrain_trainer.settings import Settings, changed, first_fault
 from distrain_trainer.weights import Weights, local_model, read_folder, weights_of
