@@ -76,6 +76,7 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
         saved.append(weakref.ref(tensor))  # weak: a graph that leads to no loss is gone before the backward pass
         return tensor
 
+    gc.collect()
     owned = live()
     with parallel.accumulating(True):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -74,10 +74,10 @@ def activations(weights: Weights, settings: Settings, tokens: int, kind: str, de
     mlp = (SAVED_BY_ACTIVATION.get(w.activation, 2) + 2 * w.gated) * low * w.intermediate
     dropped = noise * w.hidden if w.dropout else 0
     layer = tokens * (
-        _norms(w, settings, norm) + _read(w, settings, casts, low, device) + attention + mlp + 2 * dropped
+        _norms(w, settings, norm) + _read(w, settings, low, kind, device) + attention + mlp + 2 * dropped
     )  # fmt: skip
 
-    head, loss, passing = _head(w, settings, tokens, low if casts else 4, norm)
+    head, loss, passing = _head(w, settings, tokens, low if casts else 4, norm, kind)
     copies, block_copies = _copies(w, settings, casts, skipped)
     outer = head + tokens * (bottom * (4 * w.hidden * w.encoder + dropped) + 24) + 8 * w.head_size * length
     back = max(tokens * max(2 * low * w.intermediate + 4 * w.hidden, 2 * scores), _norm_of_weights(w, settings))
@@ -114,7 +114,7 @@ def _norms(w: Weights, settings: Settings, norm: int) -> int:
     return kept + 8 * (w.heads + w.key_value_heads) * w.head_size * w.query_norms
 
 
-def _read(w: Weights, settings: Settings, casts: bool, low: int, device: str) -> int:
+def _read(w: Weights, settings: Settings, low: int, kind: str, device: str) -> int:
     """Bytes a token that a block keeps of what its matrices read, beside the outputs of attention and MLP.
 
     With adapters: what these read, each for itself where it is cast or dropped out, and what they make of it. The MLP's
@@ -123,12 +123,14 @@ def _read(w: Weights, settings: Settings, casts: bool, low: int, device: str) ->
     lora = settings.lora
     if lora.rank is None:
         readers = (1 if w.fused_attention else 3) + (1 if w.fused_gate or not w.gated else 2)
-        return readers * low * w.hidden if casts else 2 * 4 * w.hidden
+        return readers * low * w.hidden if low < 4 and kind != "zero3" else 2 * 4 * w.hidden
     inside = {name: shape for name, shape in targets(w, settings).items() if name.startswith(w.blocks[0])}
     rows, columns = (sum(shape[side] for shape in inside.values()) for side in (0, 1))
     kept = low * lora.rank * len(inside) + (2 * low * rows if lora.dora else 0)
     if lora.dropout:
         kept += (4 if device == "cpu" else 1) * columns
+    if kind == "zero3" and (low < 4 or lora.dropout):  # what frozen matrices read too; adapters are given fp32
+        return kept + 4 * columns + low * 2 * w.hidden
     product = 0 if w.activation == "relu" else w.intermediate  # relu keeps what it makes for itself
     if low < 4 or lora.dropout:
         return kept + low * (columns - product)
@@ -154,13 +156,13 @@ def _attention(w: Weights, settings: Settings, length: int, low: int, device: st
     return 4 * w.heads + mask + 4 * low * query, 0
 
 
-def _head(w: Weights, settings: Settings, tokens: int, low: int, norm: int) -> tuple[int, int, int]:
+def _head(w: Weights, settings: Settings, tokens: int, low: int, norm: int, kind: str) -> tuple[int, int, int]:
     """Bytes that the head keeps, that the loss keeps, and that the loss takes for a moment."""
     frozen = settings.lora.rank is not None  # but for a head that is new
     last_norm = 0 if w.encoder else norm * w.hidden * (2 if w.rms and not frozen else 1)
     if settings.task == "sequence-classification":
         return tokens * (last_norm + low * w.hidden), 0, 0
-    head = tokens * (last_norm + (0 if frozen else low * w.hidden))
+    head = tokens * (last_norm + (0 if frozen and kind != "zero3" else low * w.hidden))
     if settings.task == "masked-lm":
         head += tokens * (2 * low + 4) * w.hidden
     logits = 4 * tokens * w.vocabulary
