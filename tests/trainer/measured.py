@@ -76,8 +76,9 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
         saved.append(weakref.ref(tensor))  # weak: a graph that leads to no loss is gone before the backward pass
         return tensor
 
-    gc.collect()
     owned = live()
+    # Held, so that what another thread frees meanwhile leaves its address to nothing that is kept.
+    older = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
     with parallel.accumulating(True):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss, _ = parallel.forward(batch)
@@ -87,7 +88,7 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
             for key, tensor in kept.items()
             if key not in owned and not is_weight(tensor)
         )
-        del kept
+        del kept, older
         parallel.backward(loss)
     del loss, _
     gc.collect()
