@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import traceback
+import weakref
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
+from distrain_trainer import activations as formula
 from distrain_trainer.__main__ import quieten_libraries
 from distrain_trainer.data.loader import IGNORED
 from distrain_trainer.loss import SummedLoss
@@ -68,20 +70,25 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
     micro_batch(True)
     parallel.step(1e-3)
 
-    kept: dict[int, tuple[torch.UntypedStorage, torch.Tensor]] = {}
+    saved: list[weakref.ref[torch.Tensor]] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage(), tensor
+        saved.append(weakref.ref(tensor))  # weak: a graph that leads to no loss is gone before the backward pass
         return tensor
 
     owned = live()
+    # Held, so that what another thread frees meanwhile leaves its address to nothing that is kept.
+    older = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
     with parallel.accumulating(True):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss, _ = parallel.forward(batch)
+        kept = {t.untyped_storage().data_ptr(): t for t in (tensor() for tensor in saved) if t is not None}
         activations = sum(
-            storage.nbytes() for key, (storage, tensor) in kept.items() if key not in owned and not is_weight(tensor)
+            tensor.untyped_storage().nbytes()
+            for key, tensor in kept.items()
+            if key not in owned and not is_weight(tensor)
         )
-        kept.clear()
+        del kept, older
         parallel.backward(loss)
     del loss, _
     gc.collect()
@@ -116,6 +123,10 @@ def run_case(case: dict[str, Any], world: int) -> dict[str, int]:
     empty["labels"].fill_(IGNORED)
     freeze_unreached(module, empty)
     parallel = parallelize(settings, Accelerator(cpu=True), module, world)
+    if settings.model.chunked_loss:
+        formula.CHUNK_BYTES = case["chunk_bytes"]
+        assert isinstance(settings.batch.tokens, int)
+        module.chunks = formula.chunks_for(True, settings.batch.tokens, read_model(settings).vocabulary)
     assert settings.data.max_length is not None
     batch = batch_of(settings, case["rows"], settings.data.max_length)
     return measure(parallel, batch, before)

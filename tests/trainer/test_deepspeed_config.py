@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as draw
 
+from distrain_trainer.cli import show_deepspeed
 from distrain_trainer.configuration import read_settings
 from distrain_trainer.deepspeed_config import (
     apply,
@@ -611,3 +612,13 @@ def test_validate_shows_what_deepspeed_is_given(run_command, bert: Path, tmp_pat
     assert config["train_batch_size"] == 2 and config["zero_optimization"]["overlap_comm"] is True
     assert 400 * 32 < config["zero_optimization"]["reduce_bucket_size"] < 100_000
     assert "aio.block_size" in done.stderr and "has no effect" in done.stderr
+
+
+def test_validate_counts_what_is_trained(bert: Path, capsys: pytest.CaptureFixture[str]):
+    """As the run does: an adapter's matrices of rank 4, and the head, which is new."""
+    flags = {"model.name": str(bert), "strategy.kind": "zero2", "lora.rank": "4"}
+    show_deepspeed(read_settings(None, flags, {}), 2)
+    comment = "\n".join(line[2:] for line in capsys.readouterr().out.splitlines())
+    config = json.loads(comment[comment.index("{") :])
+    adapter, pooler, classifier = 2 * 4 * (4 * (32 + 32) + 2 * (32 + 64)), 32 * 33, 2 * 33
+    assert config["zero_optimization"]["reduce_bucket_size"] == adapter + pooler + classifier

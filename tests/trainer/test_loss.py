@@ -12,10 +12,10 @@ from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
+from distrain_trainer.activations import CHUNK_BYTES, WHOLE_BYTES, chunks_for
 from distrain_trainer.data.loader import IGNORED, Collator
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.loss import SummedLoss
-from distrain_trainer.memory import CHUNK_BYTES, WHOLE_BYTES, chunks_for
 from distrain_trainer.probes import choose_loss, probe
 from distrain_trainer.settings import Settings
 

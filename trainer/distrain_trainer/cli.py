@@ -161,18 +161,17 @@ def validate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 def show_deepspeed(settings: Settings, processes: int | None) -> None:
     """Prints what DeepSpeed will be given, as a comment to the settings, and what a user's file has said in vain.
 
-    Bucket sizes follow from the model, which is looked at without its weights.
+    Bucket sizes follow from the model, of whose files the headers are read.
     """
-    from distrain_trainer.__main__ import quieten_libraries
     from distrain_trainer.deepspeed_config import apply, generated, merged, read_user_config
+    from distrain_trainer.memory import held
+    from distrain_trainer.memory_plan import read_model
     from distrain_trainer.node import this_node
-
-    quieten_libraries()
-    from distrain_trainer.model import sizes_from_config
 
     node = this_node(processes)
     world = node.count * node.processes
-    config = generated(settings, world, *sizes_from_config(settings))
+    sizes = held(read_model(settings), settings)
+    config = generated(settings, world, sizes.trained, sizes.largest)
     print(f"# What DeepSpeed is given on {world} process{'es' * (world > 1)}:")
     print(textwrap.indent(json.dumps(merged(config, apply(settings)[1]), indent=2), "# "))
     for note in read_user_config(settings.strategy.config).notes if settings.strategy.config else ():

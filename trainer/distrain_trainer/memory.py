@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
+from distrain_trainer.activations import SIZES, activations, targets
 from distrain_trainer.settings import Kind, Settings
 from distrain_trainer.weights import Shapes, Weights, elements
 
 KINDS = get_args(Kind)
-SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of an element."""
 
 BUCKET = 200_000_000
 """Elements of a bucket that no parameter makes larger: 0.8 GB in fp32."""
@@ -21,12 +20,6 @@ PREFETCH = 50_000_000
 """Elements that zero3 fetches ahead of their use, at most."""
 PERSISTENT = 100_000
 """Elements of a parameter that zero3 leaves whole, at most; or a 128th of the largest parameter, if that is less."""
-
-SAVED_BY_ACTIVATION = {"relu": 1, "quick_gelu": 3, "gelu_new": 5, "gelu_fast": 8}
-"""Tensors as wide as the MLP that its activation and what follows keep; 2 where one kernel computes it: its input and
-its output."""
-WHOLE_BYTES, CHUNK_BYTES = 2**30, 2**28
-"""Bytes of a micro-batch's fp32 logits beyond which they are computed in chunks, and of a chunk at most."""
 
 ROUND, MOST_TOKENS, USED = 256, 65_536, 0.9
 """`batch.tokens: auto` is a multiple of the first and at most the second; the third is the fraction of a device's
@@ -51,17 +44,6 @@ def prefetch_elements(bucket: int) -> int:
 def persistent_elements(largest: int) -> int:
     """Elements of a parameter up to which zero3 leaves it whole on every process."""
     return min(largest // 128, PERSISTENT)
-
-
-def chunks_for(wanted: bool | None, tokens: int, vocabulary: int) -> int:
-    """In how many chunks the logits of a micro-batch are computed; 0: whole.
-
-    wanted: `model.chunked_loss`. tokens: `batch.tokens`.
-    """
-    size = 4 * tokens * vocabulary
-    if wanted is None:
-        wanted = size > WHOLE_BYTES
-    return math.ceil(size / CHUNK_BYTES) if wanted else 0
 
 
 @dataclass(frozen=True)
@@ -132,15 +114,6 @@ def adapter(weights: Weights, settings: Settings) -> Shapes:
     return shapes
 
 
-def targets(weights: Weights, settings: Settings) -> Shapes:
-    """The matrices that get an adapter."""
-    wanted = settings.lora.target_modules
-    linear = {name: shape for name, shape in weights.linear().items() if name not in weights.new}
-    if "all-linear" in wanted:
-        return linear
-    return {name: shape for name, shape in linear.items() if name.split(".")[-2] in wanted}
-
-
 def base_bytes(frozen: Shapes, weights: Weights, settings: Settings) -> int:
     """Bytes of a frozen base model: of its type, or quantized within its blocks."""
     size = SIZES[settings.model.dtype or settings.precision]
@@ -165,114 +138,6 @@ def optimizer_bytes(settings: Settings) -> float:
     return 4 if settings.optimizer.momentum else 0
 
 
-@dataclass(frozen=True)
-class Activations:
-    """Bytes of one micro-batch. kept: from the forward to the backward pass. layer: of one block, and again where it
-    is recomputed. loss, passing: what the loss keeps, and what it takes for a moment. back: what the backward pass of
-    one block takes for a moment."""
-
-    kept: int
-    layer: int
-    loss: int
-    passing: int
-    back: int
-
-
-def activations(weights: Weights, settings: Settings, tokens: int, kind: str, device: str = "cuda") -> Activations:
-    """The memory of a micro-batch of `tokens` padded tokens whose rows are as long as they may be.
-
-    device: cuda or cpu, which keep dropout and attention in other ways. zero3 multiplies with a function of its own,
-    which keeps what it was given and no 16-bit copy.
-    """
-    w, low = weights, SIZES[settings.precision]
-    noise = _noise(low, device)
-    casts = settings.precision != "fp32" and kind != "zero3"
-    length = longest(weights, settings, tokens)
-    attention, scores = _attention(w, settings, length, low, device)
-    mlp = (SAVED_BY_ACTIVATION.get(w.activation, 2) + 2 * w.gated) * low * w.intermediate
-    dropped = noise * w.hidden if w.dropout else 0
-    layer = tokens * (
-        _norms(w, settings, casts, low) + attention + mlp + 2 * dropped + _adapters(w, settings, low, noise)
-    )
-
-    head, loss, passing = _head(w, settings, tokens, low if casts else 4)
-    copies, block_copies = _copies(w, settings) if casts else (0, 0)
-    outer = head + tokens * (4 * w.hidden * w.encoder + dropped + 24) + 8 * w.head_size * length
-    back = tokens * max(2 * low * w.intermediate + 4 * w.hidden, 2 * scores)
-    if settings.model.gradient_checkpointing:
-        kept = outer + loss + w.layers * 4 * w.hidden * tokens + copies - w.layers * block_copies
-        return Activations(kept, layer + block_copies, loss, passing, back)
-    return Activations(outer + loss + w.layers * layer + copies, 0, loss, passing, back)
-
-
-def _noise(low: int, device: str) -> int:
-    """Bytes of an element of a dropout mask."""
-    return low if device == "cpu" else 1
-
-
-def _norms(w: Weights, settings: Settings, casts: bool, low: int) -> int:
-    """Bytes a token that a block's norms keep, and the matrices that read what they give."""
-    frozen = settings.lora.rank is not None  # then RMSNorm keeps no normalized input
-    norms = w.norms * (4 * w.hidden * (2 if w.rms and not frozen else 1) + 8)
-    norms += 8 * (w.heads + w.key_value_heads) * w.head_size * w.query_norms
-    readers = (1 if w.fused_attention else 3) + (1 if w.fused_gate or not w.gated else 2)
-    return norms + (readers * low * w.hidden if casts else 2 * 4 * w.hidden)
-
-
-def _attention(w: Weights, settings: Settings, length: int, low: int, device: str) -> tuple[int, int]:
-    """Bytes a token that a block's attention keeps, and those of its scores where they are whole."""
-    query, scores = w.heads * w.head_size, w.heads * length
-    attention = settings.model.attention or "sdpa"
-    if attention == "eager":
-        kept = (4 + (low if low < 4 else 0)) * scores
-        kept += (_noise(low, device) + (0 if low < 4 else low)) * scores if w.attention_dropout else 0
-        return kept + 4 * low * query, low * scores
-    if (
-        attention == "sdpa" and w.attention_dropout and device == "cpu"
-    ):  # a CPU has no kernel for it: whole scores, in fp32
-        return 3 * 4 * scores + (3 * 4 + low) * query, 4 * scores
-    mask = low * length if attention == "sdpa" and not settings.batch.packing else 0
-    return 4 * w.heads + mask + 4 * low * query, 0
-
-
-def _adapters(w: Weights, settings: Settings, low: int, noise: int) -> int:
-    """Bytes a token that the adapters of a block keep beside what their matrices read."""
-    rank = settings.lora.rank
-    if rank is None:
-        return 0
-    columns = [shape[1] for name, shape in targets(w, settings).items() if name.startswith(w.blocks[0])]
-    return low * rank * len(columns) + ((low + noise) * sum(columns) if settings.lora.dropout else 0)
-
-
-def longest(weights: Weights, settings: Settings, tokens: int) -> int:
-    """Tokens of the longest row of a micro-batch."""
-    return settings.data.max_length or min(weights.positions or tokens, tokens)
-
-
-def _head(w: Weights, settings: Settings, tokens: int, low: int) -> tuple[int, int, int]:
-    """Bytes that the head keeps, that the loss keeps, and that the loss takes for a moment."""
-    last_norm = 0 if w.encoder else 4 * w.hidden * (2 if w.rms else 1)
-    if settings.task == "sequence-classification":
-        return tokens * (last_norm + low * w.hidden), 0, 0
-    head = tokens * (last_norm + low * w.hidden)
-    if settings.task == "masked-lm":
-        head += tokens * (2 * low + 4) * w.hidden
-    logits = 4 * tokens * w.vocabulary
-    if settings.task != "masked-lm" and chunks_for(settings.model.chunked_loss, tokens, w.vocabulary):
-        return head + low * tokens * w.hidden, 0, 3 * min(CHUNK_BYTES, logits)
-    return head, logits, max(2 * logits, logits + 4 * w.vocabulary * w.hidden)
-
-
-def _copies(w: Weights, settings: Settings) -> tuple[int, int]:
-    """Bytes of the 16-bit copies that autocast makes of fp32 matrices: of all, and of those in one block."""
-    if settings.lora.rank is not None and (settings.model.dtype or settings.precision) != "fp32":
-        return 0, 0
-    linear = w.linear()
-    inside = elements({name: shape for name, shape in linear.items() if name.startswith(w.blocks)})
-    output = 0 if settings.task == "sequence-classification" else w.vocabulary * w.hidden
-    return 2 * (elements(linear) + output), 2 * inside // max(len(w.blocks), 1)
-
-
 def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: int, device: str = "cuda") -> Bytes:
     """Bytes a GPU under a strategy. world: processes. tokens: padded tokens of a micro-batch."""
     h, a = held(weights, settings), activations(weights, settings, tokens, kind, device)
@@ -294,8 +159,8 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
     elif kind == "zero3":
         parameters = 4 * shard + _share(h.frozen_bytes, world) + 4 * h.whole
         gradients, optimizer, step = 4 * shard, (4 + state) * shard, 0
-        live = 4 * min(h.trained, 2 * bucket // 4 + prefetch_elements(bucket // 4))
-        live += min(h.frozen_bytes, 2 * bucket)
+        own = bucket_elements(h.trained, h.largest)
+        live = 4 * min(h.trained, 2 * own + prefetch_elements(own)) + min(h.frozen_bytes, 8 * own)
         buckets = bucket + live
         end = bucket + bucket // world
         if offload_optimizer:
@@ -322,9 +187,14 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
 
 
 def bucket_bytes(weights: Weights, settings: Settings) -> int:
-    """Bytes of DeepSpeed's bucket."""
-    h = held(weights, settings)
-    return 4 * bucket_elements(h.trained, h.largest)
+    """Bytes of DeepSpeed's bucket: of the size that `strategy.config` passes on, or else of distrain's own."""
+    h, wanted = held(weights, settings), None
+    if settings.strategy.config is not None:
+        from distrain_trainer.deepspeed_config import read_user_config
+
+        extra = read_user_config(settings.strategy.config).extra
+        wanted = extra.get("zero_optimization", {}).get("reduce_bucket_size")
+    return 4 * int(wanted or bucket_elements(h.trained, h.largest))
 
 
 def _share(whole: int, world: int) -> int:

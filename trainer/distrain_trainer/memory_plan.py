@@ -4,8 +4,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from distrain_trainer.activations import longest
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.memory import KINDS, USED, Bytes, auto_tokens, fits, held, longest, plan
+from distrain_trainer.memory import KINDS, USED, Bytes, auto_tokens, fits, held, plan
 from distrain_trainer.settings import Settings, changed
 from distrain_trainer.weights import Weights, local_model, read_folder, weights_of
 

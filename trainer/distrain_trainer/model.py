@@ -50,15 +50,6 @@ def resolve(model: names.Model) -> tuple[str, str | None]:
     return model.name, getattr(config, "_commit_hash", None) or model.revision
 
 
-def sizes_from_config(settings: names.Settings) -> tuple[int, int]:
-    """Elements of all parameters and of the largest one, from the model's configuration alone (two labels)."""
-    name, revision = resolve(settings.model)
-    with torch.device("meta"):
-        model = MODEL_CLASSES[settings.task].from_config(load_config(name, revision))
-    sizes = [parameter.numel() for parameter in model.parameters()]
-    return sum(sizes), max(sizes)
-
-
 def load_config(name: str, revision: str | None, **changes: Any) -> Any:
     """The model's configuration; what the Hub answers is told apart in one sentence (64)."""
     try:

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from distrain_trainer import processes
+from distrain_trainer.activations import CHUNK_BYTES, chunks_for
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.packing import Packing
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.loss import SummedLoss, transformer
-from distrain_trainer.memory import CHUNK_BYTES, chunks_for
 from distrain_trainer.settings import Settings
 
 LONGEST = 64

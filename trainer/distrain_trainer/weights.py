@@ -28,6 +28,8 @@ ENCODERS = ("bert", "electra", "mpnet", "ernie", "longformer", "big_bird", "rofo
 
 CLASSIFIERS = ("score", "classifier", "pre_classifier")
 """Modules of a classification head."""
+FOLLOWING = {*CLASSIFIERS, "lm_head", "pooler", "cls", "head", "norm", "ln_f", "final_norm", "final_layer_norm"}
+"""Modules that come after the blocks."""
 OTHER_HEADS = (*CLASSIFIERS, "qa_outputs", "seq_relationship", "discriminator_predictions")
 """Modules of heads for other tasks than language modelling."""
 
@@ -168,6 +170,11 @@ class Weights:
             if len(shape) == 2 and not _is_embedding(name) and self.vocabulary not in shape and "score" not in name
         }
 
+    def follows(self, name: str) -> bool:
+        """Whether a parameter is in a block or known to come after them."""
+        parts = {"lm_head"} if name in self.new else set(name.split("."))
+        return name.startswith(self.blocks) or not (_is_embedding(name) or FOLLOWING.isdisjoint(parts))
+
     def frozen(self, patterns: list[str] | None) -> set[str]:
         """Names that match one of the patterns of `model.freeze`."""
         return {
@@ -188,7 +195,7 @@ def weights_of(config: Mapping[str, Any], shapes: Shapes, task: str) -> Weights:
 
     Raises SettingsError where they do not say enough.
     """
-    if "quantization_config" in config:
+    if config.get("quantization_config") is not None:
         raise SettingsError("the model is quantized already; name the one that it was made from")
     text = config.get("text_config") or config
     model_type = str(text.get("model_type") or config.get("model_type") or "")
@@ -204,8 +211,8 @@ def weights_of(config: Mapping[str, Any], shapes: Shapes, task: str) -> Weights:
     tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", True)))
     parameters, bare = _for_task(shapes, blocks, text, task, encoder, hidden, vocabulary, tied)
     gate_up = any("gate_up_proj" in name or re.search(r"mlp\.Wi\.", name) for name in first)
-    experts = int(text.get("num_experts_per_tok") or 1)
-    intermediate = text.get("moe_intermediate_size") if experts > 1 else None
+    experts = _whole(text, "num_experts_per_tok", default=1, least=0) or 1
+    widths = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim")
     return Weights(
         parameters=parameters,
         new=frozenset(parameters.keys() - shapes.keys()),
@@ -219,10 +226,9 @@ def weights_of(config: Mapping[str, Any], shapes: Shapes, task: str) -> Weights:
         heads=heads,
         key_value_heads=1 if text.get("multi_query") else _whole(text, "num_key_value_heads", default=heads),
         head_size=_whole(text, "head_dim", default=hidden // heads),
-        intermediate=experts
-        * (intermediate or _whole(text, "intermediate_size", "n_inner", "ffn_dim", "hidden_dim", default=4 * hidden)),
+        intermediate=experts * _whole(text, *("moe_intermediate_size",) * (experts > 1), *widths, default=4 * hidden),
         vocabulary=vocabulary,
-        positions=_whole(text, "max_position_embeddings", "n_positions", "n_ctx", default=0) or None,
+        positions=_whole(text, "max_position_embeddings", "n_positions", "n_ctx", default=0, least=0) or None,
         activation=str(_any(text, "hidden_act", "activation_function", "hidden_activation", "activation") or "gelu"),
         norms=len(norms) or 2,
         rms=not any(_is_norm(name) and name.endswith(("bias", "beta")) for name in first),
@@ -230,8 +236,8 @@ def weights_of(config: Mapping[str, Any], shapes: Shapes, task: str) -> Weights:
         fused_attention=any(re.search(r"c_attn|qkv|query_key_value|W_pack", name) for name in first),
         fused_gate=gate_up,
         query_norms=any("q_norm" in name for name in first),
-        dropout=float(_any(text, "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout") or 0),
-        attention_dropout=float(_any(text, "attention_probs_dropout_prob", "attn_pdrop", "attention_dropout") or 0),
+        dropout=_fraction(text, "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout"),
+        attention_dropout=_fraction(text, "attention_probs_dropout_prob", "attn_pdrop", "attention_dropout"),
     )
 
 
@@ -239,11 +245,29 @@ def _any(config: Mapping[str, Any], *names: str) -> Any:
     return next((config[name] for name in names if config.get(name) is not None), None)
 
 
-def _whole(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
-    value = _any(config, *names)
-    if value is None and default is None:
+def _whole(config: Mapping[str, Any], *names: str, default: int | None = None, least: int = 1) -> int:
+    """A size; where there is one for each layer, the largest."""
+    number = _largest(config, names, least)
+    if number is None and default is None:
         raise SettingsError(f"config.json has no {names[0]}; the memory of this kind of model cannot be planned")
-    return int(default if value is None else value)  # type: ignore[arg-type]
+    return int(default if number is None else number)  # type: ignore[arg-type]
+
+
+def _fraction(config: Mapping[str, Any], *names: str) -> float:
+    return float(_largest(config, names, 0) or 0)
+
+
+def _largest(config: Mapping[str, Any], names: tuple[str, ...], least: int) -> float | None:
+    name = next((name for name in names if config.get(name) is not None), None)
+    if name is None:
+        return None
+    numbers = [one for one in (config[name] if isinstance(config[name], list) else [config[name]]) if one is not None]
+    if not numbers or not all(isinstance(one, int | float) for one in numbers) or max(numbers) < least:
+        raise SettingsError(
+            f"{name} is {config[name]!r} in config.json, not a number of {least} or more; the memory of this model "
+            "cannot be planned"
+        )
+    return max(numbers)
 
 
 def _blocks(shapes: Shapes) -> tuple[str, ...]:
@@ -288,7 +312,7 @@ def _for_task(
     inside = {name: shape for name, shape in shapes.items() if bare or name.startswith(base)}
     head = {name: shape for name, shape in shapes.items() if name not in inside}
     if task == "sequence-classification":
-        labels = len(config.get("id2label") or ()) or int(config.get("num_labels") or 2)
+        labels = len(config.get("id2label") or ()) or _whole(config, "num_labels", default=2)
         classifier = {name: shape for name, shape in head.items() if not set(CLASSIFIERS).isdisjoint(name.split("."))}
         if classifier:
             return inside | classifier, bare

@@ -1,0 +1,68 @@
+"""What measured.py measures: models, tasks and settings, and under which strategies."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distrain_trainer.memory import KINDS
+
+CHUNK_BYTES = 200_000
+"""Of a chunk of logits: a quarter of what the small models make."""
+LOWER = ["*embed_tokens*", "*layers.0.*", "*layers.1.*"]
+
+
+LORA, CHECKPOINTED = {"lora": {"rank": 4}}, {"gradient_checkpointing": True}
+CASES: tuple[tuple[str, str, str, dict[str, Any], tuple[str, ...]], ...] = (
+    ("llama", "causal-lm", "", {"precision": "bf16"}, KINDS),
+    ("bert", "sequence-classification", "", {}, KINDS),
+    ("gpt2", "causal-lm", "SGD", {"optimizer": {"name": "sgd", "momentum": 0.9}}, ("single", "ddp")),
+    ("llama", "causal-lm", "packed", {"precision": "bf16", "length": 256, "batch": {"packing": True}}, ("ddp",)),
+    ("llama", "causal-lm", "DoRA", {"lora": {"rank": 4, "dora": True}}, ("single",)),
+    ("llama", "causal-lm", "adapter", {"precision": "bf16"} | LORA, ("zero2", "zero3", "fsdp")),
+    ("bert", "masked-lm", "", {"precision": "bf16"}, ("single",)),
+    ("gpt2", "causal-lm", "eager attention", {"precision": "bf16", "model": {"attention": "eager"}}, ("single",)),
+    ("llama", "causal-lm", "checkpointed", {"model": CHECKPOINTED}, ("single",)),
+    ("qwen3", "sequence-classification", "", {}, ("single",)),
+    ("gemma3", "causal-lm", "", {"precision": "bf16"}, ("single",)),
+    ("sample", "sequence-classification", "", {"rows": 2}, ("single",)),
+    ("llama", "causal-lm", "packed, rows of 512", {"length": 512, "batch": {"packing": True}}, ("single",)),
+    ("llama", "causal-lm", "chunked loss", {"precision": "bf16", "model": {"chunked_loss": True}}, ("single",)),
+    ("llama", "causal-lm", "lower blocks frozen", {"model": {"freeze": LOWER}}, ("single", "fsdp")),
+    ("bert", "sequence-classification", "adapter", LORA, ("single",)),
+    ("gpt2", "causal-lm", "DoRA", {"precision": "bf16", "lora": {"rank": 4, "dora": True}}, ("single",)),
+    (
+        "llama",
+        "causal-lm",
+        "DoRA with dropout",
+        {"precision": "bf16", "lora": {"rank": 4, "dora": True, "dropout": 0.1}},
+        ("single",),
+    ),
+    ("llama", "causal-lm", "4 bits", {"precision": "bf16", "quantization": {"bits": 4}} | LORA, ("single",)),
+    (
+        "llama",
+        "causal-lm",
+        "4 bits, checkpointed",
+        {"precision": "bf16", "quantization": {"bits": 4}, "model": CHECKPOINTED} | LORA,
+        ("single",),
+    ),
+)
+"""Model, task, what is special, settings (and rows, 8, and their length, 64), strategies."""
+
+
+def measured_cases(models: dict[str, Path], kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """The cases of some strategies, as measured.py takes them."""
+    found = []
+    for kind in kinds:
+        for model, task, special, settings, where in CASES:
+            if kind in where:
+                rows, length = settings.get("rows", 8), settings.get("length", 64)
+                sections = {name: value for name, value in settings.items() if name not in ("rows", "length")}
+                sections["model"] = {"name": str(models.get(model, model))} | settings.get("model", {})
+                sections["batch"] = {"tokens": rows * length} | settings.get("batch", {})
+                sections |= {"task": task, "data": {"max_length": length}, "strategy": {"kind": kind}}
+                what = ", ".join([model, task, settings.get("precision", "fp32"), *([special] if special else [])])
+                world = 1 if kind == "single" else 2
+                found.append(
+                    {"world": world, "rows": rows, "chunk_bytes": CHUNK_BYTES, "what": what, "settings": sections}
+                )
+    return found
