@@ -143,7 +143,7 @@ def _lead(job: Job, store: Any, requests: Requests) -> Verdict:
         verdict = Verdict(error.exit_code, str(error), again=isinstance(error, Stopped))
         host.close(verdict)
         return verdict
-    go = host.start(begun.attempt, begun.token, resume)
+    go, failure = host.start(begun.attempt, begun.token, resume), ""
     with _workers(job, go.attempt, go.port, go.resume, requests) as workers:
         told = False
         while True:
@@ -154,11 +154,12 @@ def _lead(job: Job, store: Any, requests: Requests) -> Verdict:
                 verdict = Verdict(0, "finished", again=False)
                 break
             if cause := host.cause():
-                verdict = _judge(*cause, job.node, host.title(cause[0]))
+                verdict, failure = _judge(*cause, job.node, host.title(cause[0])), cause[1].sentence
                 break
             time.sleep(TICK)
     if verdict.code != 0:
-        end_attempt(job.folder, None if verdict.code == Stopped.exit_code else verdict.sentence)
+        # Without the machine's name: the same failure may follow the run to another.
+        end_attempt(job.folder, None if verdict.code == Stopped.exit_code else failure)
     host.close(verdict)
     return verdict
 
