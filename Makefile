@@ -39,7 +39,7 @@ test: .venv/ready ## Run the tests
 	@.venv/bin/python -m pytest -q -n 3 --dist loadfile --durations=10
 
 .PHONY: test-matrix
-test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die (10 minutes)
+test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die (15 minutes)
 	@.venv/bin/python -m pytest -q -m matrix --durations=10 tests/trainer
 
 .PHONY: helm
