@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "distrain"
-CACHE = Path(os.environ.get("DISTRAIN_CACHE") or Path.home() / ".cache" / "distrain-kind")
+CACHE = Path(os.environ.get("KIND_CACHE") or Path.home() / ".cache" / "distrain-kind")
 HELM = shutil.which("helm") or shutil.which("helm", path=CACHE / "bin")
 
 needs_helm = pytest.mark.skipif(

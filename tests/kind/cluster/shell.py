@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-CACHE = Path(os.environ.get("DISTRAIN_CACHE") or Path.home() / ".cache/distrain-kind")
+CACHE = Path(os.environ.get("KIND_CACHE") or Path.home() / ".cache/distrain-kind")
 BIN = CACHE / "bin"
 LAST_FAILURE = CACHE / "last-failure.log"
 SHOWN_LINES = 15
