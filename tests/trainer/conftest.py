@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ import torch
 
 import tiny
 import warm
-
-COMMAND = [sys.executable, "-m", "distrain_trainer.cli"]
 
 
 @pytest.fixture(scope="session", autouse=True)

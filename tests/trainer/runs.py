@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +11,15 @@ from pathlib import Path
 from safetensors import safe_open
 
 import warm
-from conftest import COMMAND
 
+COMMAND = [sys.executable, "-m", "distrain_trainer.cli"]
 NO_PROGRESS = 60.0
 """Seconds without any change in the run's folder after which a test gives up."""
 
 
 def train(bert: Path, texts: Path, output: Path, processes: int, *more: str) -> list[str]:
+    """The arguments of a run."""
     return [
-        *COMMAND,
         "train",
         *("--model.name", str(bert), "--data.files", str(texts), "--data.evaluation_fraction", "0.15"),
         *("--batch.tokens", "256", "--batch.micro_batches", "4", "--optimizer.learning_rate", "1e-3"),
@@ -43,9 +44,9 @@ def digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def finish(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, which has to be a good one."""
-    done = warm.run(command[len(COMMAND) :], ".", os.environ, "", timeout=150)
+def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs `distrain ARGUMENTS` to its end, which has to be a good one."""
+    done = warm.run(arguments, ".", os.environ, "", timeout=150)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -53,10 +54,10 @@ def finish(command: list[str]) -> subprocess.CompletedProcess[str]:
 class Victim:
     """A run in the background that is going to be killed."""
 
-    def __init__(self, command: list[str], output: Path, environment: Mapping[str, str] | None = None):
+    def __init__(self, arguments: list[str], output: Path, environment: Mapping[str, str] | None = None):
         self.output = output
         self.process = subprocess.Popen(
-            command,
+            [*COMMAND, *arguments],
             env=os.environ | dict(environment or {}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -281,7 +281,11 @@ def test_the_bucket_is_the_one_that_the_users_file_names(models: dict[str, Path]
     own = settings_of(models["llama"], "causal-lm", strategy={"kind": "zero2"})
     weights = read_model(own)
     users = changed(own, {"strategy.config": str(file)})
-    assert memory.bucket_bytes(weights, users) == 4 * 500_000_000 > memory.bucket_bytes(weights, own)
+    assert (
+        memory.bucket_bytes(memory.held(weights, users), users)
+        == 4 * 500_000_000
+        > memory.bucket_bytes(memory.held(weights, own), own)
+    )
     assert plan(weights, users, "zero2", 2, 512).buckets == 2_000_000_000
 
 
@@ -323,7 +327,7 @@ def test_the_plan_is_near_what_is_taken(
         settings = Settings.model_validate(case["settings"])
         kind, weights = settings.strategy.kind or "", read_model(settings)
         planned = plan(weights, settings, kind, case["world"], settings.batch.tokens, device="cpu")
-        lasting = memory.bucket_bytes(weights, settings) if kind == "zero3" else 0
+        lasting = memory.bucket_bytes(memory.held(weights, settings), settings) if kind == "zero3" else 0
         state = planned.parameters + planned.gradients + planned.optimizer + lasting
         state, kept, peak = (
             bytes_planned / measured[figure] - 1

@@ -45,8 +45,8 @@ class Cluster:
             "OMP_NUM_THREADS": "1",
             "RUN_NODE_NAME": f"machine-{index}",
         }
-        command = train(self.bert, self.texts, self.output, 1, *STEPS, *more)
-        return Victim(command, self.output, environment)
+        arguments = train(self.bert, self.texts, self.output, 1, *STEPS, *more)
+        return Victim(arguments, self.output, environment)
 
 
 @pytest.fixture(scope="module")

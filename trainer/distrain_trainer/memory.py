@@ -144,7 +144,7 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
     offload_optimizer, offload_parameters = settings.strategy.offload_optimizer, settings.strategy.offload_parameters
     shard = _share(h.trained, world)
     state = optimizer_bytes(settings)
-    bucket, buckets, host = bucket_bytes(weights, settings), 0, 0
+    bucket, buckets, host = bucket_bytes(h, settings), 0, 0
     end = 4 * h.largest
     if kind in ("single", "ddp"):
         parameters, gradients, optimizer = 4 * h.trained + h.frozen_bytes, 4 * h.trained, state * h.trained
@@ -186,9 +186,9 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
     )
 
 
-def bucket_bytes(weights: Weights, settings: Settings) -> int:
+def bucket_bytes(h: Held, settings: Settings) -> int:
     """Bytes of DeepSpeed's bucket: of the size that `strategy.config` passes on, or else of distrain's own."""
-    h, wanted = held(weights, settings), None
+    wanted = None
     if settings.strategy.config is not None:
         from distrain_trainer.deepspeed_config import read_user_config
 

@@ -192,11 +192,11 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     # A library of shared memory that it would compile on a CPU, for a reduction that only inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False)
-    groups = build_optimizer(module, settings.optimizer)  # by the shapes that parameters have before they are cut apart
+    plain = build_optimizer(module, settings.optimizer)  # by the shapes that parameters have before they are cut apart
     if stage == 3:
         for part in widened_parts(module.model):
             deepspeed.zero.Init(module=part, config_dict_or_path=config)
-    engine, optimizer, _, _ = deepspeed.initialize(model=module, optimizer=groups, config=config)
+    engine, optimizer, _, _ = deepspeed.initialize(model=module, optimizer=plain, config=config)
     assert isinstance(engine, DeepSpeedEngine) and engine.zero_optimization_stage() == stage
     assert dist.get_world_size() == world
     flats = optimizer.fp32_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
