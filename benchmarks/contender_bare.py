@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.loader import Collator, StepBatch, StepDataset
-from distrain_trainer.model import sample_model
-from distrain_trainer.numerics import set_up_numerics
-from distrain_trainer.run import plan_of
-from distrain_trainer.settings import Settings
-from distrain_trainer.threads import threads_for
+from distrain_trainer.hardware.numerics import set_up_numerics
+from distrain_trainer.hardware.threads import threads_for
+from distrain_trainer.models.load import sample_model
+from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.reader import read_settings
+from distrain_trainer.training.run import plan_of
 from rows import LABELS, token_rows
 from running import Steps
 

@@ -21,9 +21,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.tokens import Rows
-from distrain_trainer.model import sample_model
+from distrain_trainer.models.load import sample_model
+from distrain_trainer.settings.reader import read_settings
 from rows import token_rows
 from running import Steps
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from contender_bare import BareLoop
-from distrain_trainer import run as trainer
-from distrain_trainer.configuration import read_settings
 from distrain_trainer.data.loader import StepBatch, StepDataset
+from distrain_trainer.settings.reader import read_settings
+from distrain_trainer.training import run as trainer
 from report import COLOURS, axes, command, folders, machine, save, say, spread, table
 from rows import synthetic
 from running import write_settings

@@ -8,8 +8,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from distrain_trainer.data.tokens import Tokenized, prepare
-from distrain_trainer.model import load_config, load_tokenizer, longest_row, resolve
-from distrain_trainer.settings import Settings
+from distrain_trainer.models.load import load_config, load_tokenizer, longest_row, resolve
+from distrain_trainer.settings.model import Settings
 
 ROWS, LABELS = 8000, 12
 

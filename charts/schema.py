@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from distrain_trainer.settings import Settings
+from distrain_trainer.settings.model import Settings
 
 FILE = Path(__file__).parent / "distrain" / "values.schema.json"
 OWNED_BY_THE_CHART = {"output_dir", "run_id", "data.cache"}

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from distrain_trainer.cli import setting_rows
-from distrain_trainer.configuration import variable
-from distrain_trainer.settings import MAY_CHANGE, Settings
+from distrain_trainer.settings.model import MAY_CHANGE, Settings
+from distrain_trainer.settings.reader import variable
 
 HEAD = """# Settings
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distrain_trainer.configuration import read_settings
+from distrain_trainer.settings.reader import read_settings
 from rendering import CHART, document, documents, needs_helm
 
 pytestmark = needs_helm

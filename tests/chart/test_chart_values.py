@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import yaml
 
-from distrain_trainer.configuration import read_settings
+from distrain_trainer.settings.reader import read_settings
 from rendering import CHART, ROOT, helm, needs_helm, rendered, variables
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())

@@ -10,9 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 Cell = dict[str, Any]
 """`settings`: dotted names and values. `resume`: whether a run in its output_dir is continued. `outcome`: a file for
 the sentence that the run ended with, or null; without one a bad end is a failure."""
+
+
+def cell(model: Path, texts: Path, output: Path, **changes: Any) -> Cell:
+    settings = {
+        "model.name": model,
+        "data.files": texts,
+        "data.evaluation_fraction": 0,
+        "batch.tokens": 256,
+        "schedule.kind": "constant",
+        "optimizer.weight_decay": 0.1,
+        "checkpoint.every_minutes": "null",
+        "output_dir": output,
+    }
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return {"settings": {name: str(value) for name, value in (settings | changes).items()}}
 
 
 def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 280) -> None:
@@ -43,9 +59,9 @@ def main() -> None:
     from accelerate.state import AcceleratorState
 
     from distrain_trainer.__main__ import quieten_libraries
-    from distrain_trainer.configuration import read_settings
     from distrain_trainer.errors import DistrainError
-    from distrain_trainer.run import run
+    from distrain_trainer.settings.reader import read_settings
+    from distrain_trainer.training.run import run
 
     quieten_libraries()
     for cell in json.loads(Path(sys.argv[1]).read_text()):

@@ -1,17 +1,15 @@
 """What the tests of whole runs share: a small model, texts of very unequal length, and the command itself."""
 
-import json
 import os
-import random
 import signal
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+import runs
 import tiny
 import warm
 
@@ -59,20 +57,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 labelled texts of 3 to 100 words that a small model can learn to tell apart."""
-    return write_texts(tmp_path_factory.mktemp("texts") / "texts.jsonl", 600)
-
-
-def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
-    draw = random.Random(seed)
-    signs = {"animals": "cat", "films": "story", "numbers": "7"}
-    lines = {"animals": tiny.LINES[:2], "films": tiny.LINES[2:5], "numbers": tiny.LINES[5:]}
-    with path.open("w") as file:
-        for _ in range(rows):
-            label = draw.choice(sorted(signs))
-            filling = draw.choices(" ".join(lines[label]).split(), k=min(int(draw.lognormvariate(2.5, 0.8)) + 1, 98))
-            text = " ".join([signs[label]] * 2 + filling)
-            file.write(json.dumps({"text": text, "label": label}) + "\n")
-    return path
+    return runs.write_texts(tmp_path_factory.mktemp("texts") / "texts.jsonl", 600)
 
 
 @pytest.fixture(scope="session")
@@ -84,16 +69,3 @@ def run_command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpr
         return warm.run([*map(str, arguments)], folder, os.environ, stdin, timeout=170)
 
     return run
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    """All lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(folder: Path) -> dict[int, float]:
-    """Step -> training loss; fails where a step stands twice."""
-    lines = [line for line in metrics(folder) if "loss" in line]
-    found = {line["step"]: line["loss"] for line in lines}
-    assert len(found) == len(lines), "a step stands twice in metrics.jsonl"
-    return found

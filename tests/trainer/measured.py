@@ -22,15 +22,16 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
-from distrain_trainer import activations as formula
 from distrain_trainer.__main__ import quieten_libraries
 from distrain_trainer.data.loader import IGNORED
-from distrain_trainer.loss import SummedLoss
-from distrain_trainer.memory_plan import read_model
-from distrain_trainer.model import load_model
-from distrain_trainer.settings import ZERO, Settings
-from distrain_trainer.strategy import Parallel, freeze_unreached, parallelize
-from distrain_trainer.weights import sample_model
+from distrain_trainer.memory import activations as formula
+from distrain_trainer.memory.advice import read_model
+from distrain_trainer.memory.model_shapes import sample_model
+from distrain_trainer.models.load import load_model
+from distrain_trainer.models.loss import SummedLoss
+from distrain_trainer.parallel.api import Parallel, freeze_unreached, parallelize
+from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.sections import ZERO
 
 Storages = dict[int, int]
 """Address of each storage -> its bytes."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distrain_trainer.memory import KINDS
+from distrain_trainer.memory.estimate import KINDS
 
 CHUNK_BYTES = 200_000
 """Of a chunk of logits: a quarter of what the small models make."""

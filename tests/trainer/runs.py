@@ -1,20 +1,27 @@
 """Whole runs as tests meet them: started, watched, killed, and compared by what they leave."""
 
 import hashlib
+import json
 import os
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
+import tiny
 import warm
 
 COMMAND = [sys.executable, "-m", "distrain_trainer.cli"]
 NO_PROGRESS = 60.0
 """Seconds without any change in the run's folder after which a test gives up."""
+
+FAILING = "/proc/self/mem"
+"""A file whose first byte cannot be read: EIO, as of a network file system that is away."""
 
 
 def train(bert: Path, texts: Path, output: Path, processes: int, *more: str) -> list[str]:
@@ -100,3 +107,29 @@ class Victim:
     def kill(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """All lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Step -> training loss; fails where a step stands twice."""
+    lines = [line for line in metrics(folder) if "loss" in line]
+    found = {line["step"]: line["loss"] for line in lines}
+    assert len(found) == len(lines), "a step stands twice in metrics.jsonl"
+    return found
+
+
+def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
+    draw = random.Random(seed)
+    signs = {"animals": "cat", "films": "story", "numbers": "7"}
+    lines = {"animals": tiny.LINES[:2], "films": tiny.LINES[2:5], "numbers": tiny.LINES[5:]}
+    with path.open("w") as file:
+        for _ in range(rows):
+            label = draw.choice(sorted(signs))
+            filling = draw.choices(" ".join(lines[label]).split(), k=min(int(draw.lognormvariate(2.5, 0.8)) + 1, 98))
+            text = " ".join([signs[label]] * 2 + filling)
+            file.write(json.dumps({"text": text, "label": label}) + "\n")
+    return path

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from conftest import losses, metrics, write_texts
-from distrain_trainer.checkpoint import numbered
+from distrain_trainer.training.checkpoint import numbered
+from runs import losses, metrics, write_texts
 
 QUICK = ("--batch.tokens", 512, "--optimizer.learning_rate", "3e-3", "--data.evaluation_fraction", "0.15")
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["distrain_trainer.run", "distrain_trainer.inference", "distrain_trainer.supervisor"])
+SERVER.set_forkserver_preload(
+    ["distrain_trainer.training.run", "distrain_trainer.inference.trained", "distrain_trainer.launch.supervisor"]
+)
 
 
 def run(

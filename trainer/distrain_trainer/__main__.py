@@ -13,10 +13,10 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from distrain_trainer.configuration import read_settings, split_flags
 from distrain_trainer.errors import DistrainError, LostPeer
-from distrain_trainer.signals import die_with_parent
-from distrain_trainer.volume import passes
+from distrain_trainer.settings.reader import read_settings, split_flags
+from distrain_trainer.storage.retry import passes
+from distrain_trainer.training.stop import die_with_parent
 
 OPTIONS = {"resume": False, "attempt": True}
 
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> NoReturn:
     try:
         settings = read_settings(options.file, flags)
         quieten_libraries()
-        from distrain_trainer.run import run
+        from distrain_trainer.training.run import run
 
         _kept = run(settings, options.resume, options.attempt)
         leave(0)

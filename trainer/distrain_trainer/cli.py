@@ -10,12 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distrain_trainer.configuration import read_settings, split_flags, variable
 from distrain_trainer.errors import DistrainError, SettingsError
-from distrain_trainer.settings import ZERO, Section, Settings
+from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.reader import read_settings, split_flags, variable
+from distrain_trainer.settings.sections import ZERO, Section
 
 if TYPE_CHECKING:
-    from distrain_trainer.signals import Requests
+    from distrain_trainer.launch.signals import Requests
 
 USAGE_ERROR = SettingsError.exit_code
 Command = Callable[[argparse.Namespace, dict[str, str]], Any]
@@ -60,8 +61,8 @@ def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
 
         work(worker_arguments + ["--resume"] * chosen.resume)
 
-    from distrain_trainer.ending import last_words
-    from distrain_trainer.signals import Requests
+    from distrain_trainer.launch.signals import Requests
+    from distrain_trainer.launch.termination import last_words
 
     requests = Requests()  # from here on SIGTERM is heard, which the first process of a container would not be
     settings = None
@@ -76,9 +77,9 @@ def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
 
 def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[str], requests: "Requests") -> int:
     """Makes sure that this machine can train, and supervises its workers. arguments: theirs. Raises DistrainError."""
-    from distrain_trainer.folder import claim
-    from distrain_trainer.node import gpus_here, this_node
-    from distrain_trainer.preflight import check_locked_memory, check_shared_memory
+    from distrain_trainer.launch.node import gpus_here, this_node
+    from distrain_trainer.launch.preflight import check_locked_memory, check_shared_memory
+    from distrain_trainer.storage.run_folder import claim
 
     if chosen.resume and chosen.overwrite:
         raise SettingsError("--resume and --overwrite contradict each other; keep one of them")
@@ -93,28 +94,28 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     check_shared_memory(settings, node.processes, gpus_here())
     check_locked_memory(node.count)
     claim(settings, chosen.resume, chosen.overwrite)
-    from distrain_trainer.supervisor import Job, supervise
+    from distrain_trainer.launch.supervisor import Job, supervise
 
     return supervise(Job(node, settings, arguments, resume=chosen.resume, by_hand=chosen.resume), requests)
 
 
 def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Evaluates a trained model and prints its metrics as JSON."""
-    from distrain_trainer.inference import evaluate_folder
+    from distrain_trainer.inference.trained import evaluate_folder
 
     print(json.dumps(evaluate_folder(chosen.path, chosen.file, flags), indent=2))
 
 
 def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Predicts for each line of text, or row of a file, one JSON object a line."""
-    from distrain_trainer.inference import predict_folder
+    from distrain_trainer.inference.trained import predict_folder
 
     predict_folder(chosen.path, chosen.file, chosen.output, chosen.max_new_tokens)
 
 
 def merge(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Merges a trained adapter into its base model, and says how far the logits moved."""
-    from distrain_trainer.merge import merge_folder
+    from distrain_trainer.inference.merge import merge_folder
 
     print(json.dumps(merge_folder(chosen.path, chosen.output, chosen.dtype), indent=2))
 
@@ -124,7 +125,7 @@ def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     from distrain_trainer.__main__ import quieten_libraries
 
     quieten_libraries()
-    from distrain_trainer.chat import talk
+    from distrain_trainer.inference.chat import talk
 
     talk(chosen.path, chosen.max_new_tokens)
 
@@ -135,10 +136,10 @@ def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     from distrain_trainer.__main__ import quieten_libraries
 
     quieten_libraries()
+    from distrain_trainer.console import say
     from distrain_trainer.data.chat import use_template
     from distrain_trainer.data.tokens import prepare
-    from distrain_trainer.model import load_config, load_tokenizer, longest_row, resolve
-    from distrain_trainer.progress import say
+    from distrain_trainer.models.load import load_config, load_tokenizer, longest_row, resolve
 
     name, revision = resolve(settings.model)
     tokenizer = load_tokenizer(name, revision)
@@ -163,10 +164,10 @@ def show_deepspeed(settings: Settings, processes: int | None) -> None:
 
     Bucket sizes follow from the model, of whose files the headers are read.
     """
-    from distrain_trainer.deepspeed_config import apply, generated, merged, read_user_config
-    from distrain_trainer.memory import held
-    from distrain_trainer.memory_plan import read_model
-    from distrain_trainer.node import this_node
+    from distrain_trainer.launch.node import this_node
+    from distrain_trainer.memory.advice import read_model
+    from distrain_trainer.memory.estimate import held
+    from distrain_trainer.settings.deepspeed_file import apply, generated, merged, read_user_config
 
     node = this_node(processes)
     world = node.count * node.processes
@@ -180,7 +181,7 @@ def show_deepspeed(settings: Settings, processes: int | None) -> None:
 
 def plan(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Says how much memory a run takes on each GPU, by strategy, and whether it fits; needs no GPU."""
-    from distrain_trainer.memory_plan import document, memory_of, read_model, show
+    from distrain_trainer.memory.advice import document, memory_of, read_model, show
 
     settings = read_settings(chosen.file, flags)
     if chosen.gpus < 1:
@@ -208,7 +209,7 @@ def sample(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 def show_version(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Prints the version of distrain, and with --json of all that the numbers depend on."""
     if chosen.json:
-        from distrain_trainer.machine import versions
+        from distrain_trainer.hardware.machine import versions
 
         print(json.dumps(versions()))
     else:

@@ -26,8 +26,8 @@ import numpy as np
 from distrain_trainer.data.conversations import Conversation, Message, Tools, columns_of, conversation_of
 from distrain_trainer.data.text import BATCH, NO_TARGET, Made
 from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.hub import first_line
-from distrain_trainer.settings import Settings
+from distrain_trainer.hub.errors import first_line
+from distrain_trainer.settings.model import Settings
 
 if TYPE_CHECKING:
     from datasets import Dataset

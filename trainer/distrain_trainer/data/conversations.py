@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distrain_trainer.errors import DataError
-from distrain_trainer.settings import Chat
+from distrain_trainer.settings.sections import Chat
 
 AS_JSON = "\0"
 """Begins a text that stands for a value of a JSON file: Arrow would give every object the keys of all others."""

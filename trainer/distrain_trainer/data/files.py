@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from distrain_trainer.data.conversations import as_text
 from distrain_trainer.errors import DataError
-from distrain_trainer.hub import first_line
-from distrain_trainer.settings import Data
+from distrain_trainer.hub.errors import first_line
+from distrain_trainer.settings.sections import Data
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -12,7 +12,7 @@ from distrain_trainer.data.packing import Packing, packed_batch
 from distrain_trainer.data.plan import MicroBatches, Plan, deal
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.settings import Settings
+from distrain_trainer.settings.model import Settings
 
 IGNORED = -100
 """Label of a position that is no target."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distrain_trainer.data.text import NO_TARGET
-from distrain_trainer.settings import Settings
+from distrain_trainer.settings.model import Settings
 
 if TYPE_CHECKING:
     from distrain_trainer.data.tokens import Rows

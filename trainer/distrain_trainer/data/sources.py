@@ -21,8 +21,8 @@ from distrain_trainer.data.files import describe, hash_files, listed, open_files
 from distrain_trainer.data.labels import read_labels
 from distrain_trainer.data.sample import write_sample
 from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.hub import first_line, hub_sentence
-from distrain_trainer.settings import Data
+from distrain_trainer.hub.errors import first_line, hub_sentence
+from distrain_trainer.settings.sections import Data
 
 if TYPE_CHECKING:
     from datasets import Dataset

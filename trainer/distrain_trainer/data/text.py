@@ -21,7 +21,7 @@ import numpy as np
 
 from distrain_trainer.data.sources import TEXT_COLUMNS, find_column
 from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.settings import Settings
+from distrain_trainer.settings.model import Settings
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -30,7 +30,7 @@ from distrain_trainer.data.sources import (
 )
 from distrain_trainer.data.text import Made, Shape, Text, shape_of, texts_of, tokenize
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
-from distrain_trainer.settings import Settings
+from distrain_trainer.settings.model import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,0 +1,717 @@
+"""Conversations: their shapes, their rendering by chat templates, and what of it is learned."""
+
+import copy
+import io
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+from huggingface_hub import model_info
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.byt5.tokenization_byt5 import ByT5Tokenizer
+
+import tiny
+from distrain_trainer.cli import main
+from distrain_trainer.data.chat import NO_TARGET, Template, fit, turn_end, use_template
+from distrain_trainer.data.conversations import as_text, columns_of, conversation_of
+from distrain_trainer.data.tokens import Rows, Tokenized, prepare
+from distrain_trainer.errors import DataError, SettingsError
+from distrain_trainer.inference.chat import answer_held_out, talk, tell_endless
+from distrain_trainer.inference.trained import predict_folder
+from distrain_trainer.models.load import load_model, stop_at_turn_end
+from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.sections import Chat
+from distrain_trainer.training.run import run
+from runs import losses
+
+ROOT = Path(__file__).parents[3]
+
+# Templates, one a behaviour
+
+PLAIN = """{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}
+{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+TAGGED = """{{ bos_token }}{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}\
+{%- generation -%}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{{ eos_token }}{% endif %}
+{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+FOLDED = """{{ bos_token }}{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\\n\\n' %}\
+{% set rest = messages[1:] %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}\
+{% if m.role == 'user' %}[INST] {{ (system if loop.first else '') + m.content }} [/INST]\
+{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"""
+ALTERNATING = (
+    """{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}\
+{{ raise_exception('roles must alternate user/assistant/user/assistant') }}{% endif %}{% endfor %}"""
+    + PLAIN
+)
+FORGETFUL = """{% set ns = namespace(user=0) %}{% for m in messages %}{% if m.role == 'user' %}\
+{% set ns.user = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}<{{ m.role }}>\
+{% if m.role == 'assistant' and loop.index0 > ns.user %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}\
+{{ m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+TOOLS = """{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}</tools>{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.tool_calls %}\
+{% for call in m.tool_calls %}<call>{{ call.function | tojson }}</call>{% endfor %}{% endif %}{{ eos_token }}
+{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+FIRST_CALL = TOOLS.replace("in m.tool_calls %}", "in m.tool_calls[:1] %}")
+JOINED = TOOLS.replace("call.function | tojson", "call.function.name + ' ' + call.function.arguments")
+DATED = "{{ strftime_now('%d %B %Y') }} {{ strftime_now( \"%H\" ) }} " + PLAIN
+FALSE_START = PLAIN.replace("<assistant>{% endif %}", "<assistant><think>{% endif %}")
+ENDLESS = """{% for m in messages %}{{ m.role }}: {{ m.content + '\\n' }}\
+{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"""
+SPACED = TAGGED.replace("{{ m.content }}{{ eos_token }}{% endgen", "{{ ' ' + m.content }}{{ eos_token }}{% endgen")
+EMPTY = "{% for m in messages %}<{{ m.role }}>{% generation %}{% endgeneration %}{{ m.content }}{% endfor %}"
+
+
+def tokenizer_of(template: str | None) -> PreTrainedTokenizerFast:
+    made = copy.deepcopy(LLAMA)
+    made.chat_template = template
+    return made
+
+
+LLAMA = tiny.byte_bpe("<s>", "</s>")
+SYSTEM = {"role": "system", "content": "be kind"}
+FIRST = [{"role": "user", "content": "the cat?"}, {"role": "assistant", "content": "sat on the mat"}]
+SECOND = [{"role": "user", "content": "the dog?"}, {"role": "assistant", "content": "on the log"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Wetter für heute",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string", "default": None}}},
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"properties": {}, "type": "object"}}}
+CALLS = [
+    {"role": "user", "content": "is it warm in Köln?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln <&>", "days": None}}},
+            {"type": "function", "function": {"name": "clock", "arguments": {}}},
+        ],
+    },
+    {"role": "tool", "name": "weather", "content": '{"degrees": 24}'},
+    {"role": "assistant", "content": "it is, 24 degrees"},
+]
+
+
+def rows_of(template: str, row: dict, max_length: int = 10_000, **chat) -> list[tuple[list[int], list[int]]]:
+    """(ids, targets) of each sample of one row of a JSON file."""
+    row = {name: as_text(value) for name, value in row.items()}
+    at_work = Template(tokenizer_of(template))
+    conversation = conversation_of(row, columns_of(list(row), Chat(**chat)), "training row 1")
+    samples = at_work.samples(conversation, "training row 1")
+    fitted = [
+        fit(sample, encoded, at_work, max_length)
+        for sample, encoded in zip(samples, at_work.encode([sample.text for sample in samples]), strict=True)
+    ]
+    return [(ids, targets) for _, ids, targets in fitted if ids]
+
+
+def learned(template: str, messages: list[dict], **row) -> list[list[str]]:
+    """The texts that are learned, of each sample."""
+    found = []
+    for ids, targets in rows_of(template, {"messages": messages} | row):
+        assert all(target in (token, NO_TARGET) for token, target in zip(ids, targets, strict=True))
+        runs, before = [], NO_TARGET
+        for target in targets:
+            if target != NO_TARGET:
+                if before == NO_TARGET:
+                    runs.append([])
+                runs[-1].append(target)
+            before = target
+        found.append([LLAMA.decode(run) for run in runs])
+    return found
+
+
+def texts(template: str, messages: list[dict], **row) -> list[str]:
+    return [LLAMA.decode(ids) for ids, _ in rows_of(template, {"messages": messages} | row)]
+
+
+def refusal(template: str, messages: list[dict], **row) -> str:
+    with pytest.raises(DataError) as caught:
+        rows_of(template, {"messages": messages} | row)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# What is learned
+
+
+@pytest.mark.parametrize("template", [PLAIN, TAGGED, ALTERNATING])
+def test_only_the_assistants_turns_with_their_end_are_learned(template):
+    assert learned(template, FIRST + SECOND) == [["sat on the mat</s>", "on the log</s>"]]
+    ids, _ = rows_of(template, {"messages": FIRST + SECOND})[0]
+    own = tokenizer_of(template).apply_chat_template(FIRST + SECOND)["input_ids"]
+    assert ids == own
+    assert ids.count(LLAMA.bos_token_id) == 1
+
+
+def test_a_system_message_that_is_folded_into_the_first_turn_is_kept_and_not_learned():
+    assert texts(FOLDED, [SYSTEM, *FIRST]) == ["<s>[INST] be kind\n\nthe cat? [/INST] sat on the mat</s>"]
+    assert learned(FOLDED, [SYSTEM, *FIRST, *SECOND]) == [[" sat on the mat</s>", " on the log</s>"]]
+
+
+def test_alternation_that_a_template_wants_is_told_in_its_own_words():
+    sentence = refusal(ALTERNATING, [SYSTEM, *FIRST])
+    assert "training row 1: the chat template refuses it (roles must alternate" in sentence
+    assert "be kind" in sentence and "chat.template" in sentence
+
+
+def test_where_earlier_reasoning_is_dropped_each_turn_is_a_sample_of_its_own():
+    thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
+    assert learned(FORGETFUL, thought) == [
+        ["<think>hm 1</think>sat on the mat</s>"],
+        ["<think>hm 3</think>on the log</s>"],
+    ]
+    first, second = texts(FORGETFUL, thought)
+    assert "hm 1" in first and "hm 1" not in second and "sat on the mat" in second
+
+
+def test_tags_of_a_template_that_drops_earlier_reasoning_count_for_the_last_turn_of_each_sample():
+    tagged = FORGETFUL.replace("{% if m.role == 'assistant' and", "{% generation %}{% if m.role == 'assistant' and")
+    tagged = tagged.replace("{{ m.content + eos_token }}", "{{ m.content + eos_token }}{% endgeneration %}")
+    thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
+    assert learned(tagged, thought) == [
+        ["<think>hm 1</think>sat on the mat</s>"],
+        ["<think>hm 3</think>on the log</s>"],
+    ]
+
+
+def test_a_token_that_reaches_into_a_turn_belongs_to_it():
+    assert LLAMA.tokenize(": sat") == [":", "Ġsat"]
+    assert learned(SPACED, FIRST) == [[" sat on the mat</s>"]]
+    assert learned(ENDLESS, FIRST) == [[" sat on the mat\n"]]
+
+
+def test_an_opening_turn_of_the_assistant_is_context():
+    assert learned(PLAIN, [{"role": "assistant", "content": "hello"}, *FIRST]) == [["sat on the mat</s>"]]
+
+
+def test_what_follows_the_last_turn_of_the_assistant_is_left_out():
+    assert texts(PLAIN, [*FIRST, SECOND[0]]) == texts(PLAIN, FIRST)
+
+
+def test_todays_date_is_the_same_every_day():
+    assert texts(DATED, FIRST)[0].startswith("01 January 2025 00 <s>")
+
+
+def test_the_token_that_ends_a_turn():
+    assert turn_end(tokenizer_of(PLAIN)) == LLAMA.eos_token_id
+    assert turn_end(tokenizer_of(ENDLESS)) is None
+    assert turn_end(tokenizer_of("{{ raise_exception('never') }}")) is None
+
+
+words = st.text("abc xyz", min_size=1, max_size=12).filter(str.strip)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(words, words), min_size=1, max_size=5), st.booleans(), st.integers(8, 90), st.booleans())
+def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(pairs, system, max_length, tagged):
+    template = TAGGED if tagged else PLAIN
+    messages = [SYSTEM] * system
+    lengths, answers = [], []
+    for question, reply in pairs:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+        lengths.append(len(tokenizer_of(template).apply_chat_template(messages)["input_ids"]))
+        answers.append(reply + "</s>")
+    whole = sum(length <= max_length for length in lengths)
+    found = rows_of(template, {"messages": messages}, max_length)
+    if not whole:
+        assert not found
+        return
+    kept = messages[: system + 2 * whole]
+    ids, targets = found[0]
+    assert ids == tokenizer_of(template).apply_chat_template(kept)["input_ids"]
+    assert LLAMA.decode([target for target in targets if target != NO_TARGET]) == "".join(answers[:whole])
+
+
+# Tools
+
+
+def test_a_sample_with_tools_is_byte_for_byte_what_the_tokenizer_renders():
+    tools = [WEATHER, CLOCK]
+    own = tokenizer_of(TOOLS).apply_chat_template(CALLS, tools=tools, tokenize=False)
+    assert texts(TOOLS, CALLS, tools=tools) == [own]
+    assert '"city": "Köln <&>", "days": null' in own
+    calls = (
+        '<call>{"name": "weather", "arguments": {"city": "Köln <&>", "days": null}}</call>'
+        '<call>{"name": "clock", "arguments": {}}</call></s>'
+    )
+    assert learned(TOOLS, CALLS, tools=tools) == [[calls, "it is, 24 degrees</s>"]]
+
+
+def with_calls(change) -> list[dict]:
+    """CALLS with each call changed."""
+    return [
+        message | ({"tool_calls": [change(call) for call in message["tool_calls"]]} if "tool_calls" in message else {})
+        for message in CALLS
+    ]
+
+
+SAME_TOOLS = [
+    json.dumps([WEATHER, CLOCK]),
+    [json.dumps(WEATHER), json.dumps(CLOCK)],
+    [WEATHER["function"], CLOCK["function"]],
+    [
+        {"type": "function", "function": tool["function"] | {"parameters": json.dumps(tool["function"]["parameters"])}}
+        for tool in (WEATHER, CLOCK)
+    ],
+]
+
+
+@pytest.mark.parametrize("tools", SAME_TOOLS)
+def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools):
+    assert texts(TOOLS, CALLS, tools=tools) == texts(TOOLS, CALLS, tools=[WEATHER, CLOCK])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda call: (
+            call
+            | {
+                "function": call["function"]
+                | {"arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False)}
+            }
+        ),
+        lambda call: call["function"],
+        json.dumps,
+    ],
+)
+def test_calls_are_the_same_in_json_strings_and_without_a_frame(change):
+    assert texts(TOOLS, with_calls(change), tools=[WEATHER]) == texts(TOOLS, CALLS, tools=[WEATHER])
+
+
+def test_a_template_that_joins_arguments_to_text_gets_them_as_json():
+    assert '<call>weather {"city": "Köln <&>", "days": null}</call>' in texts(JOINED, CALLS, tools=[WEATHER])[0]
+
+
+def test_a_template_that_ignores_tools_or_loses_a_call_is_refused():
+    sentence = refusal(PLAIN, FIRST, tools=[WEATHER])
+    assert "training row 1 has tools, but the chat template writes the same text without them; set chat.template" in (
+        sentence
+    )
+    assert "sat on the mat" in sentence
+    assert "leaves out the call of weather in message 2" in refusal(PLAIN, CALLS)
+    assert "leaves out the call of clock in message 2" in refusal(FIRST_CALL, CALLS, tools=[WEATHER])
+    deaf = TOOLS.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
+    assert "leaves out the tool's answer in message 3" in refusal(deaf, CALLS, tools=[WEATHER])
+    named = TOOLS.replace("call.function |", "call.function.name |")
+    assert "leaves out the arguments of weather in message 2" in refusal(named, CALLS, tools=[WEATHER])
+
+
+def test_a_template_that_loses_reasoning_is_refused():
+    thought = [FIRST[0], FIRST[1] | {"reasoning_content": "cats sit"}]
+    assert "leaves out the reasoning of message 2; set chat.template" in refusal(PLAIN, thought)
+    inside = [FIRST[0], {"role": "assistant", "content": "<think>cats sit</think>\n\non the mat"}]
+    assert learned(PLAIN, inside) == [["<think>cats sit</think>\n\non the mat</s>"]]
+    cutting = PLAIN.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
+    assert "leaves out the reasoning of message 2" in refusal(cutting, inside)
+
+
+def test_a_template_that_drops_a_message_is_refused():
+    deaf = PLAIN.replace("in messages %}", "in messages if m.role in ('user', 'assistant') %}")
+    sentence = refusal(deaf, [SYSTEM, *FIRST])
+    assert "leaves out message 1, whose role is system; set chat.template" in sentence and "sat on the mat" in sentence
+    assert "leaves out message 3, whose role is bot;" in refusal(
+        deaf, [*FIRST, {"role": "bot", "content": "a"}, *SECOND]
+    )
+    first = FOLDED.replace("(system if loop.first else '') + m.content", "system + (m.content if loop.first else '')")
+    assert "leaves out message 4, whose role is user;" in refusal(first, [SYSTEM, *FIRST, *SECOND])
+    assert learned(deaf, [{"role": "system", "content": " "}, *FIRST]) == [["sat on the mat</s>"]]
+    # Templates look at how a message begins and ends.
+    shy = PLAIN.replace("in messages %}", "in messages if m.content.endswith('/think') or m.role == 'assistant' %}")
+    for content in ("the dog? /think", "?\n/think"):
+        assert learned(shy, [{"role": "user", "content": content}, FIRST[1]]) == [["sat on the mat</s>"]]
+
+
+@pytest.mark.parametrize("template", [PLAIN, TAGGED, FOLDED])
+def test_a_turn_of_weight_0_is_context(template):
+    silent = FIRST[1] | {"weight": 0}
+    said = {"role": "assistant", "content": "on the log", "weight": 1}
+    assert texts(template, [FIRST[0], silent, SECOND[0], said]) == texts(template, FIRST + SECOND)
+    (found,) = learned(template, [FIRST[0], silent, SECOND[0], said])
+    assert [turn.strip() for turn in found] == ["on the log</s>"]
+    (found,) = learned(template, [FIRST[0], said, SECOND[0], silent])
+    assert [turn.strip() for turn in found] == ["on the log</s>"]
+    assert "has no assistant turn to learn" in refusal(template, [FIRST[0], silent])
+
+
+def test_weight_0_also_holds_where_each_turn_is_a_sample():
+    thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
+    thought[1]["weight"] = 0
+    assert learned(FORGETFUL, thought) == [["<think>hm 3</think>on the log</s>"]]
+
+
+def test_errors_show_the_sample():
+    assert 'has no assistant turn to learn; correct or remove it; it is "[{\\"role\\"' in refusal(PLAIN, [SYSTEM])
+    assert "nothing to learn: the chat template leaves its assistant turns empty" in refusal(EMPTY, FIRST)
+    assert "otherwise than the prompt for it begins" in refusal(FALSE_START, FIRST)
+    assert "message 1 has no role (or from)" in refusal(PLAIN, [{"content": "?"}])
+    assert "message 2 has neither content nor tool_calls" in refusal(PLAIN, [FIRST[0], {"role": "assistant"}])
+    picture = [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}, FIRST[1]]
+    assert "message 1: content is no text" in refusal(PLAIN, picture)
+    bad = with_calls(lambda call: {"name": "weather", "arguments": "{city"})
+    assert "message 2: arguments of weather is no JSON" in refusal(TOOLS, bad)
+    assert "tools is no JSON" in refusal(TOOLS, FIRST, tools="[{")
+    assert "a tool has no name" in refusal(TOOLS, FIRST, tools=[{"type": "function"}])
+    assert "messages is no list of messages" in refusal(PLAIN, [])
+
+
+# Shapes
+
+
+SHARED = [
+    {"from": "system", "value": "be kind"},
+    {"from": "human", "value": "the cat?"},
+    {"from": "gpt", "value": "sat on the mat"},
+]
+SHAPES = [
+    {"conversations": SHARED},
+    {"conversations": json.dumps(SHARED)},
+    {"conversations": SHARED[1:], "system": "be kind"},
+    {"messages": [SYSTEM, *FIRST], "system": "be kind", "conversations": "unused"},
+    {"prompt": [SYSTEM, FIRST[0]], "completion": [FIRST[1]]},
+    {"prompt": [SYSTEM, FIRST[0]], "completion": "sat on the mat"},
+    {"system": "be kind", "prompt": "the cat?", "completion": "sat on the mat"},
+    {"messages": [SYSTEM, {"role": "user", "content": [{"type": "text", "text": "the cat?"}]}, FIRST[1]]},
+]
+
+
+@pytest.mark.parametrize("row", SHAPES)
+def test_the_shapes_are_told_apart_by_their_columns(row):
+    assert rows_of(PLAIN, row) == rows_of(PLAIN, {"messages": [SYSTEM, *FIRST]})
+
+
+def test_calls_and_answers_in_sharegpts_way():
+    shared = [
+        {"from": "human", "value": CALLS[0]["content"]},
+        {"from": "function_call", "value": json.dumps([call["function"] for call in CALLS[1]["tool_calls"]])},
+        {"from": "observation", "value": '{"degrees": 24}'},
+        {"from": "gpt", "value": "it is, 24 degrees"},
+    ]
+    ours = {"messages": [{k: v for k, v in m.items() if k != "name"} for m in CALLS], "tools": [WEATHER]}
+    ours["messages"][1] = {k: v for k, v in CALLS[1].items() if k != "content"}
+    assert rows_of(TOOLS, {"conversations": shared, "tools": json.dumps([WEATHER])}) == rows_of(TOOLS, ours)
+
+
+def test_columns_by_name_and_those_that_are_missing():
+    row = {"talk": FIRST, "messages": SECOND, "functions": [WEATHER]}
+    found = rows_of(TOOLS, row, messages_column="talk", tools_column="functions")
+    assert found == rows_of(TOOLS, {"messages": FIRST, "tools": [WEATHER]})
+    with pytest.raises(DataError, match="has no column messages or conversations, nor prompt and completion; the col"):
+        columns_of(["text", "label"], Chat())
+    with pytest.raises(DataError, match=r"chat\.tools_column 'functions' is no column of the data"):
+        columns_of(["messages"], Chat(tools_column="functions"))
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_a_value_of_a_json_file_survives_as_a_text(value):
+    row = {"messages": as_text([{"role": "user", "content": "x", "extra": value}])}
+    message = conversation_of(row, columns_of(list(row), Chat()), "row 1").messages[0]
+    assert message == {"role": "user", "content": "x"} | ({} if value is None else {"extra": value})
+
+
+# Rows
+
+
+def prepared(tmp_path: Path, file: Path, tokenizer: PreTrainedTokenizerFast, **data) -> Tokenized:
+    data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0} | data
+    return prepare(Settings.model_validate({"task": "chat", "data": data}), tokenizer, 60, lambda _: None)
+
+
+def written(file: Path, rows: list[dict]) -> Path:
+    if file.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(file)
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def lists_of(rows: Rows) -> list[tuple[list[int], list[int]]]:
+    assert rows.labels is not None
+    spans = [slice(start, stop) for start, stop in zip(rows.offsets, rows.offsets[1:], strict=False)]
+    return [(rows.input_ids[span].tolist(), rows.labels[span].tolist()) for span in spans]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_rows_of_a_file_are_those_of_its_conversations(tmp_path, name):
+    rows = [{"messages": FIRST, "tools": None}, {"messages": FIRST + SECOND * 9}, {"messages": SECOND * 2}]
+    rows.append({"messages": [{"role": "user", "content": "cat " * 70}, FIRST[1]]})
+    made = prepared(tmp_path, written(tmp_path / name, rows), tokenizer_of(PLAIN))
+    kept = [rows_of(PLAIN, row, 60)[0] for row in rows[:3]]
+    assert lists_of(made.train) == kept
+    counts = {name: made.counts[f"train_{name}"] for name in ("texts", "rows", "truncated", "dropped_long", "split")}
+    assert counts == {"texts": 4, "rows": 3, "truncated": 1, "dropped_long": 1, "split": 0}
+    strict = prepared(tmp_path, tmp_path / name, tokenizer_of(PLAIN), long_texts="drop")
+    assert (strict.counts["train_rows"], strict.counts["train_dropped_long"]) == (2, 2)
+
+
+def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path):
+    file = written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 10)
+    plain = prepared(tmp_path, file, tokenizer_of(PLAIN), evaluation_fraction=None)
+    again = prepared(tmp_path, file, tokenizer_of(PLAIN), evaluation_fraction=0.2)
+    other = prepared(tmp_path, file, tokenizer_of(FOLDED))
+    assert plain.evaluation is not None and (len(plain.train), len(plain.evaluation)) == (8, 2)
+    assert plain.fingerprint == again.fingerprint != other.fingerprint
+    assert len(list((tmp_path / "cache" / "tokens").glob("*/meta.json"))) == 2
+
+
+def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path):
+    rows = [{"messages": CALLS, "tools": [WEATHER, CLOCK]}, {"messages": FIRST}]
+    file = written(tmp_path / "a.json", rows)
+    data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0}
+    settings = Settings.model_validate({"task": "chat", "data": data})
+    made = prepare(settings, tokenizer_of(TOOLS), 1000, lambda _: None)
+    assert lists_of(made.train)[0] == rows_of(TOOLS, rows[0])[0]
+
+
+def test_a_row_that_is_refused_is_named(tmp_path):
+    file = written(tmp_path / "a.jsonl", [{"messages": FIRST}, {"messages": [SYSTEM]}])
+    with pytest.raises(DataError, match="training row 2 has no assistant turn"):
+        prepared(tmp_path, file, tokenizer_of(PLAIN))
+    file.write_text('[{"messages": []}, 7]')
+    with pytest.raises(DataError, match="holds int in place of objects"):
+        prepared(tmp_path, file, tokenizer_of(PLAIN))
+
+
+REFUSED = [
+    ({"data": {"long_texts": "split"}}, "data.long_texts=split would cut turns"),
+    ({"data": {"stride": 4}}, "data.stride is for texts that are split"),
+    ({"data": {"text_column": "x"}}, "set chat.messages_column"),
+    ({"data": {"clean": True}}, "data.clean folds white space"),
+    ({"task": "causal-lm", "chat": {"template": "x"}}, "section chat are for task chat but task is causal-lm"),
+]
+
+
+@pytest.mark.parametrize(("asked", "sentence"), REFUSED)
+def test_settings_that_do_not_fit_conversations_are_refused(asked, sentence):
+    with pytest.raises(ValueError, match=sentence.replace(".", r"\.")):
+        Settings.model_validate({"task": "chat"} | asked)
+
+
+def test_the_template_comes_from_the_tokenizer_or_a_file(tmp_path):
+    tokenizer, file = tokenizer_of(None), tmp_path / "mine.jinja"
+    settings = Settings.model_validate({"task": "chat", "chat": {"template": str(file)}})
+    with pytest.raises(SettingsError, match=r"has no chat template; set chat\.template"):
+        use_template(tokenizer, Settings(task="chat"))
+    with pytest.raises(SettingsError, match=r"mine\.jinja cannot be read"):
+        use_template(tokenizer, settings)
+    file.write_text(PLAIN)
+    use_template(tokenizer, settings)
+    assert tokenizer.chat_template == PLAIN
+    slow = ByT5Tokenizer()
+    with pytest.raises(SettingsError, match="not a fast one"):
+        use_template(slow, settings)
+
+
+OUTSIDE = TAGGED.replace("{{ eos_token }}{% endgeneration %}", "{% endgeneration %}{{ eos_token }}")
+
+
+@pytest.mark.parametrize(("template", "ends"), [(PLAIN, True), (TAGGED, True), (ENDLESS, False), (OUTSIDE, False)])
+def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path, template, ends):
+    tokenizer, model = tokenizer_of(template), tiny.decoder("llama", vocabulary=400)
+    model.generation_config.eos_token_id = None
+    stop_at_turn_end(model, tokenizer)
+    made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 3), tokenizer)
+    said = []
+    tell_endless(Settings(task="chat"), model, tokenizer, made.train, said.append)
+    assert len(said) == (not ends)
+    assert ends or said[0].startswith(
+        "the model will not learn to end its answers: no token to learn ends one (</s>); "
+    )
+
+
+def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path):
+    made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}]), tokenizer_of(PLAIN))
+    said = []
+    chat = Settings.model_validate({"task": "chat", "strategy": {"kind": "zero3"}})
+    assert answer_held_out(chat, tmp_path / "nowhere", made.train, said.append) == []
+    assert said.pop().startswith("no answers for the report: the whole model may not fit here; distrain chat")
+    assert answer_held_out(Settings(task="chat"), tmp_path / "nowhere", made.train, said.append) == []
+    assert "nowhere is not there" in said.pop()
+
+
+FLAGS = [
+    ({"temperature": 0.9, "top_p": 0.6}, {"do_sample": True, "temperature": 0.9}),
+    ({"temperature": 0.9, "do_sample": False}, {"do_sample": None, "temperature": None}),
+    ({"temperature": 0.9, "early_stopping": True}, {"do_sample": None, "early_stopping": None}),
+    ({"do_sample": True, "top_k": 20}, {"do_sample": True, "top_k": 20}),
+    ({"repetition_penalty": 1.1}, {"do_sample": None, "repetition_penalty": 1.1}),
+]
+
+
+@pytest.mark.parametrize(("flags", "kept"), FLAGS)
+@pytest.mark.parametrize("task", ["chat", "causal-lm"])
+def test_flags_of_generation_that_have_no_effect_do_not_end_a_run(llama: Path, tmp_path, flags, kept, task):
+    shutil.copytree(llama, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": 0} | flags))
+    model = load_model(
+        Settings.model_validate({"task": task}), str(tmp_path / "model"), None, tokenizer_of(PLAIN), None
+    )
+    model.generation_config.eos_token_id = [0, 1]  # transformers is strict with what has changed
+    model.generation_config.save_pretrained(tmp_path)
+    assert {name: getattr(model.generation_config, name) for name in kept} == kept
+
+
+# A whole run: the example
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
+    """The example's run on a small model, with a template from a file."""
+    folder = tmp_path_factory.mktemp("chat")
+    model = tiny.tiny_llama(folder / "model")
+    for name, key in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
+        (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | {key: 1024}))
+    (model / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6}')
+    (folder / "template.jinja").write_text(TOOLS)
+    more = ("--model.name", model, "--data.files", ROOT / "examples/chat.jsonl", "--output_dir", folder / "run")
+    quick = ("--optimizer.learning_rate", "5e-3", "--batch.micro_batches", 1, "--batch.tokens", 2048)
+    template = ("--chat.template", folder / "template.jinja", "--chat.samples", 2)
+    done = run_command("train", ROOT / "examples/chat.yaml", *more, *quick, *template)
+    assert done.returncode == 0, done.stderr
+    assert "48 training conversations became 48 rows" in done.stderr
+    return folder / "run"
+
+
+def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path):
+    found = list(losses(trained).values())
+    assert sum(found[-3:]) < 0.8 * sum(found[:3])
+    info = json.loads((trained / "training_info.json").read_text())
+    assert set(info["final"]) == {"loss", "perplexity", "bits_per_token", "token_accuracy"}
+    assert info["best"]["metric"] == "loss" and info["final"]["token_accuracy"] > 0.3
+    assert len(info["answers"]) == 2
+    rows = [json.loads(line)["messages"] for line in (ROOT / "examples/chat.jsonl").read_text().splitlines()]
+    first_answers = [next(message for message in row if message["role"] == "assistant") for row in rows]
+    for sample in info["answers"]:
+        assert sample["prompt"].endswith("<assistant>")
+        called = sample["expected"].startswith("<call>")
+        assert called or sample["expected"] in [message["content"] for message in first_answers]
+    report = (trained / "report.html").read_text()
+    assert "Held-out prompt" in report and "distrain chat final" in report
+    tokenizer = AutoTokenizer.from_pretrained(trained / "final")
+    assert tokenizer.chat_template == TOOLS
+    assert json.loads((trained / "final" / "config.json").read_text())["use_cache"] is True
+    generation = json.loads((trained / "final" / "generation_config.json").read_text())
+    assert generation["do_sample"] is True and generation["top_p"] == 0.6
+    stored = json.loads((trained / "settings.json").read_text())["settings"]
+    assert stored["data"]["evaluation_fraction"] == 0.2
+
+
+def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Path, monkeypatch, capsys):
+    def no_room(folder: str, flags: dict) -> None:
+        assert Path(folder, "model.safetensors").exists()
+        assert json.loads((tmp_path / "out" / "training_info.json").read_text())["status"] == "finished"
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("distrain_trainer.inference.chat.load", no_room)
+    (tmp_path / "template.jinja").write_text(PLAIN)
+    values = {
+        "task": "chat",
+        "model": {"name": str(llama)},
+        "chat": {"template": str(tmp_path / "template.jinja")},
+        "data": {"files": [str(written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 10))]},
+        "batch": {"tokens": 256},
+        "output_dir": str(tmp_path / "out"),
+    }
+    run(Settings.model_validate(values), resume=False)
+    assert "not all answers for the report were made (no room); distrain chat" in capsys.readouterr().err
+    info = json.loads((tmp_path / "out" / "training_info.json").read_text())
+    assert info["status"] == "finished" and info["answers"] is None
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys):
+    script = "Hello!\n\n/system Answer in one short sentence.\nWho are you?\n/what\n/reset\nHello!\n/exit\nnever read\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(script))
+    with pytest.raises(SystemExit) as left:
+        main(["chat", str(trained), "--max-new-tokens", "1"])
+    assert left.value.code == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 3
+    assert captured.err.startswith("there is no command /what: /reset forgets") and captured.err.count("\n") == 1
+
+
+def test_chat_streams_what_predict_says_and_remembers_the_conversation(trained: Path, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\nThank you.\n"))
+    talk(str(trained), 6)
+    spoken = capsys.readouterr().out
+    asked = [{"role": "user", "content": "Hello!"}]
+    answers = []
+    for question in (None, "Thank you."):
+        if question:
+            asked = [*asked, {"role": "assistant", "content": answers[-1]}, {"role": "user", "content": question}]
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(asked) + "\n"))
+        predict_folder(str(trained), None, None, 6)
+        said = json.loads(capsys.readouterr().out)
+        assert said["messages"] == asked
+        answers.append(said["answer"])
+    assert spoken == "".join(answer + "\n" for answer in answers)
+
+    file = written(tmp_path / "asked.jsonl", [{"messages": [*asked, FIRST[1]]}, {"messages": asked[:1]}])
+    predict_folder(str(trained), str(file), str(tmp_path / "out"), 6)
+    made = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert [row["answer"] for row in made] == [answers[1], answers[0]]
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"prompt": "Hello!"}\n'))
+    predict_folder(str(trained), None, None, 6)
+    assert json.loads(capsys.readouterr().out)["answer"] == answers[0]
+
+
+def test_a_conversation_that_is_too_long_is_told(trained: Path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("cat " * 1100 + "\nHello!\n"))
+    talk(str(trained), 2)
+    captured = capsys.readouterr()
+    assert "tokens but the model takes 1024; shorten it (/reset begins anew)" in captured.err
+    assert captured.out.count("\n") == 1
+
+
+# Templates as they are published
+
+PUBLISHED = [
+    "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen/Qwen3-0.6B",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "microsoft/Phi-3.5-mini-instruct",
+    "unsloth/Llama-3.2-1B-Instruct",
+    "unsloth/mistral-7b-instruct-v0.3",
+    "unsloth/gemma-2-2b-it",
+]
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_template_lets_only_answers_be_learned(name):
+    try:
+        model_info(name, timeout=5)
+    except Exception as error:
+        pytest.skip(f"{name} cannot be had from the Hub: {error}")
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    template = Template(tokenizer)
+    row = {"messages": FIRST + SECOND}
+    samples = template.samples(conversation_of(row, columns_of(list(row), Chat()), "row 1"), "row 1")
+    parts = []
+    for sample, encoded in zip(samples, template.encode([sample.text for sample in samples]), strict=True):
+        _, ids, targets = fit(sample, encoded, template, 10_000)
+        kept = [target for target in targets if target != NO_TARGET]
+        assert turn_end(tokenizer) in kept and len(kept) < len(ids)
+        parts.append(tokenizer.decode(kept))
+    whole = "".join(parts)
+    assert "sat on the mat" in whole and "on the log" in whole
+    assert "the cat?" not in whole and "the dog?" not in whole
+    own = tokenizer.apply_chat_template(FIRST + SECOND, tokenize=False)
+    assert samples[-1].text.rstrip() == own.rstrip() or "strftime_now" in tokenizer.chat_template

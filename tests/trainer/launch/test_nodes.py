@@ -1,0 +1,277 @@
+"""Several nodes: they meet, fall out, are replaced, and the run ends as if nothing had happened."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.distributed import TCPStore
+
+from distrain_trainer.errors import RestartsUsedUp, SettingsError, VolumeError
+from distrain_trainer.launch import preflight
+from distrain_trainer.launch.node import Node, this_node
+from distrain_trainer.launch.preflight import check_locked_memory, check_shared_memory, check_volume
+from distrain_trainer.launch.rendezvous import Failure, Guest, Host, Verdict, open_store
+from distrain_trainer.settings.model import Settings
+from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
+from runs import Victim, digest, finish, losses, train
+
+STEPS = ("--schedule.max_steps", "40", "--checkpoint.every_steps", "5", "--run_id", "space/run1")
+
+
+class Cluster:
+    """Two nodes of one process on this machine, which share a folder."""
+
+    def __init__(self, bert: Path, texts: Path, output: Path):
+        self.bert, self.texts, self.output = bert, texts, output
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = listener.getsockname()[1]
+
+    def node(self, index: int, *more: str) -> Victim:
+        environment = {
+            "PET_NNODES": "2",
+            "PET_NODE_RANK": str(index),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": str(self.port),
+            "PET_NPROC_PER_NODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "RUN_NODE_NAME": f"machine-{index}",
+        }
+        arguments = train(self.bert, self.texts, self.output, 1, *STEPS, *more)
+        return Victim(arguments, self.output, environment)
+
+
+@pytest.fixture(scope="module")
+def one_node(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run as two processes of one node."""
+    output = tmp_path_factory.mktemp("one") / "out"
+    finish(train(bert, texts, output, 2, *STEPS))
+    return output
+
+
+def end(node: Victim, code: int = 0) -> str:
+    """What a node said until its end."""
+    _, said = node.process.communicate(timeout=120)
+    assert node.process.returncode == code, said
+    assert "Traceback" not in said
+    return said
+
+
+MORE = ("worker of node 1", "node 1", "node 1 is asked to leave")
+
+
+@pytest.mark.parametrize("fault", ["none", "node 0", *(pytest.param(f, marks=pytest.mark.matrix) for f in MORE)])
+def test_two_nodes_end_as_one_does_whatever_dies(bert: Path, texts: Path, one_node: Path, tmp_path: Path, fault: str):
+    cluster = Cluster(bert, texts, tmp_path / "out")
+    nodes = [cluster.node(0), cluster.node(1)]
+    if fault != "none":
+        assert nodes[0].wait_for(lambda: nodes[0].step() >= 12)
+    match fault:
+        case "worker of node 1":
+            os.kill(nodes[1].workers()[0], signal.SIGKILL)
+        case "node 0" | "node 1":
+            lost = int(fault[-1])
+            nodes[lost].kill()
+            nodes[lost] = cluster.node(lost)
+        case "node 1 is asked to leave":
+            nodes[1].process.send_signal(signal.SIGTERM)
+            end(nodes[1], code=143)
+            nodes[1] = cluster.node(1)
+    said = [end(node) for node in nodes]
+    assert digest(cluster.output / "final") == digest(one_node / "final"), said
+    assert losses(cluster.output) == losses(one_node)
+    assert "all-reduce over 2 processes: " in said[0]
+    log = cluster.output / "logs" / "node-1.attempt-1.log"
+    assert log.read_text().startswith("attempt 1 on node 1 (machine-1)\n")
+    if fault == "node 0":
+        assert "lost node 0 (machine-0); starting again" in said[1]
+    attempts = read_attempts(cluster.output)
+    assert attempts.attempt == (1 if fault == "none" else 2)
+    assert attempts.spent <= (0 if fault in ("none", "node 1 is asked to leave") else 1)
+
+
+def test_nodes_with_other_settings_are_refused_by_all(bert: Path, texts: Path, tmp_path: Path):
+    cluster = Cluster(bert, texts, tmp_path / "out")
+    nodes = [cluster.node(0), cluster.node(1, "--seed", "7")]
+    said = [end(node, code=64) for node in nodes]
+    for text in said:
+        assert "the hash of the settings is" in text and "start all nodes from the same image and settings" in text
+
+
+def test_a_finished_run_is_left_alone_without_meeting_anyone(bert: Path, texts: Path, one_node: Path):
+    cluster = Cluster(bert, texts, one_node)
+    before = read_attempts(one_node)
+    assert "is finished" in end(cluster.node(1))
+    assert read_attempts(one_node) == before
+
+
+def test_a_node_that_waits_for_the_others_can_be_stopped(bert: Path, texts: Path, tmp_path: Path):
+    node = Cluster(bert, texts, tmp_path / "out").node(0)
+    assert node.wait_for(lambda: node.output.exists())
+    node.process.send_signal(signal.SIGTERM)
+    assert "stopped" in end(node, code=143)
+
+
+def test_a_volume_that_is_not_shared_is_found_out(tmp_path: Path):
+    with pytest.raises(VolumeError, match="ReadWriteMany"):
+        check_volume(lambda: "", "token", tmp_path, patience=0.1)
+    check_volume(lambda: "token", "token", tmp_path)
+
+
+def test_shared_memory_that_loaders_would_fill_is_found_out(tmp_path: Path):
+    loaders = Settings.model_validate({"data": {"workers": 64}})
+    with pytest.raises(VolumeError, match=r"has \d+ MB and 64000000 loader processes need 1024000000; enlarge it"):
+        check_shared_memory(loaders, processes=1_000_000, folder=tmp_path)
+    check_shared_memory(Settings(), processes=1_000_000, folder=tmp_path)
+
+
+def test_shared_memory_that_nccl_would_fill_is_found_out(tmp_path: Path):
+    with pytest.raises(VolumeError, match=r"has \d+ MB and 1000000 processes with GPUs need 16000000; enlarge it"):
+        check_shared_memory(Settings(), processes=1_000_000, gpus=8, folder=tmp_path)
+    check_shared_memory(Settings(), processes=1, gpus=1, folder=tmp_path)
+
+
+def test_memory_that_rdma_may_not_lock_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, before[1]))
+    try:
+        monkeypatch.setattr(preflight, "_capabilities", lambda: 0)
+        check_locked_memory(2, tmp_path)
+        (tmp_path / "uverbs0").write_text("")
+        check_locked_memory(1, tmp_path)
+        assert not capsys.readouterr().err
+        check_locked_memory(2, tmp_path)
+        assert "may lock only 64 KB of memory" in capsys.readouterr().err
+        monkeypatch.setattr(preflight, "_capabilities", lambda: preflight.IPC_LOCK)
+        check_locked_memory(2, tmp_path)
+        assert not capsys.readouterr().err
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+
+
+@pytest.fixture
+def pair() -> tuple[Node, TCPStore, Node, TCPStore]:
+    """Two nodes that have names, with their stores."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    nodes = [Node(index, 2, 1, "127.0.0.1", port, f"gpu-{index}") for index in (0, 1)]
+    stores = [open_store(node, lambda: False) for node in nodes]
+    assert stores[0] and stores[1]
+    return nodes[0], stores[0], nodes[1], stores[1]
+
+
+def test_nodes_tell_each_other_what_they_are_called(pair: tuple[Node, TCPStore, Node, TCPStore]):
+    first, store, second, connection = pair
+    facts = {"the version of torch": "2"}
+    host = Host(first, store, 1, facts, lambda: False)
+    guest = Guest(second, connection, 0, facts, lambda: False)
+    host.gather()
+    host.start(1, "token", resume=False)
+    go = guest.wait_for_start()
+    assert go and go.host == "gpu-0"
+    guest.failed(Failure(70, "no", asked=False))
+    host.failed(Failure(138, "lost another", asked=False))
+    while (cause := host.cause()) is None:
+        time.sleep(0.05)
+    assert (cause[0], cause[1].sentence, host.title(cause[0])) == (1, "no", "node 1 (gpu-1)")
+    threading.Thread(target=guest.close, args=(False,)).start()
+    host.close(Verdict(70, "no", again=False))
+
+
+def test_another_build_of_the_same_version_is_refused(pair: tuple[Node, TCPStore, Node, TCPStore]):
+    first, store, second, connection = pair
+    host = Host(first, store, 1, {"the version of distrain": "1", "the hash of distrain's code": "a"}, lambda: False)
+    guest = Guest(second, connection, 0, {"the version of distrain": "1"}, lambda: False)
+    with pytest.raises(SettingsError, match=r"code is None on node 1 \(gpu-1\) and a on node 0 \(gpu-0\)"):
+        host.gather()
+    threading.Thread(target=guest.close, args=(False,)).start()
+    host.close(Verdict(64, "no", again=False))
+
+
+PET = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "run1-master-0", "PET_MASTER_PORT": "23456"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes", "node"),
+    [
+        ({}, 3, Node(0, 1, 3)),
+        (PET | {"PET_NPROC_PER_NODE": "8"}, None, Node(1, 2, 8, "run1-master-0", 23456)),
+        (PET | {"PET_NPROC_PER_NODE": "8"}, 2, Node(1, 2, 2, "run1-master-0", 23456)),
+        (
+            PET | {"PET_NPROC_PER_NODE": "8", "RUN_NODE_NAME": "gpu-17"},
+            2,
+            Node(1, 2, 2, "run1-master-0", 23456, "gpu-17"),
+        ),
+        (
+            PET | {"PET_NPROC_PER_NODE": "auto", "CUDA_VISIBLE_DEVICES": "0,1"},
+            None,
+            Node(1, 2, 2, "run1-master-0", 23456),
+        ),
+        # RANK counts nodes in a PyTorchJob: it is not asked
+        (PET | {"PET_NPROC_PER_NODE": "1", "RANK": "7"}, None, Node(1, 2, 1, "run1-master-0", 23456)),
+    ],
+)
+def test_the_environment_says_which_node_this_is(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], processes: int | None, node: Node
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", environment.get("CUDA_VISIBLE_DEVICES", ""))
+    assert this_node(processes, environment) == node
+
+
+def test_sagemaker_says_which_node_this_is(tmp_path: Path):
+    file = tmp_path / "resourceconfig.json"
+    file.write_text(json.dumps({"current_host": "algo-2", "hosts": ["algo-2", "algo-1"]}))
+    assert this_node(4, {}, sagemaker=file) == Node(1, 2, 4, "algo-1", 29500)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"PET_NODE_RANK": "2"}, "PET_NODE_RANK is 2 but PET_NNODES is 2"),
+        ({"PET_NODE_RANK": "one"}, "PET_NODE_RANK is 'one'"),
+        ({"PET_MASTER_ADDR": ""}, "PET_MASTER_ADDR is not set"),
+        ({"PET_NPROC_PER_NODE": "0"}, "give 1 or more"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_refused(changes: dict[str, str], sentence: str):
+    with pytest.raises(SettingsError, match=sentence):
+        this_node(None, PET | {"PET_NPROC_PER_NODE": "1"} | changes)
+
+
+def attempt_and(folder: Path, failure: str | None, **options: Any) -> Attempts:
+    begun = begin_attempt(folder, max_restarts=4, **options)
+    end_attempt(folder, failure)
+    return begun
+
+
+def test_restarts_are_counted_since_the_newest_checkpoint_and_stops_are_free(tmp_path: Path):
+    assert [attempt_and(tmp_path, None).spent for _ in range(9)] == [0] * 9
+    assert [attempt_and(tmp_path, f"failure {n}").spent for n in range(3)] == [0, 1, 2]
+    (tmp_path / "checkpoint-5").mkdir()
+    assert [attempt_and(tmp_path, f"failure {n}").spent for n in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(RestartsUsedUp, match=r"restarted 4 times without a new checkpoint.*failure 4"):
+        begin_attempt(tmp_path, max_restarts=4)
+    assert begin_attempt(tmp_path, max_restarts=4, forgive=True).spent == 0
+
+
+def test_an_attempt_that_was_killed_without_a_word_counts(tmp_path: Path):
+    assert [begin_attempt(tmp_path, 2).spent for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(RestartsUsedUp, match="the last ones were killed"):
+        begin_attempt(tmp_path, 2)
+
+
+def test_the_same_failure_at_the_same_step_three_times_is_enough(tmp_path: Path):
+    for _ in range(3):
+        attempt_and(tmp_path, "the GPU's memory is used up")
+    with pytest.raises(RestartsUsedUp, match="failed 3 times at step 0 in the same way: the GPU's memory is used up"):
+        begin_attempt(tmp_path, max_restarts=100)

@@ -1,0 +1,95 @@
+"""How `distrain train` ends when it cannot go on: codes that the cluster reads, and sentences for a person."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+
+from distrain_trainer.__main__ import unforeseen
+from distrain_trainer.cli import main
+from distrain_trainer.launch import termination
+from runs import FAILING
+
+
+@pytest.fixture(autouse=True)
+def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterable[None]:
+    """What a command in this process does to signals is undone."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def train(output: Path, *more: str) -> int:
+    """The exit code of a run of one process."""
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--output_dir", str(output), "--processes", "1", *more])
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_a_volume_that_is_away_at_the_start_has_the_pod_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "settings.json").symlink_to(FAILING)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert train(tmp_path) == 138
+    sentence = f"output_dir {tmp_path} cannot be read: Input/output error; the volume may answer again later"
+    assert capsys.readouterr().err == f"distrain: {sentence}\n"
+
+
+def test_an_unforeseen_error_of_the_supervisor_leaves_138_a_sentence_and_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "attempt.json").write_text("{")
+    (tmp_path / "log").write_text("")
+    monkeypatch.setattr(termination, "TERMINATION_LOG", tmp_path / "log")
+    assert train(tmp_path) == 138
+    (kept,) = (tmp_path / "errors").iterdir()
+    assert "Traceback" in kept.read_text() and "JSONDecodeError" in kept.read_text()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("distrain: unforeseen error of the supervisor: JSONDecodeError: ")
+    assert last == f"distrain: {(tmp_path / 'log').read_text()}"
+
+
+def test_no_code_ends_the_job_after_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "settings.json"
+    file.symlink_to(FAILING)
+
+    def stopped_while_it_waits(seconds: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        file.unlink()
+        file.write_text("{")
+
+    monkeypatch.setattr(time, "sleep", stopped_while_it_waits)
+    assert train(tmp_path) == 143
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"distrain: {file} is damaged")
+    assert train(tmp_path) == 66
+    assert train(tmp_path, "--seed", "x") == 64
+
+
+def test_a_worker_that_loses_a_file_system_is_restarted_and_one_that_misses_a_file_is_not():
+    sentence, code = unforeseen(OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
+    assert code == 138 and sentence.startswith("a file system or the network failed (OSError: [Errno 116]")
+    assert unforeseen(FileNotFoundError(errno.ENOENT, "No such file"))[1] == 70
+    assert unforeseen(OSError("no model of this name"))[1] == 70
+
+
+def test_a_broken_gpu_is_told_with_the_name_that_avoid_nodes_takes(monkeypatch: pytest.MonkeyPatch):
+    error = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+    assert unforeseen(error) == (
+        "the GPU of this process failed (AcceleratorError: CUDA error: uncorrectable ECC error encountered); see dmesg "
+        "of the node for its Xid",
+        138,
+    )
+    monkeypatch.setenv("RUN_NODE_NAME", "gpu-17")
+    sentence, code = unforeseen(error)
+    assert code == 138 and "a GPU of gpu-17 failed" in sentence and "put gpu-17 into avoidNodes" in sentence

@@ -1,0 +1,71 @@
+"""What goes with what: every strategy with every way to train, tried, and the table of it in docs/strategies.md.
+
+`WRITE=1 make test-matrix` writes the table anew.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import tiny
+from cells import STRATEGIES, cell, launch
+from runs import losses
+
+DOCS = Path(__file__).parents[3] / "docs" / "strategies.md"
+BEGIN, END = "<!-- combinations -->\n", "<!-- /combinations -->"
+LORA = {"lora__rank": 4, "optimizer__learning_rate": 1e-2}
+WAYS = {
+    "bf16": {"precision": "bf16"},
+    "gradient checkpointing": {"model__gradient_checkpointing": True},
+    "frozen layers": {"model__freeze": "*.layers.0.*"},
+    "packing": {"batch__packing": True, "data__max_length": 64},
+    "chunked loss": {"model__chunked_loss": True},
+    "optimizer in host memory": {"strategy__offload_optimizer": True},
+    "parameters in host memory": {"strategy__offload_parameters": True},
+    "8-bit AdamW": {"optimizer__name": "adamw_8bit"},
+    "LoRA": LORA,
+    "DoRA": LORA | {"lora__dora": True},
+    "LoRA, base in bf16": LORA | {"precision": "bf16"},
+    "QLoRA, 4 bits": LORA | {"quantization__bits": 4, "precision": "bf16"},
+    "QLoRA, 8 bits": LORA | {"quantization__bits": 8, "precision": "bf16"},
+}
+STEPS = 12
+
+
+@pytest.mark.matrix
+def test_the_table_of_what_goes_with_what_is_true(texts: Path, tmp_path: Path):
+    """Each way trains: the loss falls, and a run that goes on from its checkpoint continues; or it is refused (64)."""
+    llama = tiny.tiny_llama(tmp_path / "llama")
+    table: dict[str, dict[str, str]] = {way: {} for way in WAYS}
+    for kind in ("single", *STRATEGIES):
+        cells, folder = [], tmp_path / kind
+        folder.mkdir()
+        for number, more in enumerate(WAYS.values()):
+            options = {"task": "causal-lm", "strategy__kind": kind, "batch__micro_batches": 2} | more
+            for steps in (STEPS - 2, STEPS):
+                one = cell(llama, texts, folder / str(number), schedule__max_steps=steps, **options)
+                cells.append(one | {"resume": True, "outcome": str(folder / f"{number}-{steps}.json")})
+        launch(1 if kind == "single" else 2, cells, folder, timeout=570)
+        for number, way in enumerate(WAYS):
+            first, second = (
+                json.loads((folder / f"{number}-{steps}.json").read_text()) for steps in (STEPS - 2, STEPS)
+            )
+            assert (first is None) == (second is None), (kind, way, first, second)
+            table[way][kind] = "yes" if first is None else "refused"
+            if first is None:
+                found = losses(folder / str(number))
+                assert len(found) == STEPS and sum(found[s] for s in (11, 12)) < sum(found[s] for s in (1, 2)), (
+                    kind,
+                    way,
+                )
+    lines = ["| | " + " | ".join(("single", *STRATEGIES)) + " |", "| --- |" + " --- |" * (1 + len(STRATEGIES))]
+    lines += [f"| {way} | " + " | ".join(found.values()) + " |" for way, found in table.items()]
+    made = BEGIN + "\n".join(lines) + "\n" + END
+    text = DOCS.read_text()
+    before, _, rest = text.partition(BEGIN)
+    wanted = before + made + rest.partition(END)[2]
+    if os.environ.get("WRITE"):
+        DOCS.write_text(wanted)
+    assert DOCS.read_text() == wanted, "docs/strategies.md says otherwise: WRITE=1 make test-matrix"

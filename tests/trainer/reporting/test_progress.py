@@ -1,0 +1,143 @@
+import json
+import re
+
+import pytest
+
+from distrain_trainer.console import clock, say, short
+from distrain_trainer.reporting import progress
+from distrain_trainer.reporting.progress import Progress
+
+
+def train_line(step, **more):
+    return {"step": step, "epoch": step / 100, "loss": 1 / step, "tokens_per_second": 12345.6, **more}
+
+
+def logged(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture
+def clock_hand(monkeypatch):
+    """Moves the clock that progress reads."""
+    now = [0.0]
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
+
+    def forward(seconds):
+        now[0] += seconds
+
+    return forward
+
+
+def test_without_a_terminal_a_burst_of_steps_logs_the_first_and_the_last(capsys):
+    with Progress(1000, terminal=False) as shown:
+        for step in range(1, 1001):
+            shown.step(train_line(step))
+    lines = logged(capsys)
+    assert [lines[0]["step"], lines[-1]["step"]] == [1, 1000]
+    assert len(lines) <= 4
+
+
+def test_without_a_terminal_slow_steps_are_all_logged(capsys, clock_hand):
+    with Progress(5, terminal=False) as shown:
+        for step in range(1, 6):
+            clock_hand(1.5)
+            shown.step(train_line(step))
+    assert logged(capsys) == [train_line(step) for step in range(1, 6)]
+
+
+def test_at_most_one_step_a_second_is_logged(capsys, clock_hand):
+    with Progress(1000, terminal=False) as shown:
+        for step in range(1, 101):
+            shown.step(train_line(step))
+            clock_hand(0.25)
+    assert [line["step"] for line in logged(capsys)] == [*range(1, 101, 4), 100]
+
+
+def test_evaluations_and_events_are_always_logged_and_after_their_step(capsys, clock_hand):
+    with Progress(100, terminal=False) as shown:
+        for step in range(1, 4):
+            shown.step(train_line(step))
+        shown.step({"step": 3, "eval_loss": 0.5})
+        shown.step({"step": 3, "event": "checkpoint"})
+    kinds = [(line["step"], *(line.keys() & {"loss", "eval_loss", "event"})) for line in logged(capsys)]
+    assert kinds == [(1, "loss"), (3, "loss"), (3, "eval_loss"), (3, "event")]
+
+
+def test_a_run_that_ends_early_logs_its_last_step(capsys):
+    with Progress(1000, terminal=False) as shown:
+        for step in range(1, 8):
+            shown.step(train_line(step))
+    assert [line["step"] for line in logged(capsys)] == [1, 7]
+
+
+def test_sentences_go_to_stderr_and_data_to_stdout(capsys):
+    say("before any bar")
+    with Progress(2, terminal=False) as shown:
+        shown.say("[2 rows] were empty")
+        shown.step(train_line(1))
+    said = capsys.readouterr()
+    assert said.err == "before any bar\n[2 rows] were empty\n"
+    assert json.loads(said.out) == train_line(1)
+
+
+def test_a_loss_that_is_not_finite_is_null_in_the_log(capsys):
+    with Progress(1, terminal=False) as shown:
+        shown.step(train_line(1, grad_norm=float("nan")))
+    assert logged(capsys)[0]["grad_norm"] is None
+
+
+def on_terminal(capsys, monkeypatch, columns, act, **arguments):
+    """What a terminal of that width shows, as plain lines: `(stdout, stderr lines)`."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress(terminal=True, **arguments) as shown:
+        act(shown)
+    said = capsys.readouterr()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.err)
+    return said.out, re.split(r"[\r\n]+", text)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_on_a_terminal_the_bar_stays_on_one_line(capsys, monkeypatch, columns):
+    out, lines = on_terminal(
+        capsys,
+        monkeypatch,
+        columns,
+        lambda shown: shown.step(train_line(123456)),
+        total=1500000,
+        start_step=123000,
+    )
+    assert out == ""
+    assert max(map(len, lines)) <= columns
+    last = [line for line in lines if line][-1]
+    assert last.startswith("step  123456/1500000 ")
+    assert "loss 0.0000  12.3k tokens/s  took 0:00" in last
+
+
+def test_on_a_terminal_sentences_and_evaluations_stand_above_the_bar(capsys, monkeypatch):
+    def act(shown):
+        shown.step(train_line(40, loss=None))
+        shown.say("[data] 3 rows were truncated")
+        shown.evaluating(3, 8)
+        shown.step({"step": 40, "epoch": 1.0, "eval_loss": 0.25, "eval_f1_macro": 0.875, "eval_f1_micro": 0.9})
+        shown.step({"step": 40, "event": "nonfinite", "message": "the gradient is not finite"})
+        shown.step({"step": 40, "event": "checkpoint"})
+
+    _, lines = on_terminal(capsys, monkeypatch, 100, act, total=100)
+    assert "[data] 3 rows were truncated" in lines
+    assert "step 40: evaluation loss 0.2500, f1 macro 0.8750" in lines
+    assert "step 40: the gradient is not finite" in lines
+    assert "loss not finite" in [line for line in lines if line][-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (0.5, "0.5"), (950, "950"), (999.9, "1k"), (12345, "12.3k"), (4.56e6, "4.56M"), (7e12, "7T")],
+)
+def test_numbers_are_shortened(number, text):
+    assert short(number) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (59.6, "1:00"), (754, "12:34"), (5025, "1:23:45")])
+def test_time_spans_read_like_a_clock(seconds, text):
+    assert clock(seconds) == text

@@ -1,0 +1,264 @@
+"""Checkpoints: published whole or not at all, found again, and damage is seen."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distrain_trainer.errors import CheckpointError, DataError, Superseded
+from distrain_trainer.models.loss import SummedLoss
+from distrain_trainer.parallel.api import Parallel, freeze_unreached, parallelize
+from distrain_trainer.parallel.collectives import Place
+from distrain_trainer.settings.model import Settings
+from distrain_trainer.storage.attempts import begin_attempt
+from distrain_trainer.storage.files import write_json
+from distrain_trainer.storage.safetensors_writer import SafetensorsFile
+from distrain_trainer.training.checkpoint import BEST, Checkpoints, State, numbered
+
+MICRO_BATCH = {
+    "input_ids": torch.arange(5, 13).reshape(2, 4),
+    "attention_mask": torch.ones(2, 4, dtype=torch.int64),
+    "labels": torch.tensor([0, 1]),
+}
+
+
+class Lab:
+    """A small model under training, and its checkpoints in a folder."""
+
+    def __init__(self, bert: Path, folder: Path, background: bool = False):
+        self.folder, self.bert, self.background = folder, bert, background
+        self.said: list[str] = []
+        self.attempt = begin_attempt(folder).attempt
+        self.parallel = self._parallel(seed=1)
+        self.checkpoints = self.reader(self.parallel)
+        self.state = State()
+
+    def _parallel(self, seed: int) -> Parallel:
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(self.bert, num_labels=2)
+        empty = MICRO_BATCH | {"labels": torch.tensor([-100, -100])}
+        module = SummedLoss(model)
+        freeze_unreached(module, empty)
+        return parallelize(Settings(), Accelerator(cpu=True), module, world=1)
+
+    def reader(self, parallel: Parallel) -> Checkpoints:
+        def write_static(folder: Path) -> None:
+            parallel.module.model.config.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(self.bert).save_pretrained(folder)
+
+        place = Place(0, 1, 0, 1)
+        args = (self.folder, place, self.attempt, "data", 2, self.background, parallel, write_static, self.said.append)
+        return Checkpoints(*args)
+
+    def step(self) -> None:
+        """One optimizer step."""
+        loss, _ = self.parallel.forward(MICRO_BATCH)
+        self.parallel.backward(loss)
+        self.parallel.step(1e-3)
+        self.state.step += 1
+
+    def save(self) -> int | None:
+        self.checkpoints.begin(self.state)
+        return self.checkpoints.finish()
+
+    def train_and_save(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+            assert self.save() == self.state.step
+
+    def restored(self) -> tuple[State | None, Parallel]:
+        """State and model of a fresh process that resumes."""
+        parallel = self._parallel(seed=2)
+        return self.reader(parallel).restore(), parallel
+
+
+@pytest.fixture
+def lab(bert: Path, tmp_path: Path) -> Lab:
+    return Lab(bert, tmp_path)
+
+
+def everything(parallel: Parallel) -> dict[str, torch.Tensor]:
+    return {f"{name}/{key}": t.clone() for name in parallel.parameters for key, t in parallel.read(name).items()}
+
+
+def assert_same(one: Parallel, other: Parallel) -> None:
+    left, right = everything(one), everything(other)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def test_weights_and_optimizer_come_back_bit_for_bit(lab: Lab):
+    lab.train_and_save(3)
+    state, parallel = lab.restored()
+    assert state == lab.state
+    assert_same(parallel, lab.parallel)
+
+
+def test_a_checkpoint_is_a_model_for_from_pretrained(lab: Lab):
+    lab.train_and_save(1)
+    model = AutoModelForSequenceClassification.from_pretrained(lab.folder / "checkpoint-1", use_safetensors=True)
+    loaded = dict(model.named_parameters())
+    for name, parameter in lab.parallel.parameters.items():
+        assert torch.equal(loaded[name], parameter), name
+
+
+def test_a_checkpoint_from_the_background_is_of_the_step_it_was_begun_at(bert: Path, tmp_path: Path):
+    lab = Lab(bert, tmp_path, background=True)
+    lab.step()
+    before = everything(lab.parallel)
+    lab.checkpoints.begin(lab.state)
+    lab.step()
+    assert lab.checkpoints.finish() == 1
+    _, parallel = lab.restored()
+    assert all(torch.equal(before[name], tensor) for name, tensor in everything(parallel).items())
+
+
+def test_the_newest_stay_and_the_rest_go(lab: Lab):
+    lab.train_and_save(5)
+    assert [path.name for path in numbered(lab.folder)] == ["checkpoint-5", "checkpoint-4"]
+    assert not list(lab.folder.glob("tmp.*"))
+
+
+def damage_truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def damage_flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_flip, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(lab: Lab, damage, name: str):
+    lab.train_and_save(2)
+    if damage is damage_flip and name == "manifest.json":
+        (lab.folder / "checkpoint-2" / name).write_bytes(b"\x00")
+    else:
+        damage(lab.folder / "checkpoint-2" / name)
+    state, _ = lab.restored()
+    assert state is not None and state.step == 1
+    assert any("checkpoint-2 is damaged" in text and "the one before" in text for text in lab.said)
+    assert (lab.folder / "checkpoint-2").exists()
+
+
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(lab: Lab):
+    lab.train_and_save(2)
+    damage_flip(lab.folder / "checkpoint-2" / "model.safetensors")
+    lab.checkpoints.restore()
+    lab.state.step = 2
+    lab.train_and_save(1)
+    assert [path.name for path in numbered(lab.folder)] == ["checkpoint-3", "checkpoint-2", "checkpoint-1"]
+
+
+def test_no_whole_checkpoint_is_an_error_and_never_a_fresh_start(lab: Lab):
+    lab.train_and_save(2)
+    for path in numbered(lab.folder):
+        damage_flip(path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints") as refused:
+        lab.restored()
+    assert refused.value.exit_code == 66
+    assert len(numbered(lab.folder)) == 2
+
+
+def test_a_folder_without_checkpoints_is_a_fresh_start(lab: Lab):
+    assert lab.restored()[0] is None
+
+
+def test_a_checkpoint_of_other_data_is_refused(lab: Lab):
+    lab.train_and_save(1)
+    manifest = lab.folder / "checkpoint-1" / "manifest.json"
+    write_json(manifest, json.loads(manifest.read_text()) | {"data": "other"})
+    with pytest.raises(DataError, match="not those that"):
+        lab.restored()
+
+
+def test_what_a_kill_leaves_half_written_is_no_checkpoint(lab: Lab):
+    lab.train_and_save(1)
+    shutil.copytree(lab.folder / "checkpoint-1", lab.folder / "tmp.2.1")
+    state, _ = lab.restored()
+    assert state is not None and state.step == 1
+    lab.checkpoints.clean()
+    assert not list(lab.folder.glob("tmp.*"))
+
+
+def test_an_older_attempt_leaves_without_publishing(lab: Lab):
+    lab.train_and_save(1)
+    begin_attempt(lab.folder)
+    lab.step()
+    lab.checkpoints.begin(lab.state)
+    with pytest.raises(Superseded):
+        lab.checkpoints.finish()
+    assert [path.name for path in numbered(lab.folder)] == ["checkpoint-1"]
+
+
+def test_the_best_model_is_kept_apart_and_outlives_its_checkpoint(lab: Lab):
+    for step in range(1, 5):
+        lab.step()
+        if step == 2:
+            lab.state.best = {"metric": "accuracy", "value": 0.5, "step": 2}
+        lab.save()
+    assert not (lab.folder / "checkpoint-2").exists()
+    model = AutoModelForSequenceClassification.from_pretrained(lab.folder / BEST, use_safetensors=True)
+    assert model.num_labels == 2
+    assert BEST not in [path.name for path in numbered(lab.folder)]
+
+
+def test_a_best_model_lost_in_a_kill_is_restored_on_resume(lab: Lab):
+    lab.state.best = {"metric": "accuracy", "value": 0.5, "step": 1}
+    lab.train_and_save(2)
+    shutil.rmtree(lab.folder / BEST)
+    lab.restored()
+    assert (lab.folder / BEST / "model.safetensors").exists()
+
+
+def test_a_full_disk_costs_one_checkpoint_and_no_more(bert: Path, tmp_path: Path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip(f"needs a small file system of its own, and mount says: {mount.stderr.strip()}")
+    try:
+        lab = Lab(bert, folder)
+        lab.train_and_save(1)
+        ballast = folder / "ballast"
+        ballast.write_bytes(b"x" * (shutil.disk_usage(folder).free - 100_000))
+        lab.step()
+        assert lab.save() is None
+        assert "No space left on device" in lab.said[-1] and "training goes on" in lab.said[-1]
+        assert [path.name for path in numbered(folder)] == ["checkpoint-1"]
+        assert not list(folder.glob("tmp.*"))
+        ballast.unlink()
+        lab.step()
+        assert lab.save() == 3
+        assert_same(lab.restored()[1], lab.parallel)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_file_written_a_tensor_at_a_time_is_what_the_library_reads(tmp_path: Path):
+    tensors = {
+        "weight": torch.randn(3, 5),
+        "scalar": torch.tensor(2.5),
+        "nothing": torch.empty(0, 4),
+        "half": torch.randn(7).bfloat16(),
+        "transposed": torch.randn(4, 6).T,
+    }
+    path = tmp_path / "x.safetensors"
+    file = SafetensorsFile(path, ((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()))
+    for tensor in tensors.values():
+        file.append(tensor)
+    written = file.close()
+    read = load_file(path)
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    assert written.size == path.stat().st_size

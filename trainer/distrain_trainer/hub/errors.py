@@ -1,0 +1,114 @@
+"""What the Hugging Face Hub answers, told apart in one sentence each.
+
+Fits everything that huggingface_hub, datasets and transformers raise when they fetch: transformers wraps the Hub's
+errors in OSError and datasets in its own, so the whole chain of causes is looked at.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import constants, get_safetensors_metadata, get_token, hf_hub_download
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.memory.model_shapes import INDEX, SINGLE, Shapes, read_folder, shapes_of
+
+HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
+"""Their errors mean that no answer came; which of them huggingface_hub uses changes between its versions."""
+
+
+def hub_sentence(
+    error: BaseException, kind: Literal["model", "data set"], name: str, revision: str | None = None
+) -> str:
+    """What went wrong when `name` was fetched from the Hub, and what to do, in one sentence.
+
+    error: what was caught; its causes are followed. revision: the one that was asked for, None for the newest.
+    An error that is not the Hub's becomes a sentence with the first line of its own message.
+    """
+    section = "data" if kind == "data set" else "model"
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{name}"
+    access = "the account of HF_TOKEN has no access" if get_token() else "HF_TOKEN is not set"
+    gated = (
+        f"{kind} {name} is gated and {access}; accept its terms at {page} and set HF_TOKEN to a token of that account"
+    )
+    no_revision = f"{kind} {name} has no revision {revision}; choose a branch, tag or commit for {section}.revision"
+    not_found = (
+        f"{kind} {name} is not on the Hub, or is private and {access}; check {section}.name, or set HF_TOKEN to a "
+        "token that may read it"
+    )
+    unreachable = (
+        f"{kind} {name} is not in the cache {constants.HF_HOME} and HF_HUB_OFFLINE is set; unset it, or fill the "
+        "cache first"
+        if constants.HF_HUB_OFFLINE
+        else f"the Hub at {constants.ENDPOINT} cannot be reached for {kind} {name}, which is not in the cache "
+        f"{constants.HF_HOME}; check network and proxy, or name a local folder"
+    )
+    for link in _chain(error):
+        match link:
+            case GatedRepoError():
+                return gated
+            case RevisionNotFoundError():
+                return no_revision
+            case DisabledRepoError():
+                return f"{kind} {name} was disabled by the Hub; see {page} and choose another"
+            case RepositoryNotFoundError():
+                return not_found
+            case HfHubHTTPError() if (status := link.response.status_code) != 404:
+                return f"the Hub answered {status} for {kind} {name}; {_advice(status)}"
+            case HFValidationError():
+                return f"{section}.name {name} is no name on the Hub, which are of the form owner/name; correct it"
+            case LocalEntryNotFoundError() | ConnectionError():
+                return unreachable
+        if type(link).__name__ == "DatasetNotFoundError":  # datasets cuts the chain; only its words are left
+            words = str(link)
+            return gated if "gated" in words else no_revision if words.startswith("Revision") else not_found
+        if type(link).__module__.partition(".")[0] in HTTP_CLIENTS:
+            return unreachable
+    return f"{kind} {name} cannot be loaded: {first_line(error)}"
+
+
+def read_headers(name: str, revision: str | None) -> tuple[dict[str, Any], Shapes]:
+    """config.json and the shapes of all parameters of a model on the Hub, without its weights: from the cache where it
+    is there, else by requests for the first bytes of its files. Raises SettingsError."""
+    try:
+        config = Path(hf_hub_download(name, "config.json", revision=revision))
+        if (config.parent / SINGLE).exists() or (config.parent / INDEX).exists():
+            return read_folder(config.parent)
+        files = get_safetensors_metadata(name, revision=revision).files_metadata.values()
+    except SettingsError:
+        raise
+    except Exception as error:
+        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+    header = {key: {"dtype": t.dtype, "shape": t.shape} for file in files for key, t in file.tensors.items()}
+    return json.loads(config.read_text()), shapes_of(header)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" .:") if lines else type(error).__name__
+
+
+def _advice(status: int) -> str:
+    if status in (401, 403):
+        return "HF_TOKEN is wrong, expired or not allowed to read it: set a valid one"
+    if status == 429:
+        return "too many requests: wait, or set HF_TOKEN for a higher limit"
+    return "try again later"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it, outermost first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

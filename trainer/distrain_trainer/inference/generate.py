@@ -1,0 +1,91 @@
+"""What a chat model answers: greedily, up to the token that ends its turn. One conversation at a time."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
+
+from distrain_trainer.data.chat import Template, shown
+from distrain_trainer.data.conversations import Conversation, as_text, columns_of, conversation_of
+from distrain_trainer.errors import DataError
+from distrain_trainer.hub.errors import first_line
+from distrain_trainer.settings.sections import Chat
+
+if TYPE_CHECKING:
+    from distrain_trainer.inference.trained import Trained
+
+
+def question_of(row: Mapping[str, Any], chat: Chat, where: str) -> Conversation:
+    """The conversation in a row up to what is to be answered; answers that end it are left out."""
+    if "prompt" in row:
+        row = {"completion": as_text([]), **row}
+    found = conversation_of(row, columns_of(list(row), chat), where)
+    last = max((n for n, message in enumerate(found.messages) if message["role"] != "assistant"), default=-1)
+    if last < 0:
+        raise DataError(f"{where} has no message to answer; correct the row or remove it")
+    return Conversation(found.messages[: last + 1], found.tools)
+
+
+def prompt_of(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, where: str) -> list[int]:
+    """The tokens that the model is to go on from; DataError where the chat template refuses the conversation."""
+    template = Template(tokenizer)
+    try:
+        text, _ = template.render(conversation.messages, conversation.tools, prompt=True)
+    except Exception as error:  # a template is a program of others and may raise anything
+        told = shown(json.dumps(conversation.messages, ensure_ascii=False))
+        raise DataError(
+            f"{where}: the chat template refuses it ({first_line(error)}); correct the messages: {told}"
+        ) from error
+    return template.encode([text])[0].ids
+
+
+def room(trained: "Trained") -> int:
+    """Tokens that the model takes at most, prompt and answer together."""
+    positions = getattr(trained.model.config.get_text_config(), "max_position_embeddings", None)
+    return positions or trained.max_length
+
+
+def stops(model: Any) -> set[int]:
+    """The tokens that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return set(ends if isinstance(ends, list) else [ends]) - {None}
+
+
+def answer(
+    trained: "Trained", prompt: list[int], max_new_tokens: int, where: str, streamer: BaseStreamer | None = None
+) -> str:
+    """The answer's text, special tokens in it as they are but without the one that ends it.
+
+    streamer: gets each token as it comes. Raises DataError where the prompt leaves no room.
+    """
+    left = room(trained) - len(prompt)
+    if left < 1:
+        raise DataError(f"{where} has {len(prompt)} tokens but the model takes {room(trained)}; shorten it")
+    return text_of(trained, greedy(trained, prompt, min(max_new_tokens, left), streamer))
+
+
+def greedy(
+    trained: "Trained", prompt: list[int], max_new_tokens: int, streamer: BaseStreamer | None = None
+) -> list[int]:
+    """The likeliest token after a prompt, and so on until one ends the text or there are enough."""
+    ids = torch.tensor([prompt], device=trained.device)
+    with trained.working():
+        made = trained.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=trained.tokenizer.pad_token_id,
+            streamer=streamer,
+        )
+    return made[0, len(prompt) :].tolist()
+
+
+def text_of(trained: "Trained", ids: list[int]) -> str:
+    """An answer's tokens as a text."""
+    ends = stops(trained.model)
+    return str(trained.tokenizer.decode([token for token in ids if token not in ends]))

@@ -1,0 +1,42 @@
+"""What the terminal or the kubelet asks a supervisor for: once is a wish, twice by Ctrl-C is an order."""
+
+import os
+import signal
+import time
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from distrain_trainer.console import say
+
+if TYPE_CHECKING:
+    from distrain_trainer.launch.workers import Workers
+
+
+class Requests:
+    """What the terminal or the kubelet asks a supervisor for. workers: those to pass it on to."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.workers: Workers | None = None
+        self._interrupts = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def pause(self, seconds: float) -> None:
+        """Waits, but not after being asked to leave."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.asked:
+            time.sleep(0.05)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            if self.workers:
+                self.workers.kill()
+                self.workers.wait()
+            os._exit(130)
+        if not self.asked:
+            say("stopping: the run is saved at the end of this step; Ctrl-C again leaves at once")
+        self.asked = True
+        if self.workers:
+            self.workers.ask()

@@ -1,0 +1,164 @@
+"""How good the model is: plain functions of counts, labels and loss sums.
+
+Classification metrics follow from the confusion matrix and give scikit-learn's numbers; language metrics follow from
+sums over tokens, so that processes can add up their parts before anything is divided.
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.settings.sections import Task
+
+Average = Literal["macro", "micro", "weighted"]
+Labels = Sequence[int] | np.ndarray
+
+AVERAGES: tuple[Average, ...] = ("macro", "micro", "weighted")
+LANGUAGE_METRICS = ("loss", "perplexity", "bits_per_token", "token_accuracy")
+CLASSIFICATION_METRICS = (
+    "loss",
+    "accuracy",
+    *(f"{score}_{average}" for score in ("precision", "recall", "f1") for average in AVERAGES),
+)
+
+
+def confusion_matrix(predictions: Labels, references: Labels, classes: int | None = None) -> np.ndarray:
+    """Counts, int64 [classes, classes]: row = true class, column = predicted class.
+
+    predictions, references: class numbers, int [rows]. classes: None stands for the largest class number + 1.
+    """
+    predicted, true = np.asarray(predictions, np.int64), np.asarray(references, np.int64)
+    if classes is None:
+        classes = int(max(predicted.max(initial=-1), true.max(initial=-1))) + 1
+    assert predicted.shape == true.shape, "as many predictions as references"
+    both = np.concatenate([predicted, true])
+    assert ((both >= 0) & (both < classes)).all(), "class numbers are 0 .. classes - 1"
+    return np.bincount(true * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and f1 of each class, float64 [classes], from counts [classes, classes]; 0 / 0 is 0."""
+    hits, predicted, true = np.diag(matrix), matrix.sum(0), matrix.sum(1)
+    return {
+        "precision": _divide(hits, predicted),
+        "recall": _divide(hits, true),
+        "f1": _divide(2 * hits, predicted + true),
+    }
+
+
+def average_score(matrix: np.ndarray, score: str, average: Average) -> float:
+    """`precision`, `recall` or `f1` over all classes.
+
+    macro: mean over the classes that occur in predictions or references. weighted: mean over rows. micro: all rows
+    counted together, which with one label a row equals accuracy for all three. Without rows: 0.
+    """
+    rows = matrix.sum()
+    if rows == 0:
+        return 0.0
+    if average == "micro":
+        return float(np.trace(matrix) / rows)
+    scores = class_scores(matrix)[score]
+    if average == "weighted":
+        return float(scores @ matrix.sum(1) / rows)
+    return float(scores[(matrix.sum(0) + matrix.sum(1)) > 0].mean())
+
+
+def accuracy(predictions: Labels, references: Labels) -> float:
+    """Fraction of predictions that equal their reference; NaN without rows."""
+    if len(references) == 0:
+        return math.nan
+    return float(np.mean(np.asarray(predictions) == np.asarray(references)))
+
+
+def precision(predictions: Labels, references: Labels, average: Average = "macro") -> float:
+    """Of the rows predicted as a class, the fraction that are of that class."""
+    return average_score(confusion_matrix(predictions, references), "precision", average)
+
+
+def recall(predictions: Labels, references: Labels, average: Average = "macro") -> float:
+    """Of the rows of a class, the fraction predicted as that class."""
+    return average_score(confusion_matrix(predictions, references), "recall", average)
+
+
+def f1(predictions: Labels, references: Labels, average: Average = "macro") -> float:
+    """Harmonic mean of precision and recall, a class at a time."""
+    return average_score(confusion_matrix(predictions, references), "f1", average)
+
+
+def perplexity(loss_sum: float, tokens: int) -> float:
+    """exp of the mean loss a token; infinite where that is beyond a float, NaN without tokens.
+
+    loss_sum: negative log-likelihood in nats, summed over `tokens` tokens.
+    """
+    try:
+        return math.exp(_mean(loss_sum, tokens))
+    except OverflowError:
+        return math.inf
+
+
+def bits_per_token(loss_sum: float, tokens: int) -> float:
+    """Mean loss a token in bits, from its sum in nats; NaN without tokens."""
+    return _mean(loss_sum, tokens) / math.log(2)
+
+
+def classification_metrics(predictions: Labels, references: Labels, classes: int) -> dict[str, float]:
+    """All of `CLASSIFICATION_METRICS` but the loss, from class numbers, int [rows]."""
+    matrix = confusion_matrix(predictions, references, classes)
+    values = {"accuracy": accuracy(predictions, references)}
+    for score in ("precision", "recall", "f1"):
+        values |= {f"{score}_{average}": average_score(matrix, score, average) for average in AVERAGES}
+    return values
+
+
+def language_metrics(loss_sum: float, tokens: int, correct: int) -> dict[str, float]:
+    """`LANGUAGE_METRICS` from the loss in nats and the right predictions, both summed over `tokens` targets."""
+    return {
+        "loss": _mean(loss_sum, tokens),
+        "perplexity": perplexity(loss_sum, tokens),
+        "bits_per_token": bits_per_token(loss_sum, tokens),
+        "token_accuracy": _mean(correct, tokens),
+    }
+
+
+def metric_names(task: Task) -> tuple[str, ...]:
+    """The metrics that an evaluation of this task gives, without the prefix `eval_`."""
+    return CLASSIFICATION_METRICS if task == "sequence-classification" else LANGUAGE_METRICS
+
+
+def default_metric(task: Task) -> str:
+    """The metric that chooses the best checkpoint when `evaluation.metric` is not set."""
+    return "accuracy" if task == "sequence-classification" else "loss"
+
+
+def greater_is_better(name: str) -> bool:
+    """Whether a higher value of this metric is a better one."""
+    return name not in ("loss", "perplexity", "bits_per_token")
+
+
+def check_metric(name: str, task: Task) -> None:
+    """Raises SettingsError where `name` is no metric of `task`."""
+    names = metric_names(task)
+    if name not in names:
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
+        raise SettingsError(
+            f"evaluation.metric is '{name}', which is no metric of {task}; did you mean {nearest}? "
+            f"There are {', '.join(names)}"
+        )
+
+
+def metric_path(name: str) -> Path:
+    """The script of a metric for `evaluate.load(str(metric_path("f1")))`, which needs no network."""
+    return Path(__file__).parent / "scripts" / f"{name}.py"
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return numerator / np.maximum(denominator, 1)
+
+
+def _mean(total: float, count: int) -> float:
+    return total / count if count else math.nan

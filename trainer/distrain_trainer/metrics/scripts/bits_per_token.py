@@ -1,0 +1,12 @@
+"""evaluate's `bits_per_token` on top of `distrain_trainer.metrics.metrics`."""
+
+import math
+
+from distrain_trainer.metrics import metrics, scripts
+
+
+class BitsPerToken(scripts.LossMetric):
+    """Mean loss a token, in bits."""
+
+    def _compute(self, losses):
+        return {"bits_per_token": metrics.bits_per_token(math.fsum(losses), len(losses))}

@@ -1,0 +1,10 @@
+"""evaluate's `confusion_matrix` on top of `distrain_trainer.metrics.metrics`."""
+
+from distrain_trainer.metrics import metrics, scripts
+
+
+class ConfusionMatrix(scripts.LabelMetric):
+    """Counts, [classes, classes]: row = true class, column = predicted class."""
+
+    def _compute(self, predictions, references):
+        return {"confusion_matrix": metrics.confusion_matrix(predictions, references).tolist()}

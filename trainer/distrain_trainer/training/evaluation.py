@@ -1,0 +1,75 @@
+"""Evaluation: every row counts once, on any number of processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from distrain_trainer.data.loader import EVALUATION, IGNORED, Collator, evaluation_batches
+from distrain_trainer.data.plan import MicroBatches, cut
+from distrain_trainer.metrics import metrics
+from distrain_trainer.parallel import collectives
+from distrain_trainer.parallel.api import Tensors
+from distrain_trainer.parallel.collectives import Place
+from distrain_trainer.settings.model import Settings
+
+Forward = Callable[[Tensors], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. metrics: by name, without a prefix. matrix: int [classes, classes], row = true."""
+
+    metrics: dict[str, float]
+    matrix: np.ndarray | None = None
+
+
+def plan_evaluation(lengths: np.ndarray, settings: Settings) -> MicroBatches:
+    """The rows to evaluate on, longest first: all, or `evaluation.samples` of them drawn once by the seed."""
+    rows = np.arange(len(lengths))
+    if settings.evaluation.samples and settings.evaluation.samples < len(rows):
+        generator = np.random.Generator(np.random.PCG64([settings.seed, EVALUATION]))
+        rows = np.sort(generator.choice(rows, settings.evaluation.samples, replace=False))
+    return cut(lengths, rows, settings.batch.limit, settings.batch.samples)
+
+
+@torch.no_grad()
+def evaluate(
+    forward: Forward,
+    planned: MicroBatches,
+    collator: Collator,
+    place: Place,
+    classes: int,
+    stop_asked: Callable[[], bool] = lambda: False,
+    watch: Callable[[int, int], None] = lambda done, of: None,
+) -> Evaluation | None:
+    """Metrics over the planned rows; None where a process was asked to stop before the end. On every process.
+
+    forward: micro-batch -> (summed loss, predictions), of a model in evaluation mode. classes: 0 for language models.
+    """
+    loss_sum, targets, correct = 0.0, 0, 0
+    rows: list[tuple[int, int, int]] = []
+    batches = evaluation_batches(planned, collator, place.rank, place.world)
+    slots = -(-len(planned) // place.world)
+    for done, (numbers, batch) in enumerate(batches):
+        if collectives.total([float(stop_asked())])[0]:
+            return None
+        loss, predictions = forward(batch)
+        labels = batch["labels"]
+        predictions = predictions.cpu()
+        valid = labels != IGNORED
+        loss_sum += float(loss)
+        targets += int(valid.sum())
+        correct += int((predictions == labels)[valid].sum())
+        if classes:
+            rows += zip(numbers.tolist(), predictions.tolist(), labels.tolist(), strict=False)
+        watch(done + 1, slots)
+    loss_sum, all_targets, all_correct = collectives.total([loss_sum, targets, correct])
+    if not classes:
+        return Evaluation(metrics.language_metrics(loss_sum, int(all_targets), int(all_correct)))
+    in_order = sorted(row for part in collectives.gather(rows) for row in part)
+    assert len(in_order) == len(planned.rows), "a row was counted twice or not at all"
+    predicted, true = np.array([p for _, p, _ in in_order]), np.array([t for _, _, t in in_order])
+    found = {"loss": loss_sum / all_targets} | metrics.classification_metrics(predicted, true, classes)
+    return Evaluation(found, metrics.confusion_matrix(predicted, true, classes))

@@ -1,0 +1,122 @@
+"""What is proved about a model before it trains: that a faster way gives the numbers of the plain one.
+
+A few random tokens go through the wrapped model, both ways, in the precision of training. On every process.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import torch
+from torch import nn
+
+from distrain_trainer.data.loader import Collator
+from distrain_trainer.data.packing import Packing
+from distrain_trainer.data.tokens import Rows
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.memory.activations import CHUNK_BYTES, chunks_for
+from distrain_trainer.models.loss import SummedLoss, transformer
+from distrain_trainer.parallel import collectives
+from distrain_trainer.settings.model import Settings
+
+LONGEST = 64
+"""Tokens of a probe's row, at most."""
+EXACT = 1e-4
+"""Largest difference of two ways, as a part of the largest logit, in fp32."""
+ROUNDED_PACKING, ROUNDED_CHUNKS = 5e-2, 1e-2
+"""The same where something is of a lower precision: texts side by side are rounded otherwise than alone, while chunks
+repeat the very same operations."""
+
+
+def check_packing(settings: Settings, loss: SummedLoss, wrapped: nn.Module, collator: Collator) -> None:
+    """Refuses `batch.packing` (SettingsError) for a model in which texts of one row see each other.
+
+    wrapped: what the strategy has made of `loss`.
+    """
+    if not settings.batch.packing:
+        return
+    alone = _logits(loss, wrapped, probe(settings, collator, packed=False))
+    try:
+        together = _logits(loss, wrapped, probe(settings, collator, packed=True))
+    except (TypeError, ValueError) as problem:  # of a model that takes no positions
+        raise SettingsError(
+            f"{settings.model.name} does not take packed rows ({problem}); set batch.packing=false"
+        ) from problem
+    error, most = _difference(alone, together), EXACT if _is_exact(loss) else ROUNDED_PACKING
+    if not error <= most:
+        raise SettingsError(
+            f"texts packed into one row see each other in {settings.model.name}: its logits differ from those of the "
+            f"texts alone by {error:.1e} of the largest, and {most:.0e} is allowed; set batch.packing=false"
+        )
+
+
+def choose_loss(
+    settings: Settings, loss: SummedLoss, wrapped: nn.Module, collator: Collator, say: Callable[[str], None]
+) -> None:
+    """Sets `loss.chunks` as `model.chunked_loss` wants it, where that gives the model's own logits.
+
+    Where it does not, whole logits are computed and that is said, or it is refused (SettingsError) if it was asked for.
+    """
+    tokens, wanted = settings.batch.limit, settings.model.chunked_loss
+    if settings.task not in ("causal-lm", "chat"):
+        return
+    vocabulary = transformer(loss.model).config.get_text_config().vocab_size
+    chunks = chunks_for(wanted, tokens, vocabulary)
+    if not chunks:
+        return
+    batch = probe(settings, collator, packed=False)
+    own = _logits(loss, wrapped, batch)
+    loss.chunks = chunks
+    try:
+        error = _difference(own, _logits(loss, wrapped, batch))
+        found = f"they differ by {error:.1e} of the largest"
+    except (TypeError, AttributeError) as problem:  # no decoder or output layer under the usual names
+        error, found = inf, str(problem)
+    if error <= (EXACT if _is_exact(loss) else ROUNDED_CHUNKS):
+        say(
+            f"the loss is computed by chunks of at most {CHUNK_BYTES >> 20} MiB of logits, {chunks} a micro-batch, in "
+            f"place of {4 * tokens * vocabulary / 2**30:.2g} GiB at once"
+        )
+        return
+    loss.chunks = 0
+    reason = f"{settings.model.name} makes its logits otherwise than by its output layer ({found})"
+    if wanted:
+        raise SettingsError(f"model.chunked_loss is true but {reason}; set it to false")
+    say(f"the loss is computed over whole logits, because {reason}; lower batch.tokens if memory runs out")
+
+
+def probe(settings: Settings, collator: Collator, packed: bool) -> dict[str, torch.Tensor]:
+    """A batch of five texts of random tokens, a row each or packed into two rows of which one ends in padding."""
+    longest = min(settings.data.max_length or LONGEST, LONGEST)
+    lengths = np.array([longest // 2, 1, longest // 4, longest // 3, longest // 4])
+    generator = np.random.Generator(np.random.PCG64(settings.seed))
+    ids = generator.integers(collator.vocabulary, size=lengths.sum()).astype(np.int32)
+    rows = Rows(ids, np.concatenate([[0], np.cumsum(lengths)]))
+    packing = Packing(np.arange(5), np.array([0, 3, 5]), np.array([lengths[:3].sum(), lengths[3:].sum()]))
+    collate = replace(collator, rows=rows, task="causal-lm", packing=packing if packed else None)
+    return collate(np.arange(2 if packed else 5), 0)
+
+
+@torch.no_grad()
+def _logits(loss: SummedLoss, wrapped: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits of the batch's targets, fp32 [targets, vocabulary], without dropout."""
+    device = next(loss.parameters()).device
+    training = wrapped.training
+    wrapped.eval()
+    try:
+        _, logits = wrapped(**{name: tensor.to(device) for name, tensor in batch.items()}, with_logits=True)
+    finally:
+        wrapped.train(training)
+    return logits.float()
+
+
+def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference as a part of the largest value, of the process where it is largest."""
+    error = float((one - other).abs().max() / one.abs().max())
+    return max(collectives.gather(error), key=lambda e: inf if e != e else e)
+
+
+def _is_exact(loss: SummedLoss) -> bool:
+    """Whether everything is computed in fp32."""
+    return loss.precision == "fp32" and all(parameter.dtype == torch.float32 for parameter in loss.parameters())
