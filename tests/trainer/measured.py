@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from distrain_trainer.__main__ import quieten_libraries
-from distrain_trainer.data.loader import IGNORED
+from distrain_trainer.data.loader import IGNORE_INDEX
 from distrain_trainer.memory import activations as formula
 from distrain_trainer.memory.advice import read_model
 from distrain_trainer.memory.model_shapes import sample_model
@@ -121,7 +121,7 @@ def run_case(case: dict[str, Any], world: int) -> dict[str, int]:
     before = live()
     module = SummedLoss(load_model(settings, folder, None, tokenizer, labels), settings.precision)
     empty = batch_of(settings, 1, 1)
-    empty["labels"].fill_(IGNORED)
+    empty["labels"].fill_(IGNORE_INDEX)
     freeze_unreached(module, empty)
     parallel = parallelize(settings, Accelerator(cpu=True), module, world)
     if settings.model.chunked_loss:

@@ -16,7 +16,7 @@ from transformers.models.byt5.tokenization_byt5 import ByT5Tokenizer
 
 import tiny
 from distrain_trainer.cli import main
-from distrain_trainer.data.chat import NO_TARGET, Template, fit, turn_end, use_template
+from distrain_trainer.data.chat import IGNORE_INDEX, Template, fit, turn_end, use_template
 from distrain_trainer.data.conversations import as_text, columns_of, conversation_of
 from distrain_trainer.data.tokens import Rows, Tokenized, prepare
 from distrain_trainer.errors import DataError, SettingsError
@@ -115,11 +115,11 @@ def learned(template: str, messages: list[dict], **row) -> list[list[str]]:
     """The texts that are learned, of each sample."""
     found = []
     for ids, targets in rows_of(template, {"messages": messages} | row):
-        assert all(target in (token, NO_TARGET) for token, target in zip(ids, targets, strict=True))
-        runs, before = [], NO_TARGET
+        assert all(target in (token, IGNORE_INDEX) for token, target in zip(ids, targets, strict=True))
+        runs, before = [], IGNORE_INDEX
         for target in targets:
-            if target != NO_TARGET:
-                if before == NO_TARGET:
+            if target != IGNORE_INDEX:
+                if before == IGNORE_INDEX:
                     runs.append([])
                 runs[-1].append(target)
             before = target
@@ -226,7 +226,7 @@ def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(pairs, system, max
     kept = messages[: system + 2 * whole]
     ids, targets = found[0]
     assert ids == tokenizer_of(template).apply_chat_template(kept)["input_ids"]
-    assert LLAMA.decode([target for target in targets if target != NO_TARGET]) == "".join(answers[:whole])
+    assert LLAMA.decode([target for target in targets if target != IGNORE_INDEX]) == "".join(answers[:whole])
 
 
 # Tools
@@ -707,7 +707,7 @@ def test_a_published_template_lets_only_answers_be_learned(name):
     parts = []
     for sample, encoded in zip(samples, template.encode([sample.text for sample in samples]), strict=True):
         _, ids, targets = fit(sample, encoded, template, 10_000)
-        kept = [target for target in targets if target != NO_TARGET]
+        kept = [target for target in targets if target != IGNORE_INDEX]
         assert turn_end(tokenizer) in kept and len(kept) < len(ids)
         parts.append(tokenizer.decode(kept))
     whole = "".join(parts)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distrain_trainer.data.loader import IGNORED, Collator, StepDataset, evaluation_batches
+from distrain_trainer.data.loader import IGNORE_INDEX, Collator, StepDataset, evaluation_batches
 from distrain_trainer.data.plan import Plan, cut
 from distrain_trainer.data.tokens import Rows
 
@@ -55,7 +55,7 @@ def test_masks_are_as_bert_draws_them(masking: Collator):
     masked = hidden = kept = targets = 0
     for epoch in range(60):
         batch = masking(np.arange(80), epoch)
-        chosen = batch["labels"] != IGNORED
+        chosen = batch["labels"] != IGNORE_INDEX
         targets += int(chosen.sum())
         masked += int(chosen.sum())
         hidden += int((batch["input_ids"][chosen] == 4).sum())
@@ -69,13 +69,13 @@ def test_masks_are_as_bert_draws_them(masking: Collator):
 def test_special_tokens_are_never_targets(masking: Collator):
     for number, length in enumerate(LENGTHS):
         labels = masking(np.array([number]), 0)["labels"][0]
-        assert labels[0] == IGNORED and labels[length - 1] == IGNORED
+        assert labels[0] == IGNORE_INDEX and labels[length - 1] == IGNORE_INDEX
 
 
 def test_whole_words_are_masked_together(masking: Collator):
     collator = replace(masking, mask_whole_words=True)
     for number, length in enumerate(LENGTHS):
-        chosen = (collator(np.array([number]), 0)["labels"][0] != IGNORED).numpy()
+        chosen = (collator(np.array([number]), 0)["labels"][0] != IGNORE_INDEX).numpy()
         words = collator.rows.words[collator.rows.offsets[number] :][:length]
         for word in set(words[chosen]):
             assert chosen[words == word].all()
@@ -87,7 +87,7 @@ def test_a_causal_row_predicts_its_next_token():
     batch = collator(np.array([0, 1]), 0)
     length = LENGTHS[0]
     assert batch["labels"][0, : length - 1].tolist() == batch["input_ids"][0, 1:length].tolist()
-    assert (batch["labels"][0, length - 1 :] == IGNORED).all()
+    assert (batch["labels"][0, length - 1 :] == IGNORE_INDEX).all()
 
 
 @given(st.integers(1, 7), st.integers(1, 7))

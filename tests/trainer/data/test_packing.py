@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 import tiny
-from distrain_trainer.data.loader import IGNORED, Collator, StepDataset
+from distrain_trainer.data.loader import IGNORE_INDEX, Collator, StepDataset
 from distrain_trainer.data.packing import Packing, pack, packing_of
 from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.tokens import Rows, prepare
@@ -67,7 +67,7 @@ def test_an_epoch_holds_every_token_and_target_once(lengths: np.ndarray, longest
         samples, tokens = samples + steps[0].samples, tokens + steps[0].tokens
         for batch in (batch for step in steps for batch in step.micro_batches):
             assert "attention_mask" not in batch
-            targets += int((batch["labels"] != IGNORED).sum())
+            targets += int((batch["labels"] != IGNORE_INDEX).sum())
             for ids, places in zip(batch["input_ids"], batch["position_ids"], strict=True):
                 starts = (places == 0).nonzero().flatten().tolist()
                 seen += [tuple(part.tolist()) for part in ids.tensor_split(starts)]
@@ -78,13 +78,16 @@ def test_an_epoch_holds_every_token_and_target_once(lengths: np.ndarray, longest
 
 
 def test_a_packed_row_by_hand():
-    targets = np.array([1, 2, IGNORED, 4, 5, 6, 7], np.int32)
+    targets = np.array([1, 2, IGNORE_INDEX, 4, 5, 6, 7], np.int32)
     rows = Rows(np.arange(11, 18, dtype=np.int32), np.array([0, 4, 6, 7]), targets)
     packing = Packing(np.array([0, 2, 1]), np.array([0, 2, 3]), np.array([5, 2]))
     batch = {name: tensor.tolist() for name, tensor in collator(rows, packing)(np.array([1, 0]), 0).items()}
     assert batch == {
         "input_ids": [[15, 16, 0, 0, 0], [11, 12, 13, 14, 17]],
-        "labels": [[6, IGNORED, IGNORED, IGNORED, IGNORED], [2, IGNORED, 4, IGNORED, IGNORED]],
+        "labels": [
+            [6, IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX],
+            [2, IGNORE_INDEX, 4, IGNORE_INDEX, IGNORE_INDEX],
+        ],
         "position_ids": [[0, 1, 0, 1, 2], [0, 1, 2, 3, 0]],
     }
 

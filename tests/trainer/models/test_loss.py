@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
-from distrain_trainer.data.loader import IGNORED, Collator
+from distrain_trainer.data.loader import IGNORE_INDEX, Collator
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory.activations import CHUNK_BYTES, WHOLE_BYTES, chunks_for
 from distrain_trainer.models.loss import SummedLoss
@@ -28,7 +28,7 @@ MODELS = ["gpt2", "llama", "tied llama", "gemma2", "granite"]
 def batch(packed: bool = False, collator: Collator = COLLATOR) -> dict[str, torch.Tensor]:
     """Texts of random tokens; every third target is left out."""
     found = probe(CAUSAL, collator, packed)
-    found["labels"].flatten()[::3] = IGNORED
+    found["labels"].flatten()[::3] = IGNORE_INDEX
     return found
 
 
@@ -54,7 +54,7 @@ def test_loss_gradients_and_predictions_are_those_of_whole_logits(kind: str, pac
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-6 * largest, msg=name)
 
     module.eval()
-    valid = inputs["labels"] != IGNORED
+    valid = inputs["labels"] != IGNORE_INDEX
     seen = [module(**inputs)[1][valid]]
     module.chunks = 0
     seen.append(module(**inputs)[1][valid])
@@ -97,9 +97,9 @@ def test_every_micro_batch_calls_the_output_layer_equally_often(targets: int):
     reached = loss_and_gradients(module, inputs)[1].keys()
     calls = []
     module.model.lm_head.register_forward_hook(lambda *_: calls.append(1))
-    inputs["labels"].flatten()[inputs["labels"].flatten().cumsum(0).argmax() :] = IGNORED
-    places = (inputs["labels"].flatten() != IGNORED).nonzero().squeeze(1)
-    inputs["labels"].flatten()[places[targets:]] = IGNORED
+    inputs["labels"].flatten()[inputs["labels"].flatten().cumsum(0).argmax() :] = IGNORE_INDEX
+    places = (inputs["labels"].flatten() != IGNORE_INDEX).nonzero().squeeze(1)
+    inputs["labels"].flatten()[places[targets:]] = IGNORE_INDEX
     module.chunks = 4
     loss, gradients = loss_and_gradients(module, inputs)
     assert len(calls) == 2 * module.chunks
@@ -125,7 +125,7 @@ def test_whole_logits_never_exist():
     vocabulary = 5000
     module = SummedLoss(tiny.decoder("tied llama", vocabulary=vocabulary))
     inputs = batch(collator=replace(COLLATOR, vocabulary=vocabulary))
-    targets = int((inputs["labels"] != IGNORED).sum())
+    targets = int((inputs["labels"] != IGNORE_INDEX).sum())
     found = []
     for chunks in (0, targets // 4):
         module.chunks = chunks

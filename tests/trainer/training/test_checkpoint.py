@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distrain_trainer.errors import CheckpointError, DataError, Superseded
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel.api import Parallel, freeze_unreached, parallelize
-from distrain_trainer.parallel.collectives import Place
+from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.files import write_json
@@ -53,8 +53,18 @@ class Lab:
             parallel.module.model.config.save_pretrained(folder)
             AutoTokenizer.from_pretrained(self.bert).save_pretrained(folder)
 
-        place = Place(0, 1, 0, 1)
-        args = (self.folder, place, self.attempt, "data", 2, self.background, parallel, write_static, self.said.append)
+        process = ProcessRank(0, 1, 0, 1)
+        args = (
+            self.folder,
+            process,
+            self.attempt,
+            "data",
+            2,
+            self.background,
+            parallel,
+            write_static,
+            self.said.append,
+        )
         return Checkpoints(*args)
 
     def step(self) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distrain_trainer.data.conversations import Conversation, Message, Tools, columns_of, conversation_of
-from distrain_trainer.data.text import BATCH, NO_TARGET, Made
+from distrain_trainer.data.text import BATCH, IGNORE_INDEX, Made
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hub.errors import first_line
 from distrain_trainer.settings.model import Settings
@@ -78,7 +78,7 @@ class Encoded:
 
     def targets(self, spans: list[Span]) -> list[int]:
         """The ids of the tokens that reach into a span, -100 for all others."""
-        targets = [NO_TARGET] * len(self.ids)
+        targets = [IGNORE_INDEX] * len(self.ids)
         for start, stop in spans:
             first = int(np.searchsorted(self.ends, start, side="right"))
             after = int(np.searchsorted(self.begins, stop, side="left"))
@@ -342,7 +342,7 @@ def fit(sample: Sample, encoded: Encoded, template: Template, max_length: int) -
         if len(tokens.ids) > max_length:
             continue
         targets = tokens.targets(spans)
-        if all(target == NO_TARGET for target in targets):
+        if all(target == IGNORE_INDEX for target in targets):
             raise DataError(
                 f"{sample.where} has nothing to learn: the chat template leaves its assistant turns empty; correct or "
                 f"remove it; it is {shown(sample.text)}"

@@ -10,12 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from distrain_trainer.data.packing import Packing, packed_batch
 from distrain_trainer.data.plan import MicroBatches, Plan, deal
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
-
-IGNORED = -100
-"""Label of a position that is no target."""
 
 EVALUATION = 2**31
 """Stands for the epoch where evaluation draws its masks, so that they are the same at each evaluation."""
@@ -70,12 +68,12 @@ class Collator:
         shape = len(numbers), max(int(rows.lengths[numbers].max()), 1) if len(numbers) else 1
         input_ids = np.full(shape, self.pad_id, np.int64)
         attention_mask = np.zeros(shape, np.int64)
-        labels = np.full(shape[:1] if per_row else shape, IGNORED, np.int64)
+        labels = np.full(shape[:1] if per_row else shape, IGNORE_INDEX, np.int64)
         for i, number in enumerate(numbers):
             span = slice(rows.offsets[number], rows.offsets[number + 1])
             ids = rows.input_ids[span].astype(np.int64)
             if per_row:
-                labels[i] = rows.labels[number] if rows.labels is not None else IGNORED
+                labels[i] = rows.labels[number] if rows.labels is not None else IGNORE_INDEX
             elif self.task == "masked-lm":
                 assert rows.words is not None
                 ids, labels[i, : len(ids)] = self._mask(ids, rows.words[span], epoch, int(number))
@@ -84,7 +82,7 @@ class Collator:
             input_ids[i, : len(ids)] = ids
             attention_mask[i, : len(ids)] = 1
         if self.task in ("causal-lm", "chat"):
-            labels = np.concatenate([labels[:, 1:], np.full((shape[0], 1), IGNORED)], axis=1)
+            labels = np.concatenate([labels[:, 1:], np.full((shape[0], 1), IGNORE_INDEX)], axis=1)
         arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
@@ -92,7 +90,7 @@ class Collator:
         """A micro-batch of weight 0: one row of one token without a target."""
         batch = {name: torch.zeros(1, 1, dtype=torch.int64) for name in ("input_ids", "attention_mask", "labels")}
         batch["attention_mask"] += 1
-        batch["labels"] = torch.full((1,) if self.task == "sequence-classification" else (1, 1), IGNORED)
+        batch["labels"] = torch.full((1,) if self.task == "sequence-classification" else (1, 1), IGNORE_INDEX)
         if self.packing is not None:
             batch["position_ids"] = torch.zeros_like(batch.pop("attention_mask"))
         return batch
@@ -107,7 +105,7 @@ class Collator:
         words: the word each token belongs to, -1 where a token is never a target. Exactly
         max(1, round(mask_fraction x n)) of the n words or tokens are chosen.
         """
-        labels = np.full(len(ids), IGNORED, np.int64)
+        labels = np.full(len(ids), IGNORE_INDEX, np.int64)
         units = np.unique(words[words >= 0]) if self.mask_whole_words else np.flatnonzero(words >= 0)
         if not len(units):
             return ids, labels
@@ -159,7 +157,7 @@ class StepDataset(torch.utils.data.Dataset[StepBatch]):
             epoch=step.epoch,
             indices=hand + [-1] * missing,
             micro_batches=micro_batches,
-            targets=sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches),
+            targets=sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in micro_batches),
             samples=self.collator.samples(step.rows),
             tokens=int(self.plan.lengths[step.rows].sum()),
             padded_tokens=int(step.costs.sum()),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distrain_trainer.data.text import NO_TARGET
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def packed_batch(rows: "Rows", packing: Packing, numbers: np.ndarray, pad_id: in
     """
     shape = len(numbers), int(packing.lengths[numbers].max())
     input_ids = np.full(shape, pad_id, np.int64)
-    labels = np.full(shape, NO_TARGET, np.int64)
+    labels = np.full(shape, IGNORE_INDEX, np.int64)
     position_ids = np.zeros(shape, np.int64)
     for i, number in enumerate(numbers):
         start = 0

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 """Texts that are tokenized together: memory stays flat."""
-NO_TARGET = -100
+IGNORE_INDEX = -100
+"""Label of a position that is no target."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Made:
             context = fresh - start
             self.input_ids += [*prefix, *body[start:stop], *suffix]
             self.words += [-1] * (len(prefix) + context) + [*words[fresh:stop]] + [-1] * len(suffix)
-            self.targets += [*prefix, *[NO_TARGET] * context, *targets[fresh:stop], *suffix]
+            self.targets += [*prefix, *[IGNORE_INDEX] * context, *targets[fresh:stop], *suffix]
             self.lengths.append(len(prefix) + stop - start + len(suffix))
             self.counts["rows"] += 1
             self.counts["tokens"] += self.lengths[-1]
@@ -247,7 +248,7 @@ def _checked(row: dict[str, list[int] | None], where: str, vocabulary: int) -> d
             )
         if column == "attention_mask":
             continue
-        allowed = {NO_TARGET} if column != "input_ids" else set()
+        allowed = {IGNORE_INDEX} if column != "input_ids" else set()
         strange = next((v for v in values if not 0 <= v < vocabulary and v not in allowed), None)
         if strange is not None:
             raise DataError(

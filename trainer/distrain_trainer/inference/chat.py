@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from distrain_trainer.console import say
 from distrain_trainer.data.conversations import Conversation, Message
-from distrain_trainer.data.text import NO_TARGET
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hub.errors import first_line
@@ -124,7 +124,7 @@ def answer_held_out(
         trained = load(str(folder), {})
         for number in np.unique(np.linspace(0, len(rows) - 1, settings.chat.samples).astype(int)):
             span = slice(rows.offsets[number], rows.offsets[number + 1])
-            ids, learned = rows.input_ids[span].tolist(), rows.labels[span] != NO_TARGET
+            ids, learned = rows.input_ids[span].tolist(), rows.labels[span] != IGNORE_INDEX
             first = int(learned.argmax())
             after = first + int(np.append(learned[first:], False).argmin())
             found.append(

@@ -27,7 +27,7 @@ from distrain_trainer.inference.generate import answer, greedy, prompt_of, quest
 from distrain_trainer.models.load import MODEL_CLASSES, load_model
 from distrain_trainer.models.lora import CONFIG, base_of, check_installed, load_weights
 from distrain_trainer.models.loss import SummedLoss
-from distrain_trainer.parallel.collectives import Place
+from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, changed, flat
 from distrain_trainer.settings.reader import read_settings
 from distrain_trainer.training.checkpoint import BEST, numbered
@@ -112,7 +112,7 @@ def evaluate_folder(path: str, file: str | None, flags: dict[str, str]) -> dict[
     planned = plan_evaluation(rows.lengths, trained.settings)
     collator = Collator.of(trained.settings, rows, trained.tokenizer)
     choose_loss(trained.settings, module, module, collator, say)
-    found = evaluate(forward, planned, collator, Place(0, 1, 0, 1), len(trained.labels or ()))
+    found = evaluate(forward, planned, collator, ProcessRank(0, 1, 0, 1), len(trained.labels or ()))
     assert found is not None
     return {"model": str(trained.folder), "rows": len(planned.rows)} | found.metrics
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from distrain_trainer.data.loader import IGNORED
+from distrain_trainer.data.loader import IGNORE_INDEX
 from distrain_trainer.hardware.numerics import autocast
 
 
@@ -53,7 +53,7 @@ class SummedLoss(nn.Module):
             logits = self.model(**inputs).logits.flatten(0, -2)
         loss = summed(logits, labels.flatten())
         if with_logits:
-            return loss, logits.detach()[labels.flatten() != IGNORED]
+            return loss, logits.detach()[labels.flatten() != IGNORE_INDEX]
         return loss, labels[:0] if self.training else logits.argmax(-1).view_as(labels)
 
     def _in_chunks(
@@ -62,7 +62,7 @@ class SummedLoss(nn.Module):
         """What `forward` gives, from the hidden states of the targets alone and never all their logits at once."""
         model = transformer(self.model)
         hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, -2)
-        places = (labels.flatten() != IGNORED).nonzero().squeeze(1)
+        places = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
         hidden, targets = hidden.index_select(0, places), labels.flatten()[places]
 
         def loss_of(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -81,14 +81,14 @@ class SummedLoss(nn.Module):
             return loss, torch.cat(seen)
         if self.training:
             return loss, labels[:0]
-        predictions = torch.full_like(labels.flatten(), IGNORED)
+        predictions = torch.full_like(labels.flatten(), IGNORE_INDEX)
         predictions[places] = torch.cat(seen)
         return loss, predictions.view_as(labels)
 
 
 def summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross entropy in nats, fp32, summed over the targets. logits: [n, classes]; targets: int64 [n], -100 for none."""
-    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
 
 
 def transformer(model: Any) -> Any:

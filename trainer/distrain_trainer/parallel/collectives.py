@@ -20,7 +20,7 @@ PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """Which process this is, as the launcher's environment says; one of one where there is no launcher."""
 
     rank: int
@@ -29,13 +29,13 @@ class Place:
     local_world: int
 
     @staticmethod
-    def from_environment() -> "Place":
+    def from_environment() -> "ProcessRank":
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
-        return Place(rank, world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+        return ProcessRank(rank, world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
@@ -73,7 +73,7 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def from_first(value: T) -> T:
+def from_main(value: T) -> T:
     """Process 0's value, on all."""
     if not dist.is_initialized():
         return value

@@ -26,7 +26,7 @@ from distrain_trainer.errors import CheckpointError, DataError, Superseded
 from distrain_trainer.models.lora import WEIGHTS
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel, Shapes, Tensors
-from distrain_trainer.parallel.collectives import Place
+from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.storage.attempts import current_attempt
 from distrain_trainer.storage.files import sync_folder, write_json
 from distrain_trainer.storage.safetensors_writer import SafetensorsFile, Written
@@ -75,7 +75,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        place: Place,
+        process: ProcessRank,
         attempt: int,
         fingerprint: str,
         keep: int,
@@ -84,7 +84,7 @@ class Checkpoints:
         write_static: Callable[[Path], None],
         say: Callable[[str], None],
     ):
-        self.folder, self.place, self.attempt, self.fingerprint = folder, place, attempt, fingerprint
+        self.folder, self.process, self.attempt, self.fingerprint = folder, process, attempt, fingerprint
         self.keep, self.background, self.parallel = keep, background, parallel
         self.write_static, self.say = write_static, say
         self._writing: _Writing | None = None
@@ -136,18 +136,18 @@ class Checkpoints:
         self._writing = None
         parts = collectives.gather((writing.error, writing.files))
         error = next((error for error, _ in parts if error), None)
-        if error is None and self.place.first:
+        if error is None and self.process.is_main:
             error = self._publish(writing, {name: record for _, files in parts for name, record in files.items()})
-        error = collectives.from_first(error)
+        error = collectives.from_main(error)
         if error == _SUPERSEDED:
             raise Superseded(f"a newer attempt at {self.folder} has begun; attempt {self.attempt} leaves it alone")
-        if self.place.first and error:
+        if self.process.is_main and error:
             shutil.rmtree(writing.folder, ignore_errors=True)
             self.say(
                 f"the checkpoint of step {writing.state.step} was not written ({error}); "
                 "the ones before it stay and training goes on"
             )
-        elif self.place.first:
+        elif self.process.is_main:
             self._keep_best(writing.state)
             self._prune()
         return writing.state.step if error is None else None
@@ -155,10 +155,12 @@ class Checkpoints:
     @property
     def _parts(self) -> int:
         """Files that the weights are in: one a process, but peft reads an adapter from one only."""
-        return 1 if self.parallel.file == WEIGHTS else self.place.world
+        return 1 if self.parallel.file == WEIGHTS else self.process.world
 
     def _own_names(self) -> list[str]:
-        return list(self.parallel.parameters)[self.place.rank :: self._parts] if self.place.rank < self._parts else []
+        return (
+            list(self.parallel.parameters)[self.process.rank :: self._parts] if self.process.rank < self._parts else []
+        )
 
     def _own(self, names: Container[str]) -> Iterator[tuple[str, Tensors]]:
         """Name and full state of each parameter that this process writes. All processes read all, one at a time."""
@@ -169,19 +171,19 @@ class Checkpoints:
 
     def _part(self, kind: str) -> str:
         """Name of this process's file of weights or optimizer tensors."""
-        rank, parts = self.place.rank, self._parts
+        rank, parts = self.process.rank, self._parts
         return f"{kind}-{rank + 1:05}-of-{parts:05}.safetensors" if parts > 1 else f"{kind}.safetensors"
 
     def _write_part(self, writing: "_Writing", shapes: dict[str, Shapes], own: Iterator[tuple[str, Tensors]]) -> None:
         """Writes this process's parameters; an error of the disk is kept for `finish`."""
-        buffers = self.parallel.buffers if self.place.first else {}
+        buffers = self.parallel.buffers if self.process.is_main else {}
         weights = [(name, *found["weight"]) for name, found in shapes.items()]
         weights += [(name, buffer.dtype, buffer.shape) for name, buffer in buffers.items()]
         moments = [
             (f"{n}/{key}", *shape) for n, found in shapes.items() for key, shape in found.items() if key != "weight"
         ]
         try:
-            if self.place.rank >= self._parts:
+            if self.process.rank >= self._parts:
                 return
             writing.folder.mkdir(parents=True, exist_ok=True)
             names = self._part(self.parallel.file), self._part("optimizer")
@@ -214,7 +216,7 @@ class Checkpoints:
             manifest = {
                 "format": FORMAT,
                 "step": state.step,
-                "world": self.place.world,
+                "world": self.process.world,
                 "data": self.fingerprint,
                 "files": {name: asdict(files[name]) for name in sorted(files)},
             }
@@ -292,18 +294,18 @@ class Checkpoints:
         Each process checks its share of the files; what one finds damaged, all pass over.
         Raises CheckpointError when there are checkpoints and none is whole, DataError when the data are others.
         """
-        candidates = collectives.from_first(numbered(self.folder))
+        candidates = collectives.from_main(numbered(self.folder))
         for path in candidates:
             problems = collectives.gather(self._problem(path))
             problem = next((problem for problem in problems if problem), None)
             if problem is None:
                 state = self._load(path)
-                if self.place.first:
+                if self.process.is_main:
                     self._keep_best(state)
                     self.say(f"resuming from {path.name}")
                 return state
             self._damaged.add(path.name)
-            if self.place.first:
+            if self.process.is_main:
                 self.say(f"{path.name} is damaged ({problem}); it is passed over for the one before")
         if candidates:
             raise CheckpointError(
@@ -328,7 +330,7 @@ class Checkpoints:
                 f"the training data are not those that {path} was trained on; bring the old data back, or start anew "
                 "in another output_dir"
             )
-        for name in sorted(files)[self.place.rank :: self.place.world]:
+        for name in sorted(files)[self.process.rank :: self.process.world]:
             try:
                 if (path / name).stat().st_size != files[name]["size"]:
                     return f"{name} is {(path / name).stat().st_size} bytes, not {files[name]['size']}"

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distrain_trainer.data.loader import EVALUATION, IGNORED, Collator, evaluation_batches
+from distrain_trainer.data.loader import EVALUATION, IGNORE_INDEX, Collator, evaluation_batches
 from distrain_trainer.data.plan import MicroBatches, cut
 from distrain_trainer.metrics import metrics
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Tensors
-from distrain_trainer.parallel.collectives import Place
+from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
 
 Forward = Callable[[Tensors], tuple[torch.Tensor, torch.Tensor]]
@@ -39,7 +39,7 @@ def evaluate(
     forward: Forward,
     planned: MicroBatches,
     collator: Collator,
-    place: Place,
+    process: ProcessRank,
     classes: int,
     stop_asked: Callable[[], bool] = lambda: False,
     watch: Callable[[int, int], None] = lambda done, of: None,
@@ -50,15 +50,15 @@ def evaluate(
     """
     loss_sum, targets, correct = 0.0, 0, 0
     rows: list[tuple[int, int, int]] = []
-    batches = evaluation_batches(planned, collator, place.rank, place.world)
-    slots = -(-len(planned) // place.world)
+    batches = evaluation_batches(planned, collator, process.rank, process.world)
+    slots = -(-len(planned) // process.world)
     for done, (numbers, batch) in enumerate(batches):
         if collectives.total([float(stop_asked())])[0]:
             return None
         loss, predictions = forward(batch)
         labels = batch["labels"]
         predictions = predictions.cpu()
-        valid = labels != IGNORED
+        valid = labels != IGNORE_INDEX
         loss_sum += float(loss)
         targets += int(valid.sum())
         correct += int((predictions == labels)[valid].sum())

@@ -17,7 +17,7 @@ from distrain_trainer.data.plan import MicroBatches, Plan
 from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel
-from distrain_trainer.parallel.collectives import Place
+from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.parallel.optimizer import learning_rate
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.training.checkpoint import Checkpoints, State
@@ -35,7 +35,7 @@ class Run:
     """
 
     settings: Settings
-    place: Place
+    process: ProcessRank
     plan: Plan
     batches: Iterator[StepBatch]
     parallel: Parallel
@@ -95,7 +95,7 @@ def train(run: Run) -> None:
             with parallel.accumulating(position == last):
                 seed_dropout(settings.seed, batch.epoch, state.step, batch.indices[position])
                 loss, _ = parallel.forward(micro_batch)
-                parallel.backward(loss * (run.place.world / targets))
+                parallel.backward(loss * (run.process.world / targets))
             loss_sum += loss.detach()
         grad_norm = parallel.step(rate)
         state.step += 1
@@ -155,7 +155,7 @@ def fetch(run: Run) -> tuple[StepBatch | None, float]:
 def agree(run: Run, loss_sum: torch.Tensor, batch: StepBatch | None) -> Agreed:
     """The one message between two steps. On every process."""
     minutes, hours = run.settings.checkpoint.every_minutes, run.settings.max_hours
-    first, now = run.place.first, time.monotonic()
+    first, now = run.process.is_main, time.monotonic()
     sums = collectives.total(
         [
             float(loss_sum),
@@ -167,7 +167,7 @@ def agree(run: Run, loss_sum: torch.Tensor, batch: StepBatch | None) -> Agreed:
         ]
     )
     loss, targets, stop, due, out_of_time, written = sums
-    return Agreed(loss, targets, stop > 0, due > 0, out_of_time > 0, written == run.place.world)
+    return Agreed(loss, targets, stop > 0, due > 0, out_of_time > 0, written == run.process.world)
 
 
 def count(state: State, done: StepBatch, loss: float, targets: float, seconds: float) -> None:
@@ -237,7 +237,7 @@ def evaluate_now(run: Run) -> Evaluation | None:
     assert run.evaluation_plan is not None and run.evaluation_collator is not None
     module = run.parallel.module
     module.eval()
-    args = (run.evaluation_plan, run.evaluation_collator, run.place, run.classes)
+    args = (run.evaluation_plan, run.evaluation_collator, run.process, run.classes)
     run.evaluation = evaluate(run.parallel.forward, *args, lambda: run.stop.asked, run.watch)
     module.train()
     return run.evaluation

@@ -15,7 +15,7 @@ from distrain_trainer.data.tokens import Tokenized
 from distrain_trainer.hardware import machine
 from distrain_trainer.models.load import config_to_write
 from distrain_trainer.models.lora import is_adapter, write_config
-from distrain_trainer.parallel.collectives import Place
+from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.reporting.report import write_report
 from distrain_trainer.settings.model import Settings, explicit, flat
 from distrain_trainer.storage.files import sync_folder, write_json, write_text
@@ -32,7 +32,7 @@ def settings_record(
     settings: Settings,
     data: Tokenized,
     plan: Plan,
-    place: Place,
+    process: ProcessRank,
     threads: int,
     parameters: dict[str, int],
 ) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def settings_record(
         "labels": list(data.label_names) if data.label_names else None,
         "versions": machine.versions(),
         "git_commit": machine.git_commit(),
-        "world_size": place.world,
+        "world_size": process.world,
         "threads": threads,
         "hardware": machine.hardware(),
         "parameters": parameters,
@@ -64,7 +64,7 @@ def settings_record(
             "steps": plan.steps,
             "steps_per_epoch": [int(end - start) for start, end in zip([0, *plan.ends], plan.ends, strict=False)],
             "padding_fraction": plan.padding(),
-            "imbalance": plan.imbalance(place.world),
+            "imbalance": plan.imbalance(process.world),
         },
     }
 
@@ -193,7 +193,7 @@ def training_info(run: "Run", record: dict[str, Any], status: str, error: str | 
         "padding_fraction": 1 - state.tokens / state.padded_tokens if state.padded_tokens else None,
         "model": settings.model.name,
         "dataset": record["data"]["description"],
-        "world_size": run.place.world,
+        "world_size": run.process.world,
         "batch": settings.batch.model_dump(mode="json"),
         "learning_rate": settings.optimizer.learning_rate,
         "confusion_matrix": matrix,

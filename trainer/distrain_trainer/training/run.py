@@ -33,7 +33,7 @@ from distrain_trainer.models.lora import check_installed
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import freeze_unreached, parallelize
-from distrain_trainer.parallel.collectives import Place
+from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.reporting.progress import Progress
 from distrain_trainer.settings.model import Settings, changed, flat
 from distrain_trainer.storage.attempts import begin_attempt
@@ -55,25 +55,25 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     Raises DistrainError.
     """
     stop = StopRequest()
-    place = Place.from_environment()
-    tell: Callable[[str], None] = say if place.first else lambda text: None
-    threads = threads_for(place.local_world)
+    process = ProcessRank.from_environment()
+    tell: Callable[[str], None] = say if process.is_main else lambda text: None
+    threads = threads_for(process.local_world)
 
     # What is asked for, and what an earlier attempt has already decided.
     claimed = claim(asked, resume, overwrite=False)
     settings = claimed.settings
-    check_device(settings, place.local_world)
+    check_device(settings, process.local_world)
     set_up_numerics(threads, settings.deterministic)
 
     # The tokenizer and the data, before any process waits for another.
     name, revision = resolve(settings.model)
     tokenizer = load_tokenizer(name, revision)
-    settings = with_tokens(settings, place, tell)
+    settings = with_tokens(settings, process, tell)
     use_template(tokenizer, settings)
     max_length = longest_row(settings, load_config(name, revision), tokenizer)
     data = prepare(settings, tokenizer, max_length, tell)
     check_same_data(claimed, data)
-    settings = decide(settings, revision, data, max_length, place.world)
+    settings = decide(settings, revision, data, max_length, process.world)
 
     # The plan of all steps. From here on the number of processes only says who does what.
     packing = packing_of(settings, data.train, tell)
@@ -81,7 +81,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     if results.is_finished(claimed.folder, plan.steps):
         tell(f"the run in {claimed.folder} is finished; give it more schedule.epochs to train on")
         return None
-    tell(deal_sentence(plan, data.train, settings, place.world))
+    tell(deal_sentence(plan, data.train, settings, process.world))
 
     # The processes meet.
     cuda, launched = torch.cuda.is_available(), "LOCAL_RANK" in os.environ
@@ -92,17 +92,17 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
             InitProcessGroupKwargs(backend=collectives.backend() if launched else None, timeout=collectives.PATIENCE)
         ],
     )
-    assert accelerator.num_processes == place.world, "Accelerate counts other processes than the launcher"
+    assert accelerator.num_processes == process.world, "Accelerate counts other processes than the launcher"
     torch.set_num_threads(threads)  # Accelerate has set a number of its own
-    if place.world > 1:
+    if process.world > 1:
         milliseconds = collectives.all_reduce_seconds(accelerator.device) * 1000
-        tell(f"all-reduce over {place.world} processes: {milliseconds:.2f} ms")
+        tell(f"all-reduce over {process.world} processes: {milliseconds:.2f} ms")
     if claimed.settings.batch.tokens == "auto":
         settings = with_least_tokens(settings, collectives.gather(plan.tokens))
         if settings.batch.tokens != plan.tokens:
             plan = plan_of(settings, data.train, packing)
-            tell("another process has less memory: " + deal_sentence(plan, data.train, settings, place.world))
-    attempt = collectives.from_first(attempt or (begin_attempt(claimed.folder).attempt if place.first else 0))
+            tell("another process has less memory: " + deal_sentence(plan, data.train, settings, process.world))
+    attempt = collectives.from_main(attempt or (begin_attempt(claimed.folder).attempt if process.is_main else 0))
 
     # The model, the same on all of them.
     model = load_model(settings, name, revision, tokenizer, data.label_names)
@@ -113,16 +113,16 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     check_same_start(settings, plan, data, list(model.parameters()))
     parameters = parameter_counts(model)
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
-    parallel = parallelize(settings, accelerator, module, place.world)
+    parallel = parallelize(settings, accelerator, module, process.world)
     check_packing(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
     parallel.warm_up(collator.empty())
 
     # Where the run was left, if it was.
-    record = results.settings_record(claimed, asked, settings, data, plan, place, threads, parameters)
+    record = results.settings_record(claimed, asked, settings, data, plan, process, threads, parameters)
     checkpoints = Checkpoints(
         claimed.folder,
-        place,
+        process,
         attempt,
         data.fingerprint,
         settings.checkpoint.keep,
@@ -131,7 +131,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
         write_static=lambda folder: results.write_model_files(folder, model, tokenizer, record),
         say=tell,
     )
-    if place.first:
+    if process.is_main:
         checkpoints.clean()
         tell_changes(claimed, record, tell)
         write_json(claimed.folder / "settings.json", record)
@@ -142,14 +142,14 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     # Training.
     tell(f"results go to {claimed.folder}")
     with (
-        Progress(plan.steps, state.step) if place.first else nullcontext() as progress,
-        MetricsLog(claimed.folder / "metrics.jsonl") if place.first else nullcontext() as log,
+        Progress(plan.steps, state.step) if process.is_main else nullcontext() as progress,
+        MetricsLog(claimed.folder / "metrics.jsonl") if process.is_main else nullcontext() as log,
     ):
         this = Run(
             settings=settings,
-            place=place,
+            process=process,
             plan=plan,
-            batches=steps(StepDataset(plan, collator, place.rank, place.world), state.step, settings.data.workers),
+            batches=steps(StepDataset(plan, collator, process.rank, process.world), state.step, settings.data.workers),
             parallel=parallel,
             checkpoints=checkpoints,
             state=state,
@@ -167,17 +167,17 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
         try:
             train(this)
         except DistrainError as error:
-            if place.first:
+            if process.is_main:
                 results.conclude(this, record, STATUS.get(type(error), "failed"), str(error))
             raise
         this.record({"step": state.step, "event": "end"})
-    if place.first:
+    if process.is_main:
         results.publish_final(claimed.folder, checkpoints, record, state)
         results.conclude(this, record, "finished", None)
-    collectives.from_first(None)  # nobody leaves before the results are on disk
+    collectives.from_main(None)  # nobody leaves before the results are on disk
 
     # The run is finished, whatever happens now. The other processes do not wait for the answers.
-    if place.first:
+    if process.is_main:
         answers = answer_held_out(settings, claimed.folder / "final", data.evaluation, tell)
         if answers:
             results.conclude(this, record, "finished", None, answers)
@@ -237,13 +237,16 @@ def decide(settings: Settings, revision: str | None, data: Tokenized, max_length
     return changed(settings, decided)
 
 
-def with_tokens(settings: Settings, place: Place, tell: Callable[[str], None]) -> Settings:
+def with_tokens(settings: Settings, process: ProcessRank, tell: Callable[[str], None]) -> Settings:
     """The settings with `batch.tokens` as a number: what this process's device has room for, where it is auto."""
     if settings.batch.tokens != "auto":
         return settings
-    memory, device = device_memory(place.local_rank, place.local_world), "cuda" if torch.cuda.is_available() else "cpu"
-    kind = kind_of(settings, place.world)
-    tokens = auto_tokens(read_model(settings), settings, kind, place.world, memory, device)
+    memory, device = (
+        device_memory(process.local_rank, process.local_world),
+        "cuda" if torch.cuda.is_available() else "cpu",
+    )
+    kind = kind_of(settings, process.world)
+    tokens = auto_tokens(read_model(settings), settings, kind, process.world, memory, device)
     tell(
         f"batch.tokens is auto: {tokens:,} padded tokens a micro-batch, what the plan of {kind} fits in {size(memory)}"
     )
