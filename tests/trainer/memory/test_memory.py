@@ -319,7 +319,7 @@ def test_the_plan_is_near_what_is_taken(
     wanted = measured_cases(models, kinds)
     files = tmp_path / "cases.json", tmp_path / "found.json"
     files[0].write_text(json.dumps(wanted))
-    command = [sys.executable, str(Path(__file__).parents[1] / "measured.py"), *map(str, files)]
+    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "measured.py"), *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stderr
     far = []
