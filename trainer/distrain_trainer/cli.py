@@ -167,7 +167,8 @@ def show_deepspeed(settings: Settings, processes: int | None) -> None:
     from distrain_trainer.launch.node import this_node
     from distrain_trainer.memory.advice import read_model
     from distrain_trainer.memory.estimate import held
-    from distrain_trainer.settings.deepspeed_file import apply, generated, merged, read_user_config
+    from distrain_trainer.parallel.zero_config import generated, merged
+    from distrain_trainer.settings.deepspeed_file import apply, read_user_config
 
     node = this_node(processes)
     world = node.count * node.processes

@@ -39,9 +39,10 @@ import tiny
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory import activations, estimate
 from distrain_trainer.memory.advice import GPUS, memory_of, read_model
-from distrain_trainer.memory.estimate import KINDS, Bytes, auto_tokens, bucket_elements, fits, most_tokens, plan
+from distrain_trainer.memory.estimate import KINDS, Bytes, auto_tokens, fits, most_tokens, plan
 from distrain_trainer.memory.model_shapes import Weights, read_folder, read_header, weights_of
 from distrain_trainer.models.load import load_model
+from distrain_trainer.settings.deepspeed_buckets import BUCKET, bucket_elements
 from distrain_trainer.settings.model import Settings, changed
 from distrain_trainer.training.run import with_least_tokens
 from hub import Repository, serve
@@ -227,7 +228,7 @@ def test_parts_add_up_and_more_costs_more(models, case, kind, world, tokens, fam
 @given(st.integers(1, 10**12), st.integers(1, 10**9))
 def test_buckets_hold_the_largest_parameter(parameters: int, largest: int) -> None:
     bucket = bucket_elements(max(parameters, largest), largest)
-    assert bucket % 2 == 0 and largest <= bucket <= max(largest, estimate.BUCKET, 1) + 1
+    assert bucket % 2 == 0 and largest <= bucket <= max(largest, BUCKET, 1) + 1
 
 
 @given(st.integers(0, 100_000), st.integers(8, 4096))
@@ -359,14 +360,23 @@ sys.meta_path.insert(0, Block())
 """
 
 
-def test_the_formula_needs_pydantic_only() -> None:
-    code = "import sys, distrain_trainer.memory.estimate; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+def test_settings_and_memory_need_pydantic_and_yaml_only() -> None:
+    """All that the client takes of the trainer: every module of these rooms, imported where nothing else is loaded."""
+    code = """
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+
+for room in ("settings", "memory"):
+    for module in iter_modules(import_module(f"distrain_trainer.{room}").__path__):
+        import_module(f"distrain_trainer.{room}.{module.name}")
+import distrain_trainer.errors
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     foreign = set(done.stdout.split()) - set(sys.stdlib_module_names)
-    assert {name for name in foreign if not name.startswith(("_", "pydantic", "annotated", "typing", "distrain"))} <= {
-        "sitecustomize",
-        "usercustomize",
-    }
+    own = ("_", "pydantic", "annotated", "typing", "yaml", "distrain")
+    assert {name for name in foreign if not name.startswith(own)} <= {"sitecustomize", "usercustomize"}
 
 
 def plan_command(*arguments: object) -> subprocess.CompletedProcess[str]:

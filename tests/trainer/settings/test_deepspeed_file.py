@@ -12,8 +12,9 @@ from hypothesis import strategies as draw
 
 from distrain_trainer.cli import show_deepspeed
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.memory.estimate import BUCKET, bucket_elements
-from distrain_trainer.settings.deepspeed_file import apply, generated, merged, read_user_config
+from distrain_trainer.parallel.zero_config import generated, merged
+from distrain_trainer.settings.deepspeed_buckets import BUCKET, bucket_elements
+from distrain_trainer.settings.deepspeed_file import apply, read_user_config
 from distrain_trainer.settings.deepspeed_keys import ACCELERATE, ALIASES, DEEPSPEED, Passes, Sets
 from distrain_trainer.settings.model import Settings, explicit, flat
 from distrain_trainer.settings.reader import read_settings

@@ -4,12 +4,10 @@ Fits everything that huggingface_hub, datasets and transformers raise when they 
 errors in OSError and datasets in its own, so the whole chain of causes is looked at.
 """
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from huggingface_hub import constants, get_safetensors_metadata, get_token, hf_hub_download
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -19,9 +17,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-
-from distrain_trainer.errors import SettingsError
-from distrain_trainer.memory.model_shapes import INDEX, SINGLE, Shapes, read_folder, shapes_of
 
 HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
 """Their errors mean that no answer came; which of them huggingface_hub uses changes between its versions."""
@@ -75,22 +70,6 @@ def hub_sentence(
         if type(link).__module__.partition(".")[0] in HTTP_CLIENTS:
             return unreachable
     return f"{kind} {name} cannot be loaded: {first_line(error)}"
-
-
-def read_headers(name: str, revision: str | None) -> tuple[dict[str, Any], Shapes]:
-    """config.json and the shapes of all parameters of a model on the Hub, without its weights: from the cache where it
-    is there, else by requests for the first bytes of its files. Raises SettingsError."""
-    try:
-        config = Path(hf_hub_download(name, "config.json", revision=revision))
-        if (config.parent / SINGLE).exists() or (config.parent / INDEX).exists():
-            return read_folder(config.parent)
-        files = get_safetensors_metadata(name, revision=revision).files_metadata.values()
-    except SettingsError:
-        raise
-    except Exception as error:
-        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
-    header = {key: {"dtype": t.dtype, "shape": t.shape} for file in files for key, t in file.tensors.items()}
-    return json.loads(config.read_text()), shapes_of(header)
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory.activations import longest
 from distrain_trainer.memory.estimate import KINDS, USED, Bytes, auto_tokens, fits, held, plan
+from distrain_trainer.memory.hub_headers import read_headers
 from distrain_trainer.memory.model_shapes import Weights, local_model, read_folder, weights_of
 from distrain_trainer.settings.model import Settings, changed
 
@@ -66,8 +67,6 @@ def read_model(settings: Settings) -> Weights:
     if folder:
         config, shapes = read_folder(folder)
     else:
-        from distrain_trainer.hub.errors import read_headers
-
         config, shapes = read_headers(settings.model.name, settings.model.revision)
     return weights_of(config, shapes, settings.task)
 

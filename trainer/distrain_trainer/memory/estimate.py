@@ -10,41 +10,16 @@ from typing import get_args
 
 from distrain_trainer.memory.activations import SIZES, activations, targets
 from distrain_trainer.memory.model_shapes import Shapes, Weights, elements
+from distrain_trainer.settings.deepspeed_buckets import bucket_elements, persistent_elements, prefetch_elements
+from distrain_trainer.settings.deepspeed_file import read_user_config
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Kind
 
 KINDS = get_args(Kind)
 
-BUCKET = 200_000_000
-"""Elements of a bucket that no parameter makes larger: 0.8 GB in fp32."""
-PREFETCH = 50_000_000
-"""Elements that zero3 fetches ahead of their use, at most."""
-PERSISTENT = 100_000
-"""Elements of a parameter that zero3 leaves whole, at most; or a 128th of the largest parameter, if that is less."""
-
 ROUND, MOST_TOKENS, USED = 256, 65_536, 0.9
 """`batch.tokens: auto` is a multiple of the first and at most the second; the third is the fraction of a device's
 memory that a plan may fill. The rest is for the driver's context, libraries' workspace and gaps."""
-
-
-def bucket_elements(parameters: int, largest: int) -> int:
-    """Elements of DeepSpeed's communication bucket: all parameters, at most 200,000,000, but at least the largest one.
-
-    parameters, largest: elements of all parameters that are trained, and of the largest of them. Rounded up to an even
-    number, as DeepSpeed wants. A bucket is held in fp32, once.
-    """
-    bucket = max(largest, min(parameters, BUCKET), 1)
-    return bucket + bucket % 2
-
-
-def prefetch_elements(bucket: int) -> int:
-    """Elements that zero3 fetches ahead."""
-    return min(bucket, PREFETCH)
-
-
-def persistent_elements(largest: int) -> int:
-    """Elements of a parameter up to which zero3 leaves it whole on every process."""
-    return min(largest // 128, PERSISTENT)
 
 
 @dataclass(frozen=True)
@@ -191,8 +166,6 @@ def bucket_bytes(h: Held, settings: Settings) -> int:
     """Bytes of DeepSpeed's bucket: of the size that `strategy.config` passes on, or else of distrain's own."""
     wanted = None
     if settings.strategy.config is not None:
-        from distrain_trainer.settings.deepspeed_file import read_user_config
-
         extra = read_user_config(settings.strategy.config).extra
         wanted = extra.get("zero_optimization", {}).get("reduce_bucket_size")
     return 4 * int(wanted or bucket_elements(h.trained, h.largest))

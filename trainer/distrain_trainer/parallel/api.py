@@ -181,7 +181,8 @@ def zero(settings: Settings, accelerator: Accelerator, module: SummedLoss, world
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    from distrain_trainer.settings.deepspeed_file import apply, generated, merged
+    from distrain_trainer.parallel.zero_config import generated, merged
+    from distrain_trainer.settings.deepspeed_file import apply
 
     _meet_alone(world)
     deepspeed.logger.setLevel("WARNING")

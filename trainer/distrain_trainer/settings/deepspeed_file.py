@@ -1,6 +1,6 @@
-"""DeepSpeed's configuration: generated from the settings, and what a user's own file says of either.
+"""What a user's own DeepSpeed or Accelerate file says about the settings.
 
-A file of the user (`strategy.config`) is DeepSpeed's JSON or what `accelerate config` wrote. What it says becomes
+The file (`strategy.config`) is DeepSpeed's JSON or what `accelerate config` wrote. What it says becomes
 settings where distrain has one, is passed on where only DeepSpeed knows it, and is refused where it is unknown or
 would break a promise; `deepspeed_keys` says which. Needs neither torch nor DeepSpeed.
 """
@@ -16,7 +16,6 @@ import yaml
 from pydantic import ValidationError
 
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.memory.estimate import bucket_elements, persistent_elements, prefetch_elements
 from distrain_trainer.settings.deepspeed_keys import ACCELERATE, ALIASES, DEEPSPEED, Ignored, Passes, Refused, Rule
 from distrain_trainer.settings.model import Settings, explicit, first_fault, flat, nested
 from distrain_trainer.settings.sections import ZERO
@@ -25,81 +24,22 @@ IN_PLACE_OF = {"schedule.max_steps": "schedule.epochs", "schedule.warmup_steps":
 """A setting that a file may give, and the one that says the same in another way."""
 
 
-def generated(settings: Settings, world: int, parameters: int, largest: int) -> dict[str, Any]:
-    """The whole configuration for strategy.kind zero1, zero2 or zero3, of plain numbers.
-
-    world: processes. parameters, largest: as in `bucket_elements`. A micro-batch is one to DeepSpeed, whatever it
-    holds, and each step's last one is said by the loop. Precision is the loss module's matter, so DeepSpeed sees fp32.
-    Communication does not overlap the backward pass: without effect on a CPU, half the buckets on a GPU.
-    """
-    assert settings.strategy.kind in ZERO, settings.strategy.kind
-    bucket = bucket_elements(parameters, largest)
-    zero: dict[str, Any] = {
-        "stage": ZERO[settings.strategy.kind],
-        "contiguous_gradients": True,
-        "overlap_comm": False,
-        "reduce_scatter": True,
-        "reduce_bucket_size": bucket,
-        "allgather_partitions": True,
-        "allgather_bucket_size": bucket,
-        "round_robin_gradients": False,
-        "sub_group_size": 1_000_000_000,
-    }
-    if settings.strategy.kind == "zero3":
-        zero |= {
-            "stage3_prefetch_bucket_size": prefetch_elements(bucket),
-            "stage3_param_persistence_threshold": persistent_elements(largest),
-            "stage3_max_live_parameters": 2 * bucket,
-            "stage3_max_reuse_distance": 2 * bucket,
-            "stage3_gather_16bit_weights_on_model_save": False,
-        }
-    if settings.strategy.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    if settings.strategy.offload_parameters:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
-    return {
-        "train_batch_size": world,
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": settings.optimizer.max_grad_norm,
-        "fp16": {"enabled": False},
-        "bf16": {"enabled": False},
-        "torch_autocast": {"enabled": False},
-        "communication_data_type": "fp32",
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "prescale_gradients": False,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31 - 1,
-        "wall_clock_breakdown": False,
-        "memory_breakdown": False,
-        "dump_state": False,
-        "log_level": "error",
-        "timers": {"throughput": {"enabled": False, "synchronized": False}},
-    }
-
-
-def merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with what the user's file passes on put over it, at every depth."""
-    result = dict(config)
-    for key, value in extra.items():
-        inner = result.get(key)
-        result[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return result
-
-
 @dataclass
 class UserConfig:
     """What a user's file says. settings: dotted names to values. sources: their names -> the key and value that said
-    so. extra: what DeepSpeed is to get besides. notes: sentences on what has no effect here."""
+    so. passed: dotted keys to values that DeepSpeed is to get besides. notes: sentences on what has no effect here."""
 
     path: str
     settings: dict[str, object] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
+    passed: dict[str, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_deepspeed: bool = True
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What DeepSpeed is to get besides, as its JSON has it."""
+        return nested(self.passed)
 
     def sets(self, name: str, value: object, source: str) -> None:
         """Takes a setting; SettingsError where another key has said something else."""
@@ -158,16 +98,14 @@ def read_user_config(path: str) -> UserConfig:
         return user
     _take(user, path, tree, ACCELERATE)
     user.is_deepspeed = str(tree.get("distributed_type", "")).upper() == "DEEPSPEED"
-    section = user.extra.pop("deepspeed_config", {})
-    inner = section.get("deepspeed_config_file", "none")
+    inner = user.passed.pop("deepspeed_config.deepspeed_config_file", "none")
+    classes = user.passed.pop("deepspeed_config.deepspeed_moe_layer_cls_names", None)
     if inner != "none":
-        beside = Path(path).parent / inner
-        inner = str(beside if beside.exists() and not Path(inner).exists() else inner)
+        beside = Path(path).parent / str(inner)
+        inner = str(beside if beside.exists() and not Path(str(inner)).exists() else inner)
         _take_deepspeed(user, inner, _read(inner))
-    classes = section.get("deepspeed_moe_layer_cls_names")
     if classes:
-        leaves = {"classes": [name.strip() for name in classes.split(",")]}
-        user.extra = merged(user.extra, {"zero_optimization": {"leaf_module": leaves}})
+        user.passed["zero_optimization.leaf_module.classes"] = [name.strip() for name in str(classes).split(",")]
     return user
 
 
@@ -208,7 +146,7 @@ def _take(user: UserConfig, path: str, tree: dict[str, Any], rules: dict[str, Ru
         elif isinstance(rule, Ignored):
             user.notes.append(f"{key} in {path} has no effect: {rule.why}")
         elif isinstance(rule, Passes):
-            user.extra = merged(user.extra, nested({key: _checked(value, rule, shown)}))
+            user.passed[key] = _checked(value, rule, shown)
         elif not rule.values:
             user.sets(rule.setting, _number(value), f"{key} {value!r}")
         else:
