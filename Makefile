@@ -4,14 +4,18 @@ PYTHON ?= python3.11
 ifeq ($(shell command -v $(PYTHON) 2>/dev/null),)
 PYTHON := python3
 endif
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest -q
 # A folder of wheels to prefer over the registry's: torch for the CPU is 190 MB there instead of 5 GB.
 WHEELS ?= $(wildcard ../shared/wheels)
-PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet $(if $(WHEELS),--find-links $(WHEELS))
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet $(if $(WHEELS),--find-links $(WHEELS))
 # Those that are merely there are for the CPU; those that were asked for serve both targets.
 IMAGE_WHEELS = $(if $(filter cpu,$(TARGET))$(filter-out file,$(origin WHEELS)),$(WHEELS))
 OUT ?= out/sample
-CLUSTER := PYTHONPATH=tests/kind .venv/bin/python -m cluster
+CLUSTER := PYTHONPATH=tests/kind $(PY) -m cluster
 KIND_TESTS ?= tests/kind
+# What is strict already; `strict = true` in pyproject.toml comes when the trainer's code passes too.
+STRICT := tests/kind tests/project
 export WHEELS
 
 .DEFAULT_GOAL := help
@@ -35,15 +39,16 @@ run: .venv/ready ## Fine-tune the sample: a real encoder on real text, two proce
 	@.venv/bin/distrain train examples/sample.yaml --processes 2 --output_dir $(OUT) --overwrite
 
 .PHONY: test
-test: .venv/ready ## Run the tests
-	@.venv/bin/python -m pytest -q -n 3 --dist loadfile --durations=10
+test: .venv/ready ## Run the tests; where Go is there and no Helm, builds Helm for the chart's tests first
+	@command -v helm >/dev/null || ! command -v go >/dev/null || $(CLUSTER) build helm >/dev/null || true
+	@$(PYTEST) -n 3 --dist loadfile --durations=10
 
 .PHONY: test-matrix
 test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die (15 minutes)
-	@.venv/bin/python -m pytest -q -m matrix --durations=10 tests/trainer
+	@$(PYTEST) -m matrix --durations=10 tests/trainer
 
 .PHONY: helm
-helm: .venv/ready ## Build helm for the chart's tests, which are skipped without it (once; needs Go)
+helm: .venv/ready ## Build Helm for the chart's tests, as make test does (once; needs Go)
 	@$(CLUSTER) build helm
 
 .PHONY: image
@@ -52,7 +57,7 @@ image: ## Build the image with docker or podman: TARGET=cuda (default) or cpu, I
 
 .PHONY: image-test
 image-test: .venv/ready ## Test the image for the CPU with docker or podman
-	@.venv/bin/python -m pytest -q tests/image
+	@$(PYTEST) tests/image
 
 .PHONY: kind-up
 kind-up: .venv/ready ## Make a real cluster of three nodes here, or see that it is healthy (as root)
@@ -60,11 +65,11 @@ kind-up: .venv/ready ## Make a real cluster of three nodes here, or see that it 
 
 .PHONY: kind-test
 kind-test: .venv/ready ## Run the chart and the image on that cluster; KEEP=1 keeps it, KIND_TESTS=... runs some
-	@.venv/bin/python -m pytest -q $(KIND_TESTS)
+	@$(PYTEST) $(KIND_TESTS)
 
 .PHONY: scale-test
 scale-test: .venv/ready ## 8,192 GPUs on 1,024 pretended nodes of that cluster: seconds and sizes (up to 20 minutes)
-	@timeout 1200 .venv/bin/python -m pytest -q tests/kind/scale.py
+	@timeout 1200 $(PYTEST) tests/kind/scale.py
 
 .PHONY: kind-down
 kind-down: .venv/ready ## Remove the cluster; what was built stays in the cache
@@ -73,19 +78,20 @@ kind-down: .venv/ready ## Remove the cluster; what was built stays in the cache
 .PHONY: lint
 lint: .venv/ready ## Check style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	@.venv/bin/mypy --strict $(STRICT) && .venv/bin/mypy --strict tests/conftest.py
 
 .PHONY: bench
 bench: .venv/ready ## Measure: distrain beside a bare loop and transformers' Trainer, and 1, 2, 4 processes
-	@.venv/bin/python benchmarks/trainer.py && .venv/bin/python benchmarks/overhead.py && .venv/bin/python benchmarks/scaling.py
+	@$(PY) benchmarks/trainer.py && $(PY) benchmarks/overhead.py && $(PY) benchmarks/scaling.py
 
 .PHONY: docs
 docs: .venv/ready ## Write the reference of settings and the chart's schema anew
-	@.venv/bin/python docs/settings.py docs/settings.md
-	@.venv/bin/python charts/schema.py
+	@$(PY) docs/settings.py docs/settings.md
+	@$(PY) charts/schema.py
 
 .PHONY: constraints
 constraints: .venv/ready ## Write down the versions that are installed
-	@{ head -1 constraints.txt; .venv/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
+	@{ head -1 constraints.txt; $(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
 
 .PHONY: clean

@@ -26,14 +26,24 @@ def keep(folder: Path, namespace: str) -> None:
     }
     for kind in JOBS:
         commands[f"{kind}.yaml"] = (*kubectl, "get", kind, *here, "-o", "yaml")
-    for node in nodes.NODES:
-        commands[f"{node}.kubelet.log"] = (engine.name(), "exec", node, "journalctl", "-u", "kubelet", "-n", "500")
-    for pod in output(*kubectl, "get", "pods", *here, "-o", "name").split():
+    if found := engine.find():
+        for node in nodes.NODES:
+            commands[f"{node}.kubelet.log"] = (found, "exec", node, "journalctl", "-u", "kubelet", "-n", "500")
+    for pod in pods(*kubectl, *here):
         logs = (*kubectl, "logs", *here, pod, "--all-containers", "--prefix", "--timestamps")
-        commands[f"{pod.removeprefix('pod/')}.log"] = logs
-        commands[f"{pod.removeprefix('pod/')}.previous.log"] = (*logs, "--previous")
+        commands[f"{pod}.log"] = logs
+        commands[f"{pod}.previous.log"] = (*logs, "--previous")
     for file, command in commands.items():
         (folder / file).write_text(output(*command))
+
+
+def pods(*kubectl: str | Path) -> list[str]:
+    """The names of the namespace's pods; none where kubectl fails, which pods.txt then tells."""
+    try:
+        listed = run(*kubectl, "get", "pods", "-o", "name")
+    except Failure:
+        return []
+    return [line.removeprefix("pod/") for line in listed.stdout.splitlines()]
 
 
 def output(*command: str | Path) -> str:

@@ -1,5 +1,6 @@
 """docker or podman: images are built with it, and it runs the nodes."""
 
+import contextlib
 import functools
 import json
 import os
@@ -12,10 +13,12 @@ from cluster.shell import Failure, run
 
 
 def find() -> str | None:
-    """The first that answers."""
+    """The first that answers within 30 seconds."""
     for engine in ("docker", "podman"):
-        if shutil.which(engine) and run(engine, "info", timeout=30, check=False).returncode == 0:
-            return engine
+        if shutil.which(engine):
+            with contextlib.suppress(Failure):
+                run(engine, "info", timeout=30)
+                return engine
     return None
 
 

@@ -1,6 +1,7 @@
 """What the cluster needs of this machine: packages, and settings of the kernel and of podman."""
 
 import os
+import re
 import resource
 import shutil
 from pathlib import Path
@@ -12,6 +13,9 @@ PODMAN = ("podman", "runc", "conmon", "netavark", "aardvark-dns", "iptables", "i
 CONTAINERS_CONF = Path("/etc/containers/containers.conf")
 INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
 BRIDGE_IPTABLES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+PID_MAX = Path("/proc/sys/kernel/pid_max")
+ENGINE_TABLE = '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+WRITTEN_HERE = re.compile(r"\[containers\]\ndefault_ulimits = \[[^\]]*\]\n" + re.escape(ENGINE_TABLE))
 
 
 def prepare() -> None:
@@ -38,21 +42,30 @@ def install(*packages: str) -> None:
 
 def configure_podman() -> None:
     """Without systemd podman needs other managers than its defaults, and no limit above the machine's own."""
-    if Path("/run/systemd/system").exists() or CONTAINERS_CONF.exists():
+    if Path("/run/systemd/system").exists():
         return
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    limits = [f'"nofile={files}:{files}"']
-    if processes != resource.RLIM_INFINITY:
-        limits.append(f'"nproc={processes}:{processes}"')
-    CONTAINERS_CONF.parent.mkdir(parents=True, exist_ok=True)
-    CONTAINERS_CONF.write_text(
-        f"[containers]\ndefault_ulimits = [{', '.join(limits)}]\n"
-        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
-    )
+    write_containers_conf(CONTAINERS_CONF)
     policy = CONTAINERS_CONF.with_name("policy.json")
     if not policy.exists():
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
+
+
+def write_containers_conf(file: Path) -> None:
+    """Writes podman's configuration, or corrects one that was written here; any other is left as it is."""
+    if file.exists() and not WRITTEN_HERE.fullmatch(file.read_text()):
+        return
+    limits = [f'"{name}={limit}:{limit}"' for name, limit in process_limits().items()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"[containers]\ndefault_ulimits = [{', '.join(limits)}]\n{ENGINE_TABLE}")
+
+
+def process_limits() -> dict[str, int]:
+    """Name -> the largest limit that a container can be given: this process's hard limit, and for nproc also the
+    kernel's pid_max, to which podman lowers its own limit before it starts a container."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    most = int(PID_MAX.read_text())
+    return {"nofile": files, "nproc": most if processes == resource.RLIM_INFINITY else min(processes, most)}
 
 
 def let_pods_cross_bridges() -> None:

@@ -1,0 +1,28 @@
+"""The last line of every test run: how many tests were left out, and why."""
+
+from collections import Counter
+from collections.abc import Generator
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    result = yield
+    terminal: pytest.TerminalReporter | None = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and (line := left_out(terminal.stats.get("skipped", []))):
+        terminal.write_line(line, yellow=True)
+    return result
+
+
+def left_out(skipped: list[pytest.TestReport | pytest.CollectReport]) -> str:
+    """One line for all skipped tests, the commonest reason first; empty where none was skipped."""
+    reasons = Counter(reason(report) for report in skipped)
+    told = "; ".join(f"{why} ({count})" for why, count in reasons.most_common())
+    return f"left out, {reasons.total()} in all: {told}" if told else ""
+
+
+def reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """What the skipped test says, without pytest's own word before it."""
+    said = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return said.removeprefix("Skipped: ")
