@@ -46,7 +46,7 @@ def test_a_claim_that_was_kept_serves_again_as_it_is(settings):
     ],
 )
 def test_a_claim_that_was_kept_grows_and_does_not_shrink(kept, wanted, size):
-    found = claim_of(f"checkpoint.size={wanted}", claim("run1-checkpoint", "ReadWriteOnce", size=kept))
+    found = claim_of(f"persistence.size={wanted}", claim("run1-checkpoint", "ReadWriteOnce", size=kept))
     assert found["resources"]["requests"]["storage"] == size
 
 
@@ -62,20 +62,20 @@ REFUSED = [
         "claim run1-checkpoint is there already and has ReadWriteOnce, but the run has 2 nodes and all of them write",
     ),
     (
-        "checkpoint.accessMode=ReadWriteOncePod",
+        "persistence.accessMode=ReadWriteOncePod",
         claim("run1-checkpoint", "ReadWriteOnce"),
-        "checkpoint.accessMode is ReadWriteOncePod, but the claim run1-checkpoint is there already and has",
+        "persistence.accessMode is ReadWriteOncePod, but the claim run1-checkpoint is there already and has",
     ),
     (
-        "checkpoint.storageClassName=nfs",
+        "persistence.storageClass=nfs",
         claim("run1-checkpoint", "ReadWriteOnce"),
         'but the claim run1-checkpoint is there already and has "standard"; remove the value, install under '
         "another name, or delete that claim with all that is on it (kubectl -n team delete pvc run1-checkpoint)",
     ),
     (
-        "gpus=16,checkpoint.existingClaim=runs",
+        "gpus=16,persistence.existingClaim=runs",
         claim("runs", "ReadWriteOnce"),
-        "checkpoint.existingClaim is runs, which has ReadWriteOnce, but the run has 2 nodes and all of them write",
+        "persistence.existingClaim is runs, which has ReadWriteOnce, but the run has 2 nodes and all of them write",
     ),
     (
         "gpus=16,cache.existingClaim=models",
@@ -94,8 +94,8 @@ def test_a_claim_that_cannot_serve_is_refused(settings, found, sentence):
 
 def test_claims_that_all_nodes_can_write_are_taken():
     shared = (claim("runs", "ReadWriteMany"), claim("models", "ReadWriteMany"))
-    assert install("gpus=16,checkpoint.existingClaim=runs,cache.existingClaim=models", *shared)[0]
-    assert install("gpus=8,checkpoint.existingClaim=runs", claim("runs", "ReadWriteOnce"))[0]
+    assert install("gpus=16,persistence.existingClaim=runs,cache.existingClaim=models", *shared)[0]
+    assert install("gpus=8,persistence.existingClaim=runs", claim("runs", "ReadWriteOnce"))[0]
 
 
 def test_an_upgrade_that_changes_nothing_is_taken_and_another_is_refused():

@@ -42,7 +42,7 @@ def test_they_say_how_large_the_run_is_and_where_results_go(chart):
     assert "run1 trains on 2 nodes with 8 processes each, one a nvidia.com/gpu." in said
     assert "Results: claim run1-checkpoint, folder /run1 (the claim outlives helm uninstall)." in said
     assert "run1 trains on 1 node with 1 process each, on the CPU." in notes(chart)
-    assert "Results: claim runs, folder /run1." in notes(chart, "checkpoint.existingClaim=runs")
+    assert "Results: claim runs, folder /run1." in notes(chart, "persistence.existingClaim=runs")
 
 
 def test_they_say_how_to_push_an_image_where_none_is_named(chart):
@@ -64,7 +64,7 @@ def test_they_say_that_it_is_the_sample(chart):
 
 def test_they_say_what_a_claim_for_several_nodes_needs(chart):
     assert "default storage class, which must offer ReadWriteMany" in notes(chart, "gpus=16")
-    for settings in ("gpus=8", "gpus=16,checkpoint.storageClassName=nfs", "gpus=16,checkpoint.existingClaim=runs"):
+    for settings in ("gpus=8", "gpus=16,persistence.storageClass=nfs", "gpus=16,persistence.existingClaim=runs"):
         assert "ReadWriteMany" not in notes(chart, settings)
 
 
@@ -85,5 +85,5 @@ def test_the_results_are_handed_out_by_a_restricted_pod(chart):
 
 def test_they_say_what_uninstalling_does(chart):
     assert "with a checkpoint; installed again under the same name it goes on from there" in notes(chart)
-    assert "removes its claim with all results" in notes(chart, "checkpoint.keepClaim=false")
-    assert "goes on from there" in notes(chart, "checkpoint.keepClaim=false,checkpoint.existingClaim=runs")
+    assert "removes its claim with all results" in notes(chart, "persistence.keepClaim=false")
+    assert "goes on from there" in notes(chart, "persistence.keepClaim=false,persistence.existingClaim=runs")

@@ -33,7 +33,7 @@ def test_names_that_yaml_takes_for_something_else_stay_names():
             yield from (value[field] for field in ("name", "claimName", "key", "value") if field in value)
 
     values = """
-    checkpoint: {existingClaim: "1e5"}
+    persistence: {existingClaim: "1e5"}
     cache: {existingClaim: "on"}
     secrets: {"NO": {name: "null", key: "0x1"}}
     extraEnv: {"Y": "010", "OFF": "~"}
@@ -128,7 +128,7 @@ def test_shared_memory_and_cache_have_limits():
 
 def test_claims_that_exist_are_mounted():
     found = volumes(
-        checkpoint={"existingClaim": "runs"},
+        persistence={"existingClaim": "runs"},
         cache={"existingClaim": "models"},
         dataClaims=[{"claimName": "corpus", "mountPath": "/data/corpus"}],
     )
@@ -141,7 +141,7 @@ def test_claims_that_exist_are_mounted():
 
 
 def test_an_existing_claim_is_not_made_and_the_run_has_its_own_folder_in_it():
-    values = {"checkpoint": {"existingClaim": "runs"}}
+    values = {"persistence": {"existingClaim": "runs"}}
     assert "PersistentVolumeClaim" not in {found["kind"] for found in documents(values=values)}
     assert document("ConfigMap", values=values)["data"]["DISTRAIN_OUTPUT_DIR"] == "/out/run1"
 
@@ -152,7 +152,7 @@ def test_an_existing_claim_is_not_made_and_the_run_has_its_own_folder_in_it():
         ("gpus=8", "ReadWriteOnce"),
         ("gpus=16", "ReadWriteMany"),
         ("gpus=0,nodes=2", "ReadWriteMany"),
-        ("gpus=8,checkpoint.accessMode=ReadWriteOncePod", "ReadWriteOncePod"),
+        ("gpus=8,persistence.accessMode=ReadWriteOncePod", "ReadWriteOncePod"),
     ],
 )
 def test_the_claim_can_be_written_by_all_nodes(settings, mode):
@@ -162,13 +162,13 @@ def test_the_claim_can_be_written_by_all_nodes(settings, mode):
 def test_the_claim_outlives_the_release_unless_told_otherwise():
     kept = document("PersistentVolumeClaim")["metadata"]["annotations"]
     assert kept == {"helm.sh/resource-policy": "keep"}
-    assert "annotations" not in document("PersistentVolumeClaim", "checkpoint.keepClaim=false")["metadata"]
+    assert "annotations" not in document("PersistentVolumeClaim", "persistence.keepClaim=false")["metadata"]
 
 
 def test_a_storage_class_may_be_named_and_may_be_none():
     assert "storageClassName" not in document("PersistentVolumeClaim")["spec"]
-    assert document("PersistentVolumeClaim", "checkpoint.storageClassName=nfs")["spec"]["storageClassName"] == "nfs"
-    assert document("PersistentVolumeClaim", "checkpoint.storageClassName=")["spec"]["storageClassName"] == ""
+    assert document("PersistentVolumeClaim", "persistence.storageClass=nfs")["spec"]["storageClassName"] == "nfs"
+    assert document("PersistentVolumeClaim", "persistence.storageClass=")["spec"]["storageClassName"] == ""
 
 
 def test_the_grace_period_reaches_pod_and_trainer():
@@ -239,7 +239,7 @@ def test_proxy_and_certificates_reach_the_trainer():
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
 def test_what_is_reached_without_a_proxy_stays_so_when_its_address_is_secret(name):
-    told = environment(container(values={"secrets": {name: {"name": "p", "key": "k"}}, "proxy": {"none": ".svc"}}))
+    told = environment(container(values={"secrets": {name: {"name": "p", "key": "k"}}, "proxy": {"noProxy": ".svc"}}))
     assert told["NO_PROXY"] == ".svc"
 
 

@@ -12,7 +12,7 @@ REFUSED = [
     # Names that do not exist, at any depth
     ("gpu: 8", "additional properties 'gpu' not allowed"),
     ("image: {repo: x}", "at '/image': additional properties 'repo' not allowed"),
-    ("checkpoint: {claim: x}", "at '/checkpoint': additional properties 'claim' not allowed"),
+    ("persistence: {claim: x}", "at '/persistence': additional properties 'claim' not allowed"),
     ("resources: {limit: {}}", "at '/resources': additional properties 'limit' not allowed"),
     ("dataClaims: [{claimName: a, mountPath: /a, readWrite: true}]", "at '/dataClaims/0': additional properties"),
     ("trainer: {batches: {}}", "at '/trainer': additional properties 'batches' not allowed"),
@@ -22,7 +22,7 @@ REFUSED = [
     ("schedulingPolicy: {minAvailable: 1}", "at '/schedulingPolicy': additional properties 'minAvailable'"),
     # Groups that are taken away
     ("image: null", "missing property 'image'"),
-    ("checkpoint: {size: null}", "at '/checkpoint': missing property 'size'"),
+    ("persistence: {size: null}", "at '/persistence': missing property 'size'"),
     # What the chart decides by itself
     ("trainer: {output_dir: /x}", "at '/trainer': additional properties 'output_dir' not allowed"),
     ("trainer: {run_id: x}", "at '/trainer': additional properties 'run_id' not allowed"),
@@ -43,8 +43,8 @@ REFUSED = [
     ("resources: {requests: {memory: lots}}", "at '/resources/requests/memory': 'lots' does not match pattern"),
     ("sharedMemory: 8 GB", "at '/sharedMemory': '8 GB' does not match pattern"),
     ("gracePeriodSeconds: 2", "at '/gracePeriodSeconds': minimum: got 2, want 10"),
-    ("checkpoint: {accessMode: ReadOnlyMany}", "at '/checkpoint/accessMode': value must be one of 'ReadWriteMany'"),
-    ("checkpoint: {existingClaim: My_Claim}", "at '/checkpoint/existingClaim': 'My_Claim' does not match pattern"),
+    ("persistence: {accessMode: ReadOnlyMany}", "at '/persistence/accessMode': value must be one of 'ReadWriteMany'"),
+    ("persistence: {existingClaim: My_Claim}", "at '/persistence/existingClaim': 'My_Claim' does not match pattern"),
     ("dataClaims: [{claimName: corpus}]", "at '/dataClaims/0': missing property 'mountPath'"),
     ("dataClaims: [{claimName: corpus, mountPath: data}]", "at '/dataClaims/0/mountPath': 'data' does not match"),
     ("extraVolumes: [{name: a, mountPath: /a, source: {}}]", "at '/extraVolumes/0/source': minProperties: got 0"),
@@ -95,7 +95,7 @@ REFUSED = [
         "{proxy: {https: 'http://proxy'}, secrets: {https_proxy: {name: a, key: b}}}",
         "secrets.https_proxy and proxy.https are both set, but a variable has one value; remove one of them",
     ),
-    ("secrets: {HTTP_PROXY: {name: a, key: b}, NO_PROXY: {name: a, key: c}}", "secrets.NO_PROXY and proxy.none are"),
+    ("secrets: {HTTP_PROXY: {name: a, key: b}, NO_PROXY: {name: a, key: c}}", "secrets.NO_PROXY and proxy.noProxy are"),
     (
         "{caBundle: {configMap: all}, secrets: {SSL_CERT_FILE: {name: a, key: b}}}",
         "secrets.SSL_CERT_FILE and caBundle.configMap are both set",
@@ -107,13 +107,13 @@ REFUSED = [
     ("extraEnvFrom: [{prefix: A_}]", "extraEnvFrom[0] needs one of configMapRef and secretRef"),
     # Claims and mounts
     (
-        "{gpus: 16, checkpoint: {accessMode: ReadWriteOnce}}",
-        "checkpoint.accessMode is ReadWriteOnce, but the run has 2 nodes and all of them write; set it to",
+        "{gpus: 16, persistence: {accessMode: ReadWriteOnce}}",
+        "persistence.accessMode is ReadWriteOnce, but the run has 2 nodes and all of them write; set it to",
     ),
-    ("checkpoint: {existingClaim: a, accessMode: ReadWriteMany}", "but checkpoint.existingClaim is set; remove one"),
+    ("persistence: {existingClaim: a, accessMode: ReadWriteMany}", "but persistence.existingClaim is set; remove one"),
     (
-        "checkpoint: {existingClaim: a, storageClassName: nfs}",
-        "checkpoint.storageClassName is for a claim that the chart",
+        "persistence: {existingClaim: a, storageClass: nfs}",
+        "persistence.storageClass is for a claim that the chart",
     ),
     ("dataClaims: [{claimName: a, mountPath: /out/a}]", "dataClaims[0].mountPath is /out/a, but the checkpoint claim"),
     (

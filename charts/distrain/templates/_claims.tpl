@@ -13,24 +13,24 @@ Takes a dictionary: root, name (empty: no claim).
 {{- $root := .root }}
 {{- $nodes := .nodes }}
 {{- $cache := $root.Values.cache.existingClaim }}
-{{- with $root.Values.checkpoint }}
+{{- with $root.Values.persistence }}
 {{- if and .existingClaim .accessMode }}
-  {{- fail "checkpoint.accessMode is for a claim that the chart makes, but checkpoint.existingClaim is set; remove one of them" }}
+  {{- fail "persistence.accessMode is for a claim that the chart makes, but persistence.existingClaim is set; remove one of them" }}
 {{- end }}
-{{- if and .existingClaim .storageClassName }}
-  {{- fail "checkpoint.storageClassName is for a claim that the chart makes, but checkpoint.existingClaim is set; remove one of them" }}
+{{- if and .existingClaim .storageClass }}
+  {{- fail "persistence.storageClass is for a claim that the chart makes, but persistence.existingClaim is set; remove one of them" }}
 {{- end }}
 {{- if and (gt $nodes 1) .accessMode (ne (toString .accessMode) "ReadWriteMany") }}
-  {{- fail (printf "checkpoint.accessMode is %s, but the run has %d nodes and all of them write; set it to ReadWriteMany" .accessMode $nodes) }}
+  {{- fail (printf "persistence.accessMode is %s, but the run has %d nodes and all of them write; set it to ReadWriteMany" .accessMode $nodes) }}
 {{- end }}
-{{- range $value, $name := dict "checkpoint.existingClaim" .existingClaim "cache.existingClaim" $cache }}
+{{- range $value, $name := dict "persistence.existingClaim" .existingClaim "cache.existingClaim" $cache }}
   {{- $modes := (dict "root" $root "name" $name | include "distrain.foundClaim" | fromJson).accessModes }}
   {{- if and $modes (gt $nodes 1) (not (has "ReadWriteMany" $modes)) }}
     {{- fail (printf "%s is %s, which has %s, but the run has %d nodes and all of them write; name a claim with ReadWriteMany" $value $name (join ", " $modes) $nodes) }}
   {{- end }}
 {{- end }}
 {{- if not .existingClaim }}
-  {{- include "distrain.refuseKeptClaim" (dict "root" $root "nodes" $nodes "checkpoint" .) }}
+  {{- include "distrain.refuseKeptClaim" (dict "root" $root "nodes" $nodes "persistence" .) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -42,14 +42,14 @@ Takes a dictionary: root, name (empty: no claim).
 {{- $mend := printf "install under another name, or delete that claim with all that is on it (kubectl -n %s delete pvc %s)" .root.Release.Namespace $name }}
 {{- with $kept.accessModes }}
 {{- if and (gt $.nodes 1) (not (has "ReadWriteMany" .)) }}
-  {{- fail (printf "the claim %s is there already and has %s, but the run has %d nodes and all of them write; ask for one node, copy its folder to a claim with ReadWriteMany and set checkpoint.existingClaim, %s" $name (join ", " .) $.nodes $mend) }}
+  {{- fail (printf "the claim %s is there already and has %s, but the run has %d nodes and all of them write; ask for one node, copy its folder to a claim with ReadWriteMany and set persistence.existingClaim, %s" $name (join ", " .) $.nodes $mend) }}
 {{- end }}
-{{- if and $.checkpoint.accessMode (not (has $.checkpoint.accessMode .)) }}
-  {{- fail (printf "checkpoint.accessMode is %s, but the claim %s is there already and has %s; remove the value, %s" $.checkpoint.accessMode $name (join ", " .) $mend) }}
+{{- if and $.persistence.accessMode (not (has $.persistence.accessMode .)) }}
+  {{- fail (printf "persistence.accessMode is %s, but the claim %s is there already and has %s; remove the value, %s" $.persistence.accessMode $name (join ", " .) $mend) }}
 {{- end }}
 {{- $class := $kept.storageClassName | default "" }}
-{{- if and (kindIs "string" $.checkpoint.storageClassName) (ne (toString $.checkpoint.storageClassName) $class) }}
-  {{- fail (printf "checkpoint.storageClassName is %q, but the claim %s is there already and has %q; remove the value, %s" $.checkpoint.storageClassName $name $class $mend) }}
+{{- if and (kindIs "string" $.persistence.storageClass) (ne (toString $.persistence.storageClass) $class) }}
+  {{- fail (printf "persistence.storageClass is %q, but the claim %s is there already and has %q; remove the value, %s" $.persistence.storageClass $name $class $mend) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -38,7 +38,7 @@ What proxy and caBundle make: variable to text, as JSON. A proxy may also come f
   {{- range $name, $_ := $secrets }}
     {{- if has (upper $name) (list "HTTP_PROXY" "HTTPS_PROXY" "ALL_PROXY") }}{{ $any = true }}{{ end }}
   {{- end }}
-  {{- if and .none $any }}{{ $_ := set $made "NO_PROXY" .none }}{{ end }}
+  {{- if and .noProxy $any }}{{ $_ := set $made "NO_PROXY" .noProxy }}{{ end }}
 {{- end }}
 {{- if .caBundle.configMap }}
   {{- $path := printf "/etc/ca/%s" .caBundle.key }}

@@ -26,7 +26,7 @@ kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{- define "distrain.settingsName" -}}{{ .Release.Name }}-settings{{- end }}
 
 {{- define "distrain.claimName" -}}
-{{ .Values.checkpoint.existingClaim | default (printf "%s-checkpoint" .Release.Name) }}
+{{ .Values.persistence.existingClaim | default (printf "%s-checkpoint" .Release.Name) }}
 {{- end }}
 
 {{- define "distrain.image" -}}

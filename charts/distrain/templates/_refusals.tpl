@@ -79,7 +79,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 
 {{- define "distrain.refuseVariables" -}}
 {{- $values := . }}
-{{- $owners := dict "HTTP_PROXY" "proxy.http" "HTTPS_PROXY" "proxy.https" "NO_PROXY" "proxy.none" }}
+{{- $owners := dict "HTTP_PROXY" "proxy.http" "HTTPS_PROXY" "proxy.https" "NO_PROXY" "proxy.noProxy" }}
 {{- range $where := list "extraEnv" "secrets" }}
   {{- range $name, $_ := get $values $where }}
     {{- if hasPrefix "DISTRAIN_" $name }}
@@ -182,7 +182,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{/* Refuses an upgrade that would change a run. Takes a dictionary: root, installed and settings (variables to text). */}}
 {{- define "distrain.refuseUpgrade" -}}
 {{- $release := .root.Release }}
-{{- $checkpoint := .root.Values.checkpoint }}
+{{- $persistence := .root.Values.persistence }}
 {{- $installed := omit .installed "RUN_SETTINGS_HASH" }}
 {{- $settings := .settings }}
 {{- $changes := list }}
@@ -196,7 +196,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- $what := $changes | join ", " | default "what its pods are made of" }}
 {{- $mend := "install under another name" }}
-{{- if or $checkpoint.keepClaim $checkpoint.existingClaim }}
+{{- if or $persistence.keepClaim $persistence.existingClaim }}
   {{- $mend = printf "helm uninstall %s -n %s and install again, and it goes on from its newest checkpoint; or %s" $release.Name $release.Namespace $mend }}
 {{- end }}
 {{- fail (printf "%s was installed with other values (%s), and a run keeps its values to the end; %s" $release.Name $what $mend) }}
