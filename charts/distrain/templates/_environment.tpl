@@ -1,16 +1,16 @@
 {{/*
-The variables of the trainer's container that are no settings. Takes a dictionary: root, size, hash.
+The variables of the trainer's container that are no settings. Takes a dictionary: root, topology, hash.
 */}}
 {{- define "distrain.env" -}}
 {{- $values := .root.Values }}
 {{- $plain := dict
-  "RUN_NODES" .size.nodes
-  "RUN_PROCESSES_PER_NODE" .size.processes
-  "RUN_GPUS_PER_NODE" .size.gpus
+  "RUN_NODES" .topology.nodes
+  "RUN_PROCESSES_PER_NODE" .topology.processesPerNode
+  "RUN_GPUS_PER_NODE" .topology.gpusPerNode
   "RUN_GRACE_SECONDS" $values.gracePeriodSeconds
   "RUN_SETTINGS_HASH" .hash }}
 {{- if $values.metrics.enabled }}{{ $_ := set $plain "RUN_METRICS_PORT" "9400" }}{{ end }}
-{{- $outside := include "distrain.outside" $values | fromJson }}
+{{- $outside := include "distrain.proxyEnv" $values | fromJson }}
 - name: RUN_NODE_NAME
   valueFrom:
     fieldRef: {fieldPath: spec.nodeName}
@@ -28,7 +28,7 @@ The variables of the trainer's container that are no settings. Takes a dictionar
 {{/*
 What proxy and caBundle make: variable to text, as JSON. A proxy may also come from a Secret.
 */}}
-{{- define "distrain.outside" -}}
+{{- define "distrain.proxyEnv" -}}
 {{- $made := dict }}
 {{- $secrets := .secrets }}
 {{- with .proxy }}

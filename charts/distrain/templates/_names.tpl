@@ -1,12 +1,12 @@
 {{/* Labels by which a run's pods are found. */}}
-{{- define "distrain.selector" -}}
+{{- define "distrain.selectorLabels" -}}
 app.kubernetes.io/name: distrain
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Labels of every object of a run. */}}
 {{- define "distrain.labels" -}}
-{{ include "distrain.selector" . }}
+{{ include "distrain.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
@@ -23,7 +23,7 @@ kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{- end }}
 {{- end }}
 
-{{- define "distrain.settingsName" -}}{{ .Release.Name }}-settings{{- end }}
+{{- define "distrain.configMapName" -}}{{ .Release.Name }}-settings{{- end }}
 
 {{- define "distrain.claimName" -}}
 {{ .Values.persistence.existingClaim | default (printf "%s-checkpoint" .Release.Name) }}

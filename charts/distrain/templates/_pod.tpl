@@ -4,10 +4,10 @@ The pod of a node, as metadata and spec. Takes a dictionary: root, hash (of the 
 {{- define "distrain.pod" -}}
 {{- $ := .root }}
 {{- $values := $.Values }}
-{{- $size := include "distrain.size" $ | fromJson }}
+{{- $topology := include "distrain.topology" $ | fromJson }}
 metadata:
   labels:
-    {{- include "distrain.selector" $ | nindent 4 }}
+    {{- include "distrain.selectorLabels" $ | nindent 4 }}
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -49,13 +49,13 @@ spec:
     {{- with $values.tolerations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- if gt (int $size.nodes) 1 }}
+  {{- if gt (int $topology.nodes) 1 }}
   topologySpreadConstraints:
     - maxSkew: 1
       topologyKey: kubernetes.io/hostname
       whenUnsatisfiable: ScheduleAnyway
       labelSelector:
-        matchLabels: {{- include "distrain.selector" $ | nindent 10 }}
+        matchLabels: {{- include "distrain.selectorLabels" $ | nindent 10 }}
   {{- end }}
   {{- with $values.initContainers }}
   initContainers:
@@ -71,18 +71,18 @@ spec:
       imagePullPolicy: {{ $values.image.pullPolicy }}
       args: [train]
       env:
-        {{- include "distrain.env" (dict "root" $ "size" $size "hash" .hash) | nindent 8 }}
+        {{- include "distrain.env" (dict "root" $ "topology" $topology "hash" .hash) | nindent 8 }}
       envFrom:
         {{- with $values.extraEnvFrom }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
         - configMapRef:
-            name: {{ include "distrain.settingsName" $ }}
+            name: {{ include "distrain.configMapName" $ }}
       {{- if $values.metrics.enabled }}
       ports:
         - {name: metrics, containerPort: 9400}
       {{- end }}
-      resources: {{- include "distrain.resources" (dict "root" $ "size" $size) | nindent 8 }}
+      resources: {{- include "distrain.resources" (dict "root" $ "topology" $topology) | nindent 8 }}
       securityContext: {{- include "distrain.securityContext" $ | nindent 8 }}
       terminationMessagePolicy: FallbackToLogsOnError
       volumeMounts: {{- include "distrain.mounts" $ | nindent 8 }}
@@ -105,7 +105,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
-{{- define "distrain.restricted" -}}
+{{- define "distrain.restrictedSecurityContext" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
@@ -113,7 +113,7 @@ capabilities:
 {{- end }}
 
 {{- define "distrain.securityContext" -}}
-{{ include "distrain.restricted" . }}
+{{ include "distrain.restrictedSecurityContext" . }}
   {{- if .Values.rdma.enabled }}
   add: [IPC_LOCK]
   {{- end }}
@@ -142,7 +142,7 @@ capabilities:
 {{/* What is set neither as a request nor as a limit has the defaults that values.yaml describes. */}}
 {{- define "distrain.resources" -}}
 {{- $resources := deepCopy .root.Values.resources }}
-{{- $gpus := int .size.gpus }}
+{{- $gpus := int .topology.gpusPerNode }}
 {{- $usual := dict "cpu" "500m" "memory" "1Gi" }}
 {{- if $gpus }}{{ $usual = dict "cpu" (mul 3 $gpus) "memory" (printf "%dGi" (mul 12 $gpus)) }}{{ end }}
 {{- range $name, $quantity := $usual }}

@@ -39,7 +39,7 @@ The settings of the run as YAML: the trainer's name of each variable, and its te
 {{/*
 Hash of all that may not change while the run lasts: its settings and its job.
 */}}
-{{- define "distrain.hash" -}}
+{{- define "distrain.runHash" -}}
 {{- $job := dict "root" . "hash" "" | include (printf "distrain.%s" .Values.backend) }}
 {{- printf "%s\n%s" (include "distrain.settings" .) $job | sha256sum }}
 {{- end }}

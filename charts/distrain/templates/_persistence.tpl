@@ -2,14 +2,14 @@
 The spec of a claim as the cluster has it, as JSON. Empty where it has none, and where Helm has no cluster to look at.
 Takes a dictionary: root, name (empty: no claim).
 */}}
-{{- define "distrain.foundClaim" -}}
+{{- define "distrain.lookupClaim" -}}
 {{- $found := dict }}
 {{- if .name }}{{ $found = lookup "v1" "PersistentVolumeClaim" .root.Release.Namespace .name }}{{ end }}
 {{- $found.spec | default dict | toJson }}
 {{- end }}
 
 {{/* Refuses claims that cannot serve. Takes a dictionary: root, nodes. */}}
-{{- define "distrain.refuseClaims" -}}
+{{- define "distrain.validateClaims" -}}
 {{- $root := .root }}
 {{- $nodes := .nodes }}
 {{- $cache := $root.Values.cache.existingClaim }}
@@ -24,21 +24,21 @@ Takes a dictionary: root, name (empty: no claim).
   {{- fail (printf "persistence.accessMode is %s, but the run has %d nodes and all of them write; set it to ReadWriteMany" .accessMode $nodes) }}
 {{- end }}
 {{- range $value, $name := dict "persistence.existingClaim" .existingClaim "cache.existingClaim" $cache }}
-  {{- $modes := (dict "root" $root "name" $name | include "distrain.foundClaim" | fromJson).accessModes }}
+  {{- $modes := (dict "root" $root "name" $name | include "distrain.lookupClaim" | fromJson).accessModes }}
   {{- if and $modes (gt $nodes 1) (not (has "ReadWriteMany" $modes)) }}
     {{- fail (printf "%s is %s, which has %s, but the run has %d nodes and all of them write; name a claim with ReadWriteMany" $value $name (join ", " $modes) $nodes) }}
   {{- end }}
 {{- end }}
 {{- if not .existingClaim }}
-  {{- include "distrain.refuseKeptClaim" (dict "root" $root "nodes" $nodes "persistence" .) }}
+  {{- include "distrain.validateKeptClaim" (dict "root" $root "nodes" $nodes "persistence" .) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{/* The claim of an earlier release of this name serves again as it is: nothing but its size can change. */}}
-{{- define "distrain.refuseKeptClaim" -}}
+{{- define "distrain.validateKeptClaim" -}}
 {{- $name := include "distrain.claimName" .root }}
-{{- $kept := dict "root" .root "name" $name | include "distrain.foundClaim" | fromJson }}
+{{- $kept := dict "root" .root "name" $name | include "distrain.lookupClaim" | fromJson }}
 {{- $mend := printf "install under another name, or delete that claim with all that is on it (kubectl -n %s delete pvc %s)" .root.Release.Namespace $name }}
 {{- with $kept.accessModes }}
 {{- if and (gt $.nodes 1) (not (has "ReadWriteMany" .)) }}
@@ -55,7 +55,7 @@ Takes a dictionary: root, name (empty: no claim).
 {{- end }}
 
 {{/* A quantity, such as 1.5Gi, as a number. */}}
-{{- define "distrain.number" -}}
+{{- define "distrain.quantity" -}}
 {{- $text := include "distrain.text" . }}
 {{- $unit := regexFind "[A-Za-z]*$" $text }}
 {{- $number := trimSuffix $unit $text | float64 }}

@@ -1,24 +1,24 @@
 {{/*
 Refuses what the schema cannot: values that contradict each other. One sentence each, with what to change.
 */}}
-{{- define "distrain.refuse" -}}
-{{- $size := include "distrain.size" . | fromJson }}
-{{- include "distrain.refuseName" (dict "root" . "size" $size) }}
-{{- include "distrain.refuseImage" .Values.image }}
-{{- include "distrain.refuseTrainer" (dict "trainer" .Values.trainer "size" $size) }}
-{{- include "distrain.refuseClaims" (dict "root" . "nodes" (int $size.nodes)) }}
-{{- include "distrain.refuseMounts" .Values }}
-{{- include "distrain.refuseVariables" .Values }}
-{{- include "distrain.refuseDevices" (dict "values" .Values "gpus" (int $size.gpus)) }}
-{{- include "distrain.refusePods" .Values }}
-{{- include "distrain.refuseScheduling" .Values }}
+{{- define "distrain.validate" -}}
+{{- $topology := include "distrain.topology" . | fromJson }}
+{{- include "distrain.validateName" (dict "root" . "topology" $topology) }}
+{{- include "distrain.validateImage" .Values.image }}
+{{- include "distrain.validateTrainer" (dict "trainer" .Values.trainer "topology" $topology) }}
+{{- include "distrain.validateClaims" (dict "root" . "nodes" (int $topology.nodes)) }}
+{{- include "distrain.validateMounts" .Values }}
+{{- include "distrain.validateEnv" .Values }}
+{{- include "distrain.validateDevices" (dict "values" .Values "gpus" (int $topology.gpusPerNode)) }}
+{{- include "distrain.validatePods" .Values }}
+{{- include "distrain.validateScheduling" .Values }}
 {{- end }}
 
-{{- define "distrain.refuseName" -}}
+{{- define "distrain.validateName" -}}
 {{- $name := .root.Release.Name }}
 {{- $most := 50 }}
 {{- if eq .root.Values.backend "trainjob" }}
-  {{- $most = sub 49 (len (toString (sub .size.nodes 1))) }}
+  {{- $most = sub 49 (len (toString (sub .topology.nodes 1))) }}
 {{- end }}
 {{- if gt (len $name) (int $most) }}
   {{- fail (printf "the name %s has %d characters, but pods are named after the run and have room for %d; install under a shorter name" $name (len $name) $most) }}
@@ -28,7 +28,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- end }}
 
-{{- define "distrain.refuseImage" -}}
+{{- define "distrain.validateImage" -}}
 {{- if regexMatch "(@|:[^/]*$)" .repository }}
   {{- fail (printf "image.repository is %s; leave out what follows the name and set image.tag or image.digest to it" .repository) }}
 {{- end }}
@@ -37,29 +37,29 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- end }}
 
-{{- define "distrain.refuseTrainer" -}}
+{{- define "distrain.validateTrainer" -}}
 {{- $model := .trainer.model }}
 {{- $data := .trainer.data | default dict }}
 {{- if and (or $model $data) (not (or $data.name $data.files)) }}
   {{- fail "trainer.model or trainer.data is set, but not what to train on; set trainer.data.name to a data set on the Hub (or to sample), or trainer.data.files" }}
 {{- end }}
-{{- $world := mul .size.nodes .size.processes }}
+{{- $world := mul .topology.nodes .topology.processesPerNode }}
 {{- if and (eq (toString (.trainer.strategy | default dict).kind) "single") (gt (int $world) 1) }}
   {{- fail (printf "trainer.strategy.kind is single, but the run has %d processes; remove it, or ask for one process" $world) }}
 {{- end }}
-{{- if and (eq (toString .trainer.precision) "fp16") (not .size.gpus) }}
+{{- if and (eq (toString .trainer.precision) "fp16") (not .topology.gpusPerNode) }}
   {{- fail "trainer.precision is fp16, which needs GPUs, but gpus is 0; set gpus, or choose bf16 or fp32" }}
 {{- end }}
 {{- end }}
 
-{{- define "distrain.refuseMounts" -}}
+{{- define "distrain.validateMounts" -}}
 {{- $paths := dict "/out" "the checkpoint claim" "/cache" "the cache" "/tmp" "a volume of the chart" "/dev/shm" "a volume of the chart" "/etc/ca" "a volume of the chart" }}
 {{- $names := list "out" "cache" "tmp" "shm" "ca" }}
 {{- range $index, $claim := .dataClaims }}
-  {{- include "distrain.refuseMount" (dict "what" (printf "dataClaims[%d]" $index) "path" $claim.mountPath "paths" $paths) }}
+  {{- include "distrain.validateMount" (dict "what" (printf "dataClaims[%d]" $index) "path" $claim.mountPath "paths" $paths) }}
 {{- end }}
 {{- range $index, $volume := .extraVolumes }}
-  {{- include "distrain.refuseMount" (dict "what" (printf "extraVolumes[%d]" $index) "path" $volume.mountPath "paths" $paths) }}
+  {{- include "distrain.validateMount" (dict "what" (printf "extraVolumes[%d]" $index) "path" $volume.mountPath "paths" $paths) }}
   {{- if or (has $volume.name $names) (regexMatch "^data-[0-9]+$" $volume.name) }}
     {{- fail (printf "extraVolumes[%d].name is %s, which is taken; choose another" $index $volume.name) }}
   {{- end }}
@@ -67,7 +67,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- end }}
 
-{{- define "distrain.refuseMount" -}}
+{{- define "distrain.validateMount" -}}
 {{- $path := clean .path }}
 {{- range $taken, $owner := .paths }}
   {{- if or (hasPrefix (printf "%s/" $taken) (printf "%s/" $path)) (hasPrefix (printf "%s/" (trimSuffix "/" $path)) (printf "%s/" $taken)) }}
@@ -77,7 +77,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- $_ := set .paths $path .what }}
 {{- end }}
 
-{{- define "distrain.refuseVariables" -}}
+{{- define "distrain.validateEnv" -}}
 {{- $values := . }}
 {{- $owners := dict "HTTP_PROXY" "proxy.http" "HTTPS_PROXY" "proxy.https" "NO_PROXY" "proxy.noProxy" }}
 {{- range $where := list "extraEnv" "secrets" }}
@@ -107,7 +107,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
     {{- fail (printf "extraEnv.%s holds a password that all could read; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
   {{- end }}
 {{- end }}
-{{- $made := include "distrain.outside" . | fromJson }}
+{{- $made := include "distrain.proxyEnv" . | fromJson }}
 {{- range $where := list "extraEnv" "secrets" }}
   {{- range $name, $_ := get $values $where }}
     {{- if hasKey $made (upper $name) }}
@@ -128,7 +128,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- end }}
 
-{{- define "distrain.refuseDevices" -}}
+{{- define "distrain.validateDevices" -}}
 {{- $values := .values }}
 {{- range $kind := list "requests" "limits" }}
   {{- $given := get $values.resources $kind }}
@@ -144,7 +144,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- end }}
 
-{{- define "distrain.refusePods" -}}
+{{- define "distrain.validatePods" -}}
 {{- range $name, $_ := .podLabels }}
   {{- if or (has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance")) (regexMatch "^((training|trainer)\\.kubeflow\\.org|batch\\.kubernetes\\.io|jobset\\.sigs\\.k8s\\.io|(scheduling|kueue)\\.x-k8s\\.io)/" $name) }}
     {{- fail (printf "podLabels has %s, which the chart or an operator sets; remove it" $name) }}
@@ -161,7 +161,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- end }}
 
-{{- define "distrain.refuseScheduling" -}}
+{{- define "distrain.validateScheduling" -}}
 {{- $policy := .schedulingPolicy }}
 {{- if and .kueue.priorityClass (not .kueue.queue) }}
   {{- fail "kueue.priorityClass is set, but not kueue.queue; set the name of a LocalQueue" }}
@@ -180,7 +180,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 
 {{/* Refuses an upgrade that would change a run. Takes a dictionary: root, installed and settings (variables to text). */}}
-{{- define "distrain.refuseUpgrade" -}}
+{{- define "distrain.validateUpgrade" -}}
 {{- $release := .root.Release }}
 {{- $persistence := .root.Values.persistence }}
 {{- $installed := omit .installed "RUN_SETTINGS_HASH" }}

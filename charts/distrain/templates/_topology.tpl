@@ -1,7 +1,7 @@
 {{/*
-How large the run is, as JSON: nodes, gpus (a node), processes (a node).
+The topology of the run as JSON: nodes, gpusPerNode, processesPerNode.
 */}}
-{{- define "distrain.size" -}}
+{{- define "distrain.topology" -}}
 {{- $gpus := int .Values.gpus }}
 {{- $perNode := int .Values.gpusPerNode }}
 {{- $nodes := 1 }}
@@ -31,5 +31,5 @@ How large the run is, as JSON: nodes, gpus (a node), processes (a node).
   {{- $nodes = int (.Values.nodes | default 1) }}
   {{- $processes = int (.Values.processesPerNode | default 1) }}
 {{- end }}
-{{- dict "nodes" $nodes "gpus" $gpus "processes" $processes | toJson }}
+{{- dict "nodes" $nodes "gpusPerNode" $gpus "processesPerNode" $processes | toJson }}
 {{- end }}
