@@ -1,9 +1,12 @@
 """What the chart refuses, and what a person is told."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import yaml
 
-from rendering import needs_helm, refusal
+from rendering import CHART, helm, needs_helm, refusal
 
 pytestmark = needs_helm
 
@@ -188,3 +191,14 @@ def test_names_that_a_job_cannot_have_are_refused(name, sentence):
 
 def test_a_trainjobs_pods_have_less_room_for_the_name():
     assert "room for 45" in refusal("backend=trainjob,gpus=8192", name="r" * 46)
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (CHART / "templates").glob("[!_]*")))
+def test_every_template_refuses_values_that_are_refused(file: str, tmp_path: Path) -> None:
+    """Helm renders them in no order that can be relied on."""
+    chart = shutil.copytree(CHART, tmp_path / "distrain")
+    for other in (chart / "templates").glob("[!_]*"):
+        if other.name != file:
+            other.unlink()
+    done = helm("template", "run1", str(chart), "--set", "kueue.priorityClass=high")
+    assert "kueue.priorityClass is set, but not kueue.queue" in done.stderr

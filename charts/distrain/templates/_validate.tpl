@@ -12,6 +12,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- include "distrain.validateDevices" (dict "values" .Values "gpus" (int $topology.gpusPerNode)) }}
 {{- include "distrain.validatePods" .Values }}
 {{- include "distrain.validateScheduling" .Values }}
+{{- include "distrain.validateUpgrade" . }}
 {{- end }}
 
 {{- define "distrain.validateName" -}}
@@ -179,25 +180,26 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- end }}
 
-{{/* Refuses an upgrade that would change a run. Takes a dictionary: root, installed and settings (variables to text). */}}
+{{/* Refuses an upgrade that would change a run, where Helm has a cluster to look at. */}}
 {{- define "distrain.validateUpgrade" -}}
-{{- $release := .root.Release }}
-{{- $persistence := .root.Values.persistence }}
-{{- $installed := omit .installed "RUN_SETTINGS_HASH" }}
-{{- $settings := .settings }}
-{{- $changes := list }}
-{{- range $name := concat (keys $installed) (keys $settings) | uniq | sortAlpha }}
-  {{- $before := get $installed $name | default "unset" }}
-  {{- $after := get $settings $name | default "unset" }}
-  {{- if ne $before $after }}
-    {{- $setting := trimPrefix "DISTRAIN_" $name | lower | replace "__" "." }}
-    {{- $changes = append $changes (printf "trainer.%s was %s and would be %s" $setting $before $after) }}
+{{- $installed := (lookup "v1" "ConfigMap" .Release.Namespace (include "distrain.configMapName" .)).data }}
+{{- if and $installed (ne $installed.RUN_SETTINGS_HASH (include "distrain.runHash" .)) }}
+  {{- $before := omit $installed "RUN_SETTINGS_HASH" }}
+  {{- $after := include "distrain.settings" . | fromYaml }}
+  {{- $changes := list }}
+  {{- range $name := concat (keys $before) (keys $after) | uniq | sortAlpha }}
+    {{- $old := get $before $name | default "unset" }}
+    {{- $new := get $after $name | default "unset" }}
+    {{- if ne $old $new }}
+      {{- $setting := trimPrefix "DISTRAIN_" $name | lower | replace "__" "." }}
+      {{- $changes = append $changes (printf "trainer.%s was %s and would be %s" $setting $old $new) }}
+    {{- end }}
   {{- end }}
+  {{- $what := $changes | join ", " | default "what its pods are made of" }}
+  {{- $mend := "install under another name" }}
+  {{- if or .Values.persistence.keepClaim .Values.persistence.existingClaim }}
+    {{- $mend = printf "helm uninstall %s -n %s and install again, and it goes on from its newest checkpoint; or %s" .Release.Name .Release.Namespace $mend }}
+  {{- end }}
+  {{- fail (printf "%s was installed with other values (%s), and a run keeps its values to the end; %s" .Release.Name $what $mend) }}
 {{- end }}
-{{- $what := $changes | join ", " | default "what its pods are made of" }}
-{{- $mend := "install under another name" }}
-{{- if or $persistence.keepClaim $persistence.existingClaim }}
-  {{- $mend = printf "helm uninstall %s -n %s and install again, and it goes on from its newest checkpoint; or %s" $release.Name $release.Namespace $mend }}
-{{- end }}
-{{- fail (printf "%s was installed with other values (%s), and a run keeps its values to the end; %s" $release.Name $what $mend) }}
 {{- end }}
