@@ -169,7 +169,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("values", "sentence"), REFUSED, ids=[values[:60] for values, _ in REFUSED])
-def test_refused_with_a_sentence_that_helps(values, sentence):
+def test_refused_with_a_sentence_that_helps(values: str, sentence: str) -> None:
     assert isinstance(yaml.safe_load(values), dict)
     assert sentence in refusal(values=values)
 
@@ -185,11 +185,11 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("name", "sentence"), NAMES)
-def test_names_that_a_job_cannot_have_are_refused(name, sentence):
+def test_names_that_a_job_cannot_have_are_refused(name: str, sentence: str) -> None:
     assert sentence in refusal(name=name)
 
 
-def test_a_trainjobs_pods_have_less_room_for_the_name():
+def test_a_trainjobs_pods_have_less_room_for_the_name() -> None:
     assert "room for 45" in refusal("backend=trainjob,gpus=8192", name="r" * 46)
 
 

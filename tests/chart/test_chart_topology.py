@@ -24,7 +24,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("settings", "nodes", "processes", "gpus"), SIZES)
-def test_a_run_has_the_nodes_and_processes_that_were_asked_for(settings, nodes, processes, gpus):
+def test_a_run_has_the_size_that_was_asked_for(settings: str, nodes: int, processes: int, gpus: int) -> None:
     job = document("PyTorchJob", settings)["spec"]
     assert job["nprocPerNode"] == str(processes)
     specs = job["pytorchReplicaSpecs"]
@@ -40,18 +40,18 @@ def test_a_run_has_the_nodes_and_processes_that_were_asked_for(settings, nodes, 
 
 
 @pytest.mark.parametrize(("settings", "nodes", "processes", "gpus"), SIZES)
-def test_a_trainjob_has_the_same_size(settings, nodes, processes, gpus):
+def test_a_trainjob_has_the_same_size(settings: str, nodes: int, processes: int, gpus: int) -> None:
     trainer = document("TrainJob", settings, "backend=trainjob")["spec"]["trainer"]
     assert trainer == {"numNodes": nodes, "numProcPerNode": processes}
     assert document("TrainingRuntime", settings, "backend=trainjob")["spec"]["mlPolicy"]["numNodes"] == nodes
 
 
-def test_one_node_is_a_master_alone():
+def test_one_node_is_a_master_alone() -> None:
     assert set(replicas("gpus=8")) == {"Master"}
 
 
 @pytest.mark.parametrize(("resource", "a_pod"), [("amd.com/gpu", 2), ("nvidia.com/mig-1g.10gb", 1)])
-def test_another_gpu_is_another_resource(resource, a_pod):
+def test_another_gpu_is_another_resource(resource: str, a_pod: int) -> None:
     values = {"gpuResource": resource, "gpusPerNode": a_pod}
     assert container("gpus=2", values=values)["resources"]["limits"] == {resource: a_pod}
 
@@ -69,7 +69,7 @@ USUAL = [
 
 
 @pytest.mark.parametrize(("settings", "requests"), USUAL)
-def test_what_a_pod_requests_grows_with_its_gpus(settings, requests):
+def test_what_a_pod_requests_grows_with_its_gpus(settings: str, requests: dict[str, str | int]) -> None:
     assert container(settings)["resources"]["requests"] == requests
 
 
@@ -87,10 +87,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "sentence"), REFUSED)
-def test_sizes_that_do_not_fit_are_refused_with_the_nearest(settings, sentence):
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest(settings: str, sentence: str) -> None:
     assert sentence in refusal(settings)
 
 
-def test_the_manifest_does_not_grow_with_the_run():
+def test_the_manifest_does_not_grow_with_the_run() -> None:
     assert len(rendered("gpus=65536")) - len(rendered("gpus=16")) < 50
     assert len(documents("gpus=65536")) == len(documents("gpus=16"))
