@@ -61,28 +61,28 @@ REFUSED = [
     (
         "gpus=16",
         claim("run1-checkpoint", "ReadWriteOnce"),
-        "claim run1-checkpoint is there already and has ReadWriteOnce, but the run has 2 nodes and all of them write",
+        "the claim run1-checkpoint already exists with ReadWriteOnce, but the run has 2 nodes and all of them write",
     ),
     (
         "persistence.accessMode=ReadWriteOncePod",
         claim("run1-checkpoint", "ReadWriteOnce"),
-        "persistence.accessMode is ReadWriteOncePod, but the claim run1-checkpoint is there already and has",
+        "persistence.accessMode is ReadWriteOncePod, but the claim run1-checkpoint already exists with",
     ),
     (
         "persistence.storageClass=nfs",
         claim("run1-checkpoint", "ReadWriteOnce"),
-        'but the claim run1-checkpoint is there already and has "standard"; remove the value, install under '
-        "another name, or delete that claim with all that is on it (kubectl -n team delete pvc run1-checkpoint)",
+        'but the claim run1-checkpoint already exists with "standard"; remove the value, install under '
+        "another name, or delete that claim and everything on it (kubectl -n team delete pvc run1-checkpoint)",
     ),
     (
         "gpus=16,persistence.existingClaim=runs",
         claim("runs", "ReadWriteOnce"),
-        "persistence.existingClaim is runs, which has ReadWriteOnce, but the run has 2 nodes and all of them write",
+        "persistence.existingClaim is runs, a claim with ReadWriteOnce, but the run has 2 nodes and all of them write",
     ),
     (
         "gpus=16,cache.existingClaim=models",
         claim("models", "ReadWriteOnce"),
-        "cache.existingClaim is models, which has ReadWriteOnce, but the run has 2 nodes",
+        "cache.existingClaim is models, a claim with ReadWriteOnce, but the run has 2 nodes",
     ),
 ]
 

@@ -40,7 +40,7 @@ def test_they_end_with_the_commands_to_type_next(chart: Path) -> None:
 
 def test_they_say_how_large_the_run_is_and_where_results_go(chart: Path) -> None:
     said = notes(chart, "gpus=16")
-    assert "run1 trains on 2 nodes with 8 processes each, one a nvidia.com/gpu." in said
+    assert "run1 trains on 2 nodes with 8 processes each, one per nvidia.com/gpu." in said
     assert "Results: claim run1-checkpoint, folder /run1 (the claim outlives helm uninstall)." in said
     assert "run1 trains on 1 node with 1 process each, on the CPU." in notes(chart)
     assert "Results: claim runs, folder /run1." in notes(chart, "persistence.existingClaim=runs")
@@ -59,7 +59,7 @@ def test_they_say_what_privileges_rdma_needs(chart: Path) -> None:
 
 
 def test_they_say_that_it_is_the_sample(chart: Path) -> None:
-    assert "It learns the sample" in notes(chart)
+    assert "It trains the sample" in notes(chart)
     assert "sample" not in notes(chart, "trainer.data.files=/data/a.csv")
 
 
@@ -85,6 +85,6 @@ def test_the_results_are_handed_out_by_a_restricted_pod(chart: Path) -> None:
 
 
 def test_they_say_what_uninstalling_does(chart: Path) -> None:
-    assert "with a checkpoint; installed again under the same name it goes on from there" in notes(chart)
-    assert "removes its claim with all results" in notes(chart, "persistence.keepClaim=false")
-    assert "goes on from there" in notes(chart, "persistence.keepClaim=false,persistence.existingClaim=runs")
+    assert "and leaves a checkpoint. Installed again under the same name, it resumes from there." in notes(chart)
+    assert "removes the claim with all results" in notes(chart, "persistence.keepClaim=false")
+    assert "resumes from there" in notes(chart, "persistence.keepClaim=false,persistence.existingClaim=runs")

@@ -74,7 +74,7 @@ def test_what_a_pod_requests_grows_with_its_gpus(settings: str, requests: dict[s
 
 
 REFUSED = [
-    ("gpus=12", "gpus is 12, but nodes have 8 (gpusPerNode) and a run takes whole nodes; set gpus to 8 or 16"),
+    ("gpus=12", "gpus is 12, but a node has 8 (gpusPerNode) and a run takes whole nodes; set gpus to 8 or 16"),
     ("gpus=9", "set gpus to 8 or 16"),
     ("gpus=17", "set gpus to 16 or 24"),
     ("gpus=100,gpusPerNode=16", "set gpus to 96 or 112"),
@@ -82,7 +82,7 @@ REFUSED = [
     ("gpus=16,nodes=4", "nodes is 4, but gpus=16 with gpusPerNode=8 makes 2; set gpus to 32, or set gpusPerNode to 4"),
     ("gpus=16,nodes=1", "set gpus to 8, or set gpusPerNode to 16"),
     ("gpus=16,nodes=3", "set gpus to 24, or remove nodes"),
-    ("gpus=16,processesPerNode=4", "processesPerNode is 4, but there is one process a GPU"),
+    ("gpus=16,processesPerNode=4", "processesPerNode is 4, but there is one process per GPU"),
 ]
 
 

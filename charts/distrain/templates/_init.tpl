@@ -1,6 +1,6 @@
 {{/*
-Every template starts with this, so that no object is made of values that were not validated. The first one validates
-for all.
+Every template starts with this: Helm renders them in no fixed order, and none may read values that were not validated.
+Only the first call does the work.
 */}}
 {{- define "distrain.init" -}}
 {{- if not .Values.validated }}

@@ -1,10 +1,10 @@
-{{/* Labels by which a run's pods are found. */}}
+{{/* Labels that select the pods of a run. */}}
 {{- define "distrain.selectorLabels" -}}
 app.kubernetes.io/name: distrain
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Labels of every object of a run. */}}
+{{/* Labels of every object. */}}
 {{- define "distrain.labels" -}}
 {{ include "distrain.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -12,7 +12,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Labels of a job: Kueue reads the last two. */}}
+{{/* Labels of the job. Kueue reads the last two. */}}
 {{- define "distrain.jobLabels" -}}
 {{ include "distrain.labels" . }}
 {{- with .Values.kueue.queue }}

@@ -1,5 +1,5 @@
 {{/*
-The pod of a node, as metadata and spec. Takes a dictionary: root, hash (of the run), container (its name).
+The pod template: metadata and spec. Takes a dictionary: root, hash (of the run), container (its name).
 */}}
 {{- define "distrain.pod" -}}
 {{- $ := .root }}
@@ -119,7 +119,7 @@ capabilities:
   {{- end }}
 {{- end }}
 
-{{/* The given affinity, with avoidNodes added to each of its terms: terms are alternatives. */}}
+{{/* The given affinity with avoidNodes in each of its terms, since terms are alternatives. */}}
 {{- define "distrain.affinity" -}}
 {{- $affinity := deepCopy .Values.affinity }}
 {{- if .Values.avoidNodes }}
@@ -139,13 +139,13 @@ capabilities:
 {{- toYaml $affinity }}
 {{- end }}
 
-{{/* What is set neither as a request nor as a limit has the defaults that values.yaml describes. */}}
+{{/* What is neither requested nor limited has the default that values.yaml describes. */}}
 {{- define "distrain.resources" -}}
 {{- $resources := deepCopy .root.Values.resources }}
 {{- $gpus := int .topology.gpusPerNode }}
-{{- $usual := dict "cpu" "500m" "memory" "1Gi" }}
-{{- if $gpus }}{{ $usual = dict "cpu" (mul 3 $gpus) "memory" (printf "%dGi" (mul 12 $gpus)) }}{{ end }}
-{{- range $name, $quantity := $usual }}
+{{- $defaults := dict "cpu" "500m" "memory" "1Gi" }}
+{{- if $gpus }}{{ $defaults = dict "cpu" (mul 3 $gpus) "memory" (printf "%dGi" (mul 12 $gpus)) }}{{ end }}
+{{- range $name, $quantity := $defaults }}
   {{- if not (or (hasKey $resources.requests $name) (hasKey $resources.limits $name)) }}
     {{- $_ := set $resources.requests $name $quantity }}
   {{- end }}

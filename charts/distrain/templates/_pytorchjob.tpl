@@ -1,3 +1,4 @@
+{{/* The spec of the PyTorchJob. Takes a dictionary: root, hash. */}}
 {{- define "distrain.pytorchjob" -}}
 {{- $topology := include "distrain.topology" .root | fromJson }}
 {{- $replica := dict "restartPolicy" "ExitCode" "template" (dict "root" .root "hash" .hash "container" "pytorch" | include "distrain.pod" | fromYaml) -}}

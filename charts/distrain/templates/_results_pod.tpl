@@ -1,4 +1,4 @@
-{{/* A pod that does nothing but mount the claim of results, as JSON on one line, for NOTES. */}}
+{{/* A pod that only mounts the claim with the results, as one line of JSON for NOTES. */}}
 {{- define "distrain.resultsPod" -}}
 {{- $mount := dict "name" "out" "mountPath" "/out" "readOnly" true }}
 {{- $container := dict "name" "reader" "image" (include "distrain.image" .) "imagePullPolicy" .Values.image.pullPolicy "command" (list "sleep" "1d") "volumeMounts" (list $mount) }}

@@ -1,5 +1,5 @@
 {{/*
-The topology of the run as JSON: nodes, gpusPerNode, processesPerNode.
+Nodes and what is on each of them, as JSON: nodes, gpusPerNode, processesPerNode.
 */}}
 {{- define "distrain.topology" -}}
 {{- $gpus := int .Values.gpus }}
@@ -10,7 +10,7 @@ The topology of the run as JSON: nodes, gpusPerNode, processesPerNode.
   {{- if gt $gpus $perNode }}
     {{- if mod $gpus $perNode }}
       {{- $less := mul (div $gpus $perNode) $perNode }}
-      {{- fail (printf "gpus is %d, but nodes have %d (gpusPerNode) and a run takes whole nodes; set gpus to %d or %d" $gpus $perNode $less (add $less $perNode)) }}
+      {{- fail (printf "gpus is %d, but a node has %d (gpusPerNode) and a run takes whole nodes; set gpus to %d or %d" $gpus $perNode $less (add $less $perNode)) }}
     {{- end }}
     {{- $nodes = div $gpus $perNode }}
     {{- $gpus = $perNode }}
@@ -25,7 +25,7 @@ The topology of the run as JSON: nodes, gpusPerNode, processesPerNode.
     {{- fail (printf "nodes is %d, but gpus=%d with gpusPerNode=%d makes %d; set gpus to %d, %s" (int .Values.nodes) $all $perNode $nodes (mul (int .Values.nodes) $perNode) $mend) }}
   {{- end }}
   {{- if and .Values.processesPerNode (ne (int .Values.processesPerNode) $gpus) }}
-    {{- fail (printf "processesPerNode is %d, but there is one process a GPU and a node of this run has %d; remove processesPerNode" (int .Values.processesPerNode) $gpus) }}
+    {{- fail (printf "processesPerNode is %d, but there is one process per GPU and each node of this run has %d; remove processesPerNode" (int .Values.processesPerNode) $gpus) }}
   {{- end }}
 {{- else }}
   {{- $nodes = int (.Values.nodes | default 1) }}

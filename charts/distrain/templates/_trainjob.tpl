@@ -1,3 +1,4 @@
+{{/* The spec of the runtime that the TrainJob refers to. Takes a dictionary: root, hash. */}}
 {{- define "distrain.trainjob" -}}
 {{- $ := .root }}
 {{- $topology := include "distrain.topology" $ | fromJson }}
@@ -30,9 +31,9 @@ template:
               trainer.kubeflow.org/trainjob-ancestor-step: trainer
           spec:
             completionMode: Indexed
-            {{- /* How often a run starts again is the trainer's to count. */}}
+            {{- /* The trainer itself counts restarts. */}}
             backoffLimit: 2147483647
-            {{- /* As the v1 operator's ExitCode policy: 1 to 127 end the run, 128 and more do not. */}}
+            {{- /* As with restartPolicy ExitCode of operator v1: 1 to 127 end the run, 128 and above are retried. */}}
             podFailurePolicy:
               rules:
                 - action: FailJob
@@ -50,6 +51,7 @@ template:
               {{- toYaml $pod | nindent 14 }}
 {{- end }}
 
+{{/* A runtime that is a Helm hook. Takes a dictionary: root, hash, hook, delete (the hook's delete policy). */}}
 {{- define "distrain.trainingRuntime" -}}
 apiVersion: trainer.kubeflow.org/v1alpha1
 kind: TrainingRuntime

@@ -1,5 +1,5 @@
 {{/*
-Refuses what the schema cannot: values that contradict each other. One sentence each, with what to change.
+Refuses what the schema cannot: values that conflict with each other. Each sentence says what to change.
 */}}
 {{- define "distrain.validate" -}}
 {{- $topology := include "distrain.topology" . | fromJson }}
@@ -22,16 +22,16 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
   {{- $most = sub 49 (len (toString (sub .topology.nodes 1))) }}
 {{- end }}
 {{- if gt (len $name) (int $most) }}
-  {{- fail (printf "the name %s has %d characters, but pods are named after the run and have room for %d; install under a shorter name" $name (len $name) $most) }}
+  {{- fail (printf "the release name %s has %d characters, but pods are named after it and have room for %d; choose a shorter name" $name (len $name) $most) }}
 {{- end }}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
-  {{- fail (printf "the name %s is none that a job can have; use a letter first, then letters, digits and hyphens" $name) }}
+  {{- fail (printf "the release name %s is not a valid name for a job; start with a letter and use lower-case letters, digits and hyphens" $name) }}
 {{- end }}
 {{- end }}
 
 {{- define "distrain.validateImage" -}}
 {{- if regexMatch "(@|:[^/]*$)" .repository }}
-  {{- fail (printf "image.repository is %s; leave out what follows the name and set image.tag or image.digest to it" .repository) }}
+  {{- fail (printf "image.repository is %s, which ends in a tag or a digest; set image.tag or image.digest to it instead" .repository) }}
 {{- end }}
 {{- if and .tag .digest }}
   {{- fail "image.tag and image.digest are both set; keep one of them" }}
@@ -46,7 +46,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- $world := mul .topology.nodes .topology.processesPerNode }}
 {{- if and (eq (toString (.trainer.strategy | default dict).kind) "single") (gt (int $world) 1) }}
-  {{- fail (printf "trainer.strategy.kind is single, but the run has %d processes; remove it, or ask for one process" $world) }}
+  {{- fail (printf "trainer.strategy.kind is single, but the run has %d processes; choose another strategy, or ask for one process" $world) }}
 {{- end }}
 {{- if and (eq (toString .trainer.precision) "fp16") (not .topology.gpusPerNode) }}
   {{- fail "trainer.precision is fp16, which needs GPUs, but gpus is 0; set gpus, or choose bf16 or fp32" }}
@@ -54,7 +54,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 
 {{- define "distrain.validateMounts" -}}
-{{- $paths := dict "/out" "the checkpoint claim" "/cache" "the cache" "/tmp" "a volume of the chart" "/dev/shm" "a volume of the chart" "/etc/ca" "a volume of the chart" }}
+{{- $paths := dict "/out" "the claim for results" "/cache" "the cache" "/tmp" "a volume of the chart" "/dev/shm" "a volume of the chart" "/etc/ca" "a volume of the chart" }}
 {{- $names := list "out" "cache" "tmp" "shm" "ca" }}
 {{- range $index, $claim := .dataClaims }}
   {{- include "distrain.validateMount" (dict "what" (printf "dataClaims[%d]" $index) "path" $claim.mountPath "paths" $paths) }}
@@ -62,7 +62,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- range $index, $volume := .extraVolumes }}
   {{- include "distrain.validateMount" (dict "what" (printf "extraVolumes[%d]" $index) "path" $volume.mountPath "paths" $paths) }}
   {{- if or (has $volume.name $names) (regexMatch "^data-[0-9]+$" $volume.name) }}
-    {{- fail (printf "extraVolumes[%d].name is %s, which is taken; choose another" $index $volume.name) }}
+    {{- fail (printf "extraVolumes[%d].name is %s, a volume that is there already; choose another name" $index $volume.name) }}
   {{- end }}
   {{- $names = append $names $volume.name }}
 {{- end }}
@@ -87,7 +87,7 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
       {{- fail (printf "%s.%s is a setting of the trainer; set it under trainer" $where $name) }}
     {{- end }}
     {{- if regexMatch "^(RUN|PET)_" $name }}
-      {{- fail (printf "%s.%s is set by the chart and the operator; remove it" $where $name) }}
+      {{- fail (printf "%s.%s is set by the chart or the operator; remove it" $where $name) }}
     {{- end }}
     {{- if hasPrefix "NCCL_" $name }}
       {{- fail (printf "%s.%s is a variable of NCCL; set it under nccl" $where $name) }}
@@ -96,16 +96,16 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- end }}
 {{- range $name, $value := .extraEnv }}
   {{- if hasKey $values.secrets $name }}
-    {{- fail (printf "%s is under both extraEnv and secrets; keep one of them" $name) }}
+    {{- fail (printf "%s is under extraEnv and under secrets; remove one of them" $name) }}
   {{- end }}
   {{- if and (kindIs "string" $value) (regexMatch "(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS|API_KEY|ACCESS_KEY)$" (upper $name)) }}
-    {{- fail (printf "extraEnv.%s would be a secret that all can read; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
+    {{- fail (printf "extraEnv.%s would store a secret in plain text; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
   {{- end }}
   {{- if has (upper $name) (list "HTTP_PROXY" "HTTPS_PROXY" "NO_PROXY") }}
-    {{- fail (printf "extraEnv.%s has a value of its own; set %s" $name (get $owners (upper $name))) }}
+    {{- fail (printf "extraEnv.%s has a place of its own; set %s" $name (get $owners (upper $name))) }}
   {{- end }}
   {{- if and (kindIs "string" $value) (regexMatch "://[^/@]*:[^/@]*@" $value) }}
-    {{- fail (printf "extraEnv.%s holds a password that all could read; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
+    {{- fail (printf "extraEnv.%s would store a password in plain text; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
   {{- end }}
 {{- end }}
 {{- $made := include "distrain.proxyEnv" . | fromJson }}
@@ -113,18 +113,18 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
   {{- range $name, $_ := get $values $where }}
     {{- if hasKey $made (upper $name) }}
       {{- $owner := get $owners (upper $name) | default "caBundle.configMap" }}
-      {{- fail (printf "%s.%s and %s are both set, but a variable has one value; remove one of them" $where $name $owner) }}
+      {{- fail (printf "%s.%s conflicts with %s, which sets the same variable; remove one of them" $where $name $owner) }}
     {{- end }}
   {{- end }}
 {{- end }}
 {{- range $name := list "http" "https" }}
   {{- if regexMatch "//[^/]*@" (get $values.proxy $name) }}
-    {{- fail (printf "proxy.%s holds a password that all could read; put the whole address into a Secret and set secrets.%s_PROXY.name and .key" $name (upper $name)) }}
+    {{- fail (printf "proxy.%s would store a password in plain text; put the whole address into a Secret and set secrets.%s_PROXY.name and .key" $name (upper $name)) }}
   {{- end }}
 {{- end }}
 {{- range $index, $source := .extraEnvFrom }}
   {{- if eq (hasKey $source "configMapRef") (hasKey $source "secretRef") }}
-    {{- fail (printf "extraEnvFrom[%d] needs one of configMapRef and secretRef" $index) }}
+    {{- fail (printf "extraEnvFrom[%d] needs exactly one of configMapRef and secretRef" $index) }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -134,14 +134,14 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
 {{- range $kind := list "requests" "limits" }}
   {{- $given := get $values.resources $kind }}
   {{- if hasKey $given $values.gpuResource }}
-    {{- fail (printf "resources.%s has %s, which gpus decides; set gpus and remove it" $kind $values.gpuResource) }}
+    {{- fail (printf "resources.%s has %s, which follows from gpus; remove it and set gpus" $kind $values.gpuResource) }}
   {{- end }}
   {{- if and $values.rdma.enabled (hasKey $given $values.rdma.resource) }}
-    {{- fail (printf "resources.%s has %s, which rdma.count decides; set rdma.count and remove it" $kind $values.rdma.resource) }}
+    {{- fail (printf "resources.%s has %s, which follows from rdma.count; remove it and set rdma.count" $kind $values.rdma.resource) }}
   {{- end }}
 {{- end }}
 {{- if and (gt .gpus 1) (hasPrefix "nvidia.com/mig-" $values.gpuResource) }}
-  {{- fail (printf "a pod would have %d of %s, but a process sees one slice of a GPU only; set gpusPerNode to 1" .gpus $values.gpuResource) }}
+  {{- fail (printf "each pod would have %d of %s, but a process can use one slice of a GPU only; set gpusPerNode to 1" .gpus $values.gpuResource) }}
 {{- end }}
 {{- end }}
 
@@ -152,30 +152,30 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
   {{- end }}
 {{- end }}
 {{- if and .rdma.enabled (not .gpus) }}
-  {{- fail "rdma.enabled is set, but RDMA is between GPUs and gpus is 0; set gpus, or remove it" }}
+  {{- fail "rdma.enabled is true, but gpus is 0 and RDMA connects GPUs; set gpus, or rdma.enabled to false" }}
 {{- end }}
 {{- if and .rdma.enabled (not .rdma.resource) }}
-  {{- fail "rdma.enabled is set, but not rdma.resource; set it to what the nodes' device plugin offers, such as rdma/hca" }}
+  {{- fail "rdma.enabled is true, but rdma.resource is empty; set it to the resource of the device plugin, such as rdma/hca" }}
 {{- end }}
 {{- if and (eq (toJson .podSecurity.runAsUser) "0") (not .rdma.enabled) }}
-  {{- fail "podSecurity.runAsUser is 0, which only RDMA needs; set it to 1000, or to null" }}
+  {{- fail "podSecurity.runAsUser is 0, which is for RDMA only; set it to 1000, or to null" }}
 {{- end }}
 {{- end }}
 
 {{- define "distrain.validateScheduling" -}}
 {{- $policy := .schedulingPolicy }}
 {{- if and .kueue.priorityClass (not .kueue.queue) }}
-  {{- fail "kueue.priorityClass is set, but not kueue.queue; set the name of a LocalQueue" }}
+  {{- fail "kueue.priorityClass is set, but kueue.queue is empty; set it to the name of a LocalQueue" }}
 {{- end }}
 {{- if eq .backend "trainjob" }}
   {{- if $policy.priorityClass }}
-    {{- fail "schedulingPolicy.priorityClass is for backend=pytorchjob; set priorityClassName" }}
+    {{- fail "schedulingPolicy.priorityClass has no effect with backend=trainjob; set priorityClassName" }}
   {{- end }}
   {{- if and $policy.queue (ne .schedulerName "volcano") }}
-    {{- fail "schedulingPolicy.queue is Volcano's with backend=trainjob; set schedulerName to volcano, or kueue.queue" }}
+    {{- fail "schedulingPolicy.queue needs Volcano with backend=trainjob; set schedulerName to volcano, or kueue.queue" }}
   {{- end }}
   {{- if and $policy.scheduleTimeoutSeconds (eq .schedulerName "volcano") }}
-    {{- fail "schedulingPolicy.scheduleTimeoutSeconds is not Volcano's with backend=trainjob; remove it" }}
+    {{- fail "schedulingPolicy.scheduleTimeoutSeconds has no effect on Volcano with backend=trainjob; remove it" }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -195,11 +195,11 @@ Refuses what the schema cannot: values that contradict each other. One sentence 
       {{- $changes = append $changes (printf "trainer.%s was %s and would be %s" $setting $old $new) }}
     {{- end }}
   {{- end }}
-  {{- $what := $changes | join ", " | default "what its pods are made of" }}
+  {{- $what := $changes | join ", " | default "the pods would change" }}
   {{- $mend := "install under another name" }}
   {{- if or .Values.persistence.keepClaim .Values.persistence.existingClaim }}
-    {{- $mend = printf "helm uninstall %s -n %s and install again, and it goes on from its newest checkpoint; or %s" .Release.Name .Release.Namespace $mend }}
+    {{- $mend = printf "helm uninstall %s -n %s and install again, and it resumes from its newest checkpoint; or %s" .Release.Name .Release.Namespace $mend }}
   {{- end }}
-  {{- fail (printf "%s was installed with other values (%s), and a run keeps its values to the end; %s" .Release.Name $what $mend) }}
+  {{- fail (printf "%s was installed with other values (%s), which a run keeps to its end; %s" .Release.Name $what $mend) }}
 {{- end }}
 {{- end }}
