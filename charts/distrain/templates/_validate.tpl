@@ -2,6 +2,7 @@
 Refuses what the schema cannot: values that conflict with each other. Each sentence says what to change.
 */}}
 {{- define "distrain.validate" -}}
+{{- include "distrain.validateFormerNames" .Values }}
 {{- $topology := include "distrain.topology" . | fromJson }}
 {{- include "distrain.validateName" (dict "root" . "topology" $topology) }}
 {{- include "distrain.validateImage" .Values.image }}
@@ -13,6 +14,22 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- include "distrain.validatePods" .Values }}
 {{- include "distrain.validateScheduling" .Values }}
 {{- include "distrain.validateUpgrade" . }}
+{{- end }}
+
+{{/* Values by names that an earlier version of the chart had: what `helm upgrade --reuse-values` brings along. */}}
+{{- define "distrain.validateFormerNames" -}}
+{{- $now := dict "existingClaim" "existingClaim" "size" "size" "storageClassName" "storageClass" "accessMode" "accessMode" "keepClaim" "keepClaim" }}
+{{- range $name, $value := .checkpoint }}
+  {{- if not (kindIs "invalid" $value) }}
+    {{- if hasKey $now $name }}
+      {{- fail (printf "checkpoint.%s is now called persistence.%s; rename it" $name (get $now $name)) }}
+    {{- end }}
+    {{- fail (printf "checkpoint.%s is not a value of the chart; set trainer.checkpoint for checkpoints, or persistence for the claim" $name) }}
+  {{- end }}
+{{- end }}
+{{- if not (kindIs "invalid" .proxy.none) }}
+  {{- fail "proxy.none is now called proxy.noProxy; rename it" }}
+{{- end }}
 {{- end }}
 
 {{- define "distrain.validateName" -}}
