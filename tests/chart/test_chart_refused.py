@@ -52,6 +52,8 @@ REFUSED = [
     ),
     ("image: {digest: latest}", "at '/image/digest': 'latest' does not match pattern"),
     ("resources: {requests: {memory: lots}}", "at '/resources/requests/memory': 'lots' does not match pattern"),
+    ("resources: {requests: {memory: 512K}}", "at '/resources/requests/memory': '512K' does not match pattern"),
+    ("resources: {limits: {cpu: -1}}", "at '/resources/limits/cpu': minimum: got -1, want 0"),
     ("sharedMemory: 8 GB", "at '/sharedMemory': '8 GB' does not match pattern"),
     ("gracePeriodSeconds: 2", "at '/gracePeriodSeconds': minimum: got 2, want 10"),
     ("persistence: {accessMode: ReadOnlyMany}", "at '/persistence/accessMode': value must be one of 'ReadWriteMany'"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rendering import container, document, documents, environment, needs_helm, refusal, rendered, replicas
+from rendering import container, document, documents, environment, needs_helm, pod, refusal, rendered, replicas
 
 pytestmark = needs_helm
 
@@ -71,6 +71,18 @@ USUAL = [
 @pytest.mark.parametrize(("settings", "requests"), USUAL)
 def test_what_a_pod_requests_grows_with_its_gpus(settings: str, requests: dict[str, str | int]) -> None:
     assert container(settings)["resources"]["requests"] == requests
+
+
+def test_quantities_are_text_or_whole_numbers() -> None:
+    """The schemas of jobs take nothing else: 0.5 is refused by the API server, '0.5' is not."""
+    given = "{requests: {cpu: 0.5, memory: 1073741824, ephemeral-storage: 1e9}, limits: {cpu: 1.5, memory: 2e9}}"
+    found = container(values=f"resources: {given}")["resources"]
+    assert found == {
+        "requests": {"cpu": "0.5", "memory": "1073741824", "ephemeral-storage": "1000000000"},
+        "limits": {"cpu": "1.5", "memory": "2000000000"},
+    }
+    fetch = f"initContainers: [{{name: fetch, image: curl, resources: {given}}}]"
+    assert pod(values=fetch)["spec"]["initContainers"][0]["resources"] == found
 
 
 REFUSED = [

@@ -53,18 +53,3 @@ Takes a dictionary: root, name (empty: no claim).
 {{- end }}
 {{- end }}
 {{- end }}
-
-{{/* A quantity, such as 1.5Gi, as a number. */}}
-{{- define "distrain.quantity" -}}
-{{- $text := include "distrain.text" . }}
-{{- $unit := regexFind "[A-Za-z]*$" $text }}
-{{- $number := trimSuffix $unit $text | float64 }}
-{{- if eq $unit "m" }}{{ divf $number 1000 }}
-{{- else }}
-  {{- $base := hasSuffix "i" $unit | ternary 1024 1000 }}
-  {{- range until (index (dict "" 0 "k" 1 "K" 1 "M" 2 "G" 3 "T" 4 "P" 5 "E" 6) (trimSuffix "i" $unit)) }}
-    {{- $number = mulf $number $base }}
-  {{- end }}
-  {{- $number }}
-{{- end }}
-{{- end }}

@@ -61,7 +61,9 @@ spec:
   initContainers:
     {{- $context := include "distrain.securityContext" $ | fromYaml }}
     {{- range . }}
-    {{- $container := hasKey . "securityContext" | ternary . (set (deepCopy .) "securityContext" $context) }}
+    {{- $container := deepCopy . }}
+    {{- if not (hasKey . "securityContext") }}{{ $_ := set $container "securityContext" $context }}{{ end }}
+    {{- with $container.resources }}{{ include "distrain.setQuantities" . }}{{ end }}
     - {{- toYaml $container | nindent 6 }}
     {{- end }}
   {{- end }}
@@ -142,6 +144,7 @@ capabilities:
 {{/* What is neither requested nor limited has the default that values.yaml describes. */}}
 {{- define "distrain.resources" -}}
 {{- $resources := deepCopy .root.Values.resources }}
+{{- include "distrain.setQuantities" $resources }}
 {{- $gpus := int .topology.gpusPerNode }}
 {{- $defaults := dict "cpu" "500m" "memory" "1Gi" }}
 {{- if $gpus }}{{ $defaults = dict "cpu" (mul 3 $gpus) "memory" (printf "%dGi" (mul 12 $gpus)) }}{{ end }}
