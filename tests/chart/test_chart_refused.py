@@ -24,12 +24,24 @@ REFUSED = [
     ("extraEnvFrom: [{secretRef: {name: a, keys: b}}]", "at '/extraEnvFrom/0/secretRef': additional properties 'keys'"),
     ("schedulingPolicy: {minAvailable: 1}", "at '/schedulingPolicy': additional properties 'minAvailable'"),
     # Names that an earlier version of the chart had
-    ("checkpoint: {existingClaim: runs}", "checkpoint.existingClaim is now called persistence.existingClaim; rename it"),
+    (
+        "checkpoint: {existingClaim: runs}",
+        "checkpoint.existingClaim is now called persistence.existingClaim; rename it",
+    ),
     ("checkpoint: {size: 10Gi}", "checkpoint.size is now called persistence.size; rename it"),
-    ("checkpoint: {storageClassName: nfs}", "checkpoint.storageClassName is now called persistence.storageClass; rename"),
-    ("checkpoint: {accessMode: ReadWriteMany}", "checkpoint.accessMode is now called persistence.accessMode; rename it"),
+    (
+        "checkpoint: {storageClassName: nfs}",
+        "checkpoint.storageClassName is now called persistence.storageClass; rename",
+    ),
+    (
+        "checkpoint: {accessMode: ReadWriteMany}",
+        "checkpoint.accessMode is now called persistence.accessMode; rename it",
+    ),
     ("checkpoint: {keepClaim: false}", "checkpoint.keepClaim is now called persistence.keepClaim; rename it"),
-    ("checkpoint: {every_minutes: 5}", "checkpoint.every_minutes is not a value of the chart; set trainer.checkpoint for"),
+    (
+        "checkpoint: {every_minutes: 5}",
+        "checkpoint.every_minutes is not a value of the chart; set trainer.checkpoint for",
+    ),
     ("proxy: {none: .svc}", "proxy.none is now called proxy.noProxy; rename it"),
     # Groups that are taken away
     ("image: null", "missing property 'image'"),

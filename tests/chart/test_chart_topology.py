@@ -85,6 +85,42 @@ def test_quantities_are_text_or_whole_numbers() -> None:
     assert pod(values=fetch)["spec"]["initContainers"][0]["resources"] == found
 
 
+ABOVE = [
+    # request, limit
+    ("2", "1"),
+    ("1", "500m"),
+    ("0.501", "500m"),
+    ("1Gi", "1023Mi"),
+    ("1Gi", "1G"),
+    ("1.5Ti", "1500Gi"),
+    ("2e9", "1900M"),
+]
+WITHIN = [
+    ("500m", "1"),
+    ("1", "1000m"),
+    ("1Gi", "1024Mi"),
+    ("1G", "1Gi"),
+    ("0.1Ti", "102.4Gi"),
+    ("2e9", "2G"),
+    ("1", "1"),
+]
+
+
+@pytest.mark.parametrize(("requested", "limit"), ABOVE)
+def test_a_request_above_its_limit_is_refused(requested: str, limit: str) -> None:
+    resources = f"resources: {{requests: {{memory: {requested}}}, limits: {{memory: {limit}}}}}"
+    said = refusal(values=resources)
+    assert "resources.requests.memory is" in said
+    assert f"which is more than the limit of {limit}; lower the request or raise the limit" in said
+    said = refusal(values=f"initContainers: [{{name: fetch, image: curl, {resources}}}]")
+    assert "initContainers[0].resources.requests.memory is" in said
+
+
+@pytest.mark.parametrize(("requested", "limit"), WITHIN)
+def test_a_request_within_its_limit_is_taken(requested: str, limit: str) -> None:
+    assert rendered(values=f"resources: {{requests: {{cpu: {requested}}}, limits: {{cpu: {limit}}}}}")
+
+
 REFUSED = [
     ("gpus=12", "gpus is 12, but a node has 8 (gpusPerNode) and a run takes whole nodes; set gpus to 8 or 16"),
     ("gpus=9", "set gpus to 8 or 16"),

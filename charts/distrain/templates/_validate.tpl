@@ -11,6 +11,10 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- include "distrain.validateMounts" .Values }}
 {{- include "distrain.validateEnv" .Values }}
 {{- include "distrain.validateDevices" (dict "values" .Values "gpus" (int $topology.gpusPerNode)) }}
+{{- include "distrain.validateResources" (dict "where" "resources" "resources" .Values.resources) }}
+{{- range $index, $container := .Values.initContainers }}
+  {{- include "distrain.validateResources" (dict "where" (printf "initContainers[%d].resources" $index) "resources" $container.resources) }}
+{{- end }}
 {{- include "distrain.validatePods" .Values }}
 {{- include "distrain.validateScheduling" .Values }}
 {{- include "distrain.validateUpgrade" . }}
@@ -159,6 +163,18 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- end }}
 {{- if and (gt .gpus 1) (hasPrefix "nvidia.com/mig-" $values.gpuResource) }}
   {{- fail (printf "each pod would have %d of %s, but a process can use one slice of a GPU only; set gpusPerNode to 1" .gpus $values.gpuResource) }}
+{{- end }}
+{{- end }}
+
+{{/* Kubernetes creates no pod that requests more than its limit. Takes a dictionary: where, resources. */}}
+{{- define "distrain.validateResources" -}}
+{{- $resources := .resources | default dict }}
+{{- range $name, $limit := $resources.limits }}
+  {{- $request := index ($resources.requests | default dict) $name | default 0 }}
+  {{- $more := subf (include "distrain.quantityAsNumber" $request) (include "distrain.quantityAsNumber" $limit) }}
+  {{- if gt (round $more 3) 0.0 }}
+    {{- fail (printf "%s.requests.%s is %s, which is more than the limit of %s; lower the request or raise the limit" $.where $name (include "distrain.text" $request) (include "distrain.text" $limit)) }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
