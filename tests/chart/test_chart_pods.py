@@ -273,6 +273,7 @@ def test_init_containers_are_restricted_unless_they_say_otherwise() -> None:
     [
         ({}, "distrain:0.1.0"),
         ({"repository": "host:5000/team/distrain"}, "host:5000/team/distrain:0.1.0"),
+        ({"repository": "localhost/a.b__c--d/distrain"}, "localhost/a.b__c--d/distrain:0.1.0"),
         ({"repository": "team/distrain", "tag": "v2"}, "team/distrain:v2"),
         ({"repository": "team/distrain", "digest": "sha256:" + "0" * 64}, "team/distrain@sha256:" + "0" * 64),
     ],

@@ -167,6 +167,16 @@ REFUSED = [
         "image: {repository: 'team/distrain:v1'}",
         "which ends in a tag or a digest; set image.tag or image.digest to it instead",
     ),
+    (
+        "image: {repository: Team/Distrain}",
+        "but the names of images are lower-case; set it to team/distrain if that is",
+    ),
+    ("image: {repository: ghcr.io/Team/distrain}", "set it to ghcr.io/team/distrain"),
+    (
+        "image: {repository: 'https://ghcr.io/team/distrain'}",
+        "which is not the name of an image; write it as registry/",
+    ),
+    ("image: {repository: team//distrain}", "which is not the name of an image"),
     (f"image: {{tag: v1, digest: 'sha256:{'0' * 64}'}}", "image.tag and image.digest are both set; keep one of them"),
     (
         "resources: {limits: {nvidia.com/gpu: 8}}",

@@ -54,6 +54,12 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- if regexMatch "(@|:[^/]*$)" .repository }}
   {{- fail (printf "image.repository is %s, which ends in a tag or a digest; set image.tag or image.digest to it instead" .repository) }}
 {{- end }}
+{{- if ne .repository (lower .repository) }}
+  {{- fail (printf "image.repository is %s, but the names of images are lower-case; set it to %s if that is its name" .repository (lower .repository)) }}
+{{- end }}
+{{- if not (regexMatch "^([a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)?$" .repository) }}
+  {{- fail (printf "image.repository is %s, which is not the name of an image; write it as registry/path/name, with neither a scheme nor a tag" .repository) }}
+{{- end }}
 {{- if and .tag .digest }}
   {{- fail "image.tag and image.digest are both set; keep one of them" }}
 {{- end }}
