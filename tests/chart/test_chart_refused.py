@@ -51,9 +51,9 @@ REFUSED = [
     ("trainer: {run_id: x}", "at '/trainer': additional properties 'run_id' not allowed"),
     ("trainer: {data: {name: sample, cache: /x}}", "at '/trainer/data': additional properties 'cache' not allowed"),
     # Types and bounds
-    ("gpus: many", "at '/gpus': got string, want integer"),
+    ("gpus: many", "at '/gpus': got string, want null or integer"),
     ("gpus: -8", "at '/gpus': minimum: got -8, want 0"),
-    ("gpus: 1.5", "at '/gpus': got number, want integer"),
+    ("gpus: 1.5", "at '/gpus': got number, want null or integer"),
     ("gpusPerNode: 0", "at '/gpusPerNode': minimum: got 0, want 1"),
     ("nodes: 0", "at '/nodes': minimum: got 0, want 1"),
     ("gpuResource: gpu", "at '/gpuResource': 'gpu' does not match pattern"),
@@ -98,7 +98,7 @@ REFUSED = [
         "{gpus: 16, trainer: {strategy: {kind: single}}}",
         "trainer.strategy.kind is single, but the run has 16 processes",
     ),
-    ("trainer: {precision: fp16}", "trainer.precision is fp16, which needs GPUs, but gpus is 0"),
+    ("trainer: {precision: fp16}", "trainer.precision is fp16, but the run has no GPUs; set gpus, or choose bf16"),
     # Secrets as plain values
     ("secrets: {HF_TOKEN: hf_abc}", "at '/secrets/HF_TOKEN': got string, want object"),
     ("secrets: {HF_TOKEN: {name: hugging-face}}", "at '/secrets/HF_TOKEN': missing property 'key'"),
@@ -195,7 +195,7 @@ REFUSED = [
     ("podLabels: {training.kubeflow.org/job-name: a}", "podLabels has training.kubeflow.org/job-name, which the chart"),
     (
         "rdma: {enabled: true, resource: rdma/hca}",
-        "gpus is 0 and RDMA connects GPUs; set gpus, or rdma.enabled to false",
+        "the run has no GPUs to connect; set gpus, or rdma.enabled to false",
     ),
     ("{gpus: 16, rdma: {enabled: true}}", "rdma.enabled is true, but rdma.resource is empty; set it to the resource"),
     ("podSecurity: {runAsUser: 0}", "podSecurity.runAsUser is 0, which is for RDMA only; set it to 1000, or to null"),

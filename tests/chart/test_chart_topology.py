@@ -18,6 +18,8 @@ SIZES = [
     ("gpus=6,gpusPerNode=6", 1, 6, 6),
     ("gpus=8192", 1024, 8, 8),
     ("gpus=0", 1, 1, 0),
+    ("nodes=2", 2, 1, 0),
+    ("gpus=0,nodes=2,gpusPerNode=8", 2, 1, 0),
     ("gpus=0,nodes=3,processesPerNode=2", 3, 2, 0),
     ("gpus=0,processesPerNode=4", 1, 4, 0),
 ]
@@ -130,6 +132,11 @@ REFUSED = [
     ("gpus=16,nodes=4", "nodes is 4, but gpus=16 with gpusPerNode=8 makes 2; set gpus to 32, or set gpusPerNode to 4"),
     ("gpus=16,nodes=1", "set gpus to 8, or set gpusPerNode to 16"),
     ("gpus=16,nodes=3", "set gpus to 24, or remove nodes"),
+    (
+        "nodes=2,gpusPerNode=8",
+        "gpusPerNode is 8, but gpus is not set, so the run would train on the CPU; set gpus to 16, or to 0 for the CPU",
+    ),
+    ("gpusPerNode=4", "set gpus to 4, or to 0 for the CPU"),
     ("gpus=16,processesPerNode=4", "processesPerNode is 4, but there is one process per GPU"),
 ]
 

@@ -3,7 +3,7 @@ Nodes and what is on each of them, as JSON: nodes, gpusPerNode, processesPerNode
 */}}
 {{- define "distrain.topology" -}}
 {{- $gpus := int .Values.gpus }}
-{{- $perNode := int .Values.gpusPerNode }}
+{{- $perNode := int (.Values.gpusPerNode | default 8) }}
 {{- $nodes := 1 }}
 {{- $processes := 1 }}
 {{- if $gpus }}
@@ -29,6 +29,9 @@ Nodes and what is on each of them, as JSON: nodes, gpusPerNode, processesPerNode
   {{- end }}
 {{- else }}
   {{- $nodes = int (.Values.nodes | default 1) }}
+  {{- if and .Values.gpusPerNode (kindIs "invalid" .Values.gpus) }}
+    {{- fail (printf "gpusPerNode is %d, but gpus is not set, so the run would train on the CPU; set gpus to %d, or to 0 for the CPU" $perNode (mul $nodes $perNode)) }}
+  {{- end }}
   {{- $processes = int (.Values.processesPerNode | default 1) }}
 {{- end }}
 {{- dict "nodes" $nodes "gpusPerNode" $gpus "processesPerNode" $processes | toJson }}

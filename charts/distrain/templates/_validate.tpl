@@ -76,7 +76,7 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
   {{- fail (printf "trainer.strategy.kind is single, but the run has %d processes; choose another strategy, or ask for one process" $world) }}
 {{- end }}
 {{- if and (eq (toString .trainer.precision) "fp16") (not .topology.gpusPerNode) }}
-  {{- fail "trainer.precision is fp16, which needs GPUs, but gpus is 0; set gpus, or choose bf16 or fp32" }}
+  {{- fail "trainer.precision is fp16, but the run has no GPUs; set gpus, or choose bf16 or fp32" }}
 {{- end }}
 {{- end }}
 
@@ -191,7 +191,7 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
   {{- end }}
 {{- end }}
 {{- if and .rdma.enabled (not .gpus) }}
-  {{- fail "rdma.enabled is true, but gpus is 0 and RDMA connects GPUs; set gpus, or rdma.enabled to false" }}
+  {{- fail "rdma.enabled is true, but the run has no GPUs to connect; set gpus, or rdma.enabled to false" }}
 {{- end }}
 {{- if and .rdma.enabled (not .rdma.resource) }}
   {{- fail "rdma.enabled is true, but rdma.resource is empty; set it to the resource of the device plugin, such as rdma/hca" }}
