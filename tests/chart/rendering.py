@@ -61,21 +61,26 @@ def document(kind: str, *settings: str, values: Values | str | None = None, name
 
 def variables(*settings: str, values: Values | str | None = None) -> dict[str, str]:
     """The settings as the container gets them."""
-    return document("ConfigMap", *settings, values=values)["data"]
+    data: dict[str, str] = document("ConfigMap", *settings, values=values)["data"]
+    return data
 
 
 def replicas(*settings: str, values: Values | str | None = None) -> dict[str, Document]:
     """Master and Worker of the PyTorchJob."""
-    return document("PyTorchJob", *settings, values=values)["spec"]["pytorchReplicaSpecs"]
+    specs: dict[str, Document] = document("PyTorchJob", *settings, values=values)["spec"]["pytorchReplicaSpecs"]
+    return specs
 
 
 def pod(*settings: str, values: Values | str | None = None) -> Document:
     """The pod template of the PyTorchJob."""
-    return replicas(*settings, values=values)["Master"]["template"]
+    template: Document = replicas(*settings, values=values)["Master"]["template"]
+    return template
 
 
 def container(*settings: str, values: Values | str | None = None) -> Document:
-    return pod(*settings, values=values)["spec"]["containers"][0]
+    (trainer,) = pod(*settings, values=values)["spec"]["containers"]
+    found: Document = trainer
+    return found
 
 
 def environment(found: Document) -> dict[str, Any]:

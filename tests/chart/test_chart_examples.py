@@ -3,7 +3,7 @@
 import pytest
 
 from distrain_trainer.settings.reader import read_settings
-from rendering import CHART, document, documents, needs_helm
+from rendering import CHART, Document, document, documents, needs_helm
 
 pytestmark = needs_helm
 
@@ -17,11 +17,11 @@ EXAMPLES = {
 }
 
 
-def text(file):
+def text(file: str) -> str:
     return (CHART / "examples" / file).read_text()
 
 
-def pods(file):
+def pods(file: str) -> tuple[int, int, Document]:
     """Number of nodes, processes a node, and the pod of a node."""
     if EXAMPLES[file][0] == "TrainJob":
         trainer = document("TrainJob", values=text(file))["spec"]["trainer"]
@@ -32,12 +32,12 @@ def pods(file):
     return sum(spec["replicas"] for spec in specs.values()), int(job["nprocPerNode"]), specs["Master"]["template"]
 
 
-def test_every_example_is_tested():
+def test_every_example_is_tested() -> None:
     assert {path.name for path in (CHART / "examples").iterdir()} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("file", EXAMPLES)
-def test_an_example_has_the_size_that_it_says(file):
+def test_an_example_has_the_size_that_it_says(file: str) -> None:
     _, nodes, processes, gpus = EXAMPLES[file]
     found_nodes, found_processes, pod = pods(file)
     assert (found_nodes, found_processes) == (nodes, processes)
@@ -45,7 +45,7 @@ def test_an_example_has_the_size_that_it_says(file):
 
 
 @pytest.mark.parametrize("file", EXAMPLES)
-def test_the_trainer_takes_an_examples_settings(file):
+def test_the_trainer_takes_an_examples_settings(file: str) -> None:
     data = document("ConfigMap", values=text(file))["data"]
     settings = read_settings(None, {}, {name: value for name, value in data.items() if name.startswith("DISTRAIN_")})
     _, nodes, processes, _ = EXAMPLES[file]
@@ -53,12 +53,12 @@ def test_the_trainer_takes_an_examples_settings(file):
 
 
 @pytest.mark.parametrize("file", EXAMPLES)
-def test_several_nodes_share_what_they_write(file):
+def test_several_nodes_share_what_they_write(file: str) -> None:
     claims = [found for found in documents(values=text(file)) if found["kind"] == "PersistentVolumeClaim"]
     assert all(claim["spec"]["accessModes"] == ["ReadWriteMany"] for claim in claims if EXAMPLES[file][1] > 1)
 
 
-def test_rdma_has_its_device_capability_network_and_budget():
+def test_rdma_has_its_device_capability_network_and_budget() -> None:
     _, _, pod = pods("rdma.yaml")
     (trainer,) = pod["spec"]["containers"]
     assert trainer["resources"]["limits"]["rdma/hca"] == 1
@@ -67,6 +67,6 @@ def test_rdma_has_its_device_capability_network_and_budget():
     assert document("PodDisruptionBudget", values=text("rdma.yaml"))["spec"]["minAvailable"] == 4
 
 
-def test_kueue_finds_its_queue():
+def test_kueue_finds_its_queue() -> None:
     labels = document("PyTorchJob", values=text("kueue.yaml"))["metadata"]["labels"]
     assert labels["kueue.x-k8s.io/queue-name"] == "team-a"

@@ -1,20 +1,22 @@
 """What the chart makes of a cluster that holds something already: claims that were kept or named, or the run."""
 
+from typing import Any
+
 import pytest
 import yaml
 
 from api import holding
-from rendering import CHART, document, helm, needs_helm
+from rendering import CHART, Document, document, helm, needs_helm
 
 pytestmark = needs_helm
 
 
-def claim(name, mode, storage_class="standard", size="50Gi"):
+def claim(name: str, mode: str, storage_class: str = "standard", size: str = "50Gi") -> Document:
     spec = {"accessModes": [mode], "resources": {"requests": {"storage": size}}, "storageClassName": storage_class}
     return {"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 
 
-def install(settings, *objects):
+def install(settings: str, *objects: Document) -> tuple[list[Document], str]:
     """Helm's answer where the cluster holds these objects, as code, manifests and words."""
     with holding(*objects) as address:
         cluster = ("--dry-run=server", "--kube-apiserver", address)
@@ -23,14 +25,14 @@ def install(settings, *objects):
     return documents, done.stderr
 
 
-def claim_of(settings, *objects):
+def claim_of(settings: str, *objects: Document) -> Any:
     documents, words = install(settings, *objects)
     assert documents, words
     return next(found["spec"] for found in documents if found["kind"] == "PersistentVolumeClaim")
 
 
 @pytest.mark.parametrize("settings", ["gpus=16", "gpus=8", "gpus=0"])
-def test_a_claim_that_was_kept_serves_again_as_it_is(settings):
+def test_a_claim_that_was_kept_serves_again_as_it_is(settings: str) -> None:
     spec = claim_of(settings, claim("run1-checkpoint", "ReadWriteMany"))
     assert spec == {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "50Gi"}}}
 
@@ -45,12 +47,12 @@ def test_a_claim_that_was_kept_serves_again_as_it_is(settings):
         ("100G", "0.1Ti", "0.1Ti"),
     ],
 )
-def test_a_claim_that_was_kept_grows_and_does_not_shrink(kept, wanted, size):
-    found = claim_of(f"checkpoint.size={wanted}", claim("run1-checkpoint", "ReadWriteOnce", size=kept))
+def test_a_claim_that_was_kept_grows_and_does_not_shrink(kept: str, wanted: str, size: str) -> None:
+    found = claim_of(f"persistence.size={wanted}", claim("run1-checkpoint", "ReadWriteOnce", size=kept))
     assert found["resources"]["requests"]["storage"] == size
 
 
-def test_a_new_claim_is_made_as_without_a_cluster():
+def test_a_new_claim_is_made_as_without_a_cluster() -> None:
     assert claim_of("gpus=16") == document("PersistentVolumeClaim", "gpus=16")["spec"]
 
 
@@ -59,46 +61,46 @@ REFUSED = [
     (
         "gpus=16",
         claim("run1-checkpoint", "ReadWriteOnce"),
-        "claim run1-checkpoint is there already and has ReadWriteOnce, but the run has 2 nodes and all of them write",
+        "the claim run1-checkpoint already exists with ReadWriteOnce, but the run has 2 nodes and all of them write",
     ),
     (
-        "checkpoint.accessMode=ReadWriteOncePod",
+        "persistence.accessMode=ReadWriteOncePod",
         claim("run1-checkpoint", "ReadWriteOnce"),
-        "checkpoint.accessMode is ReadWriteOncePod, but the claim run1-checkpoint is there already and has",
+        "persistence.accessMode is ReadWriteOncePod, but the claim run1-checkpoint already exists with",
     ),
     (
-        "checkpoint.storageClassName=nfs",
+        "persistence.storageClass=nfs",
         claim("run1-checkpoint", "ReadWriteOnce"),
-        'but the claim run1-checkpoint is there already and has "standard"; remove the value, install under '
-        "another name, or delete that claim with all that is on it (kubectl -n team delete pvc run1-checkpoint)",
+        'but the claim run1-checkpoint already exists with "standard"; remove the value, install under '
+        "another name, or delete that claim and everything on it (kubectl -n team delete pvc run1-checkpoint)",
     ),
     (
-        "gpus=16,checkpoint.existingClaim=runs",
+        "gpus=16,persistence.existingClaim=runs",
         claim("runs", "ReadWriteOnce"),
-        "checkpoint.existingClaim is runs, which has ReadWriteOnce, but the run has 2 nodes and all of them write",
+        "persistence.existingClaim is runs, a claim with ReadWriteOnce, but the run has 2 nodes and all of them write",
     ),
     (
         "gpus=16,cache.existingClaim=models",
         claim("models", "ReadWriteOnce"),
-        "cache.existingClaim is models, which has ReadWriteOnce, but the run has 2 nodes",
+        "cache.existingClaim is models, a claim with ReadWriteOnce, but the run has 2 nodes",
     ),
 ]
 
 
 @pytest.mark.parametrize(("settings", "found", "sentence"), REFUSED, ids=[settings for settings, _, _ in REFUSED])
-def test_a_claim_that_cannot_serve_is_refused(settings, found, sentence):
+def test_a_claim_that_cannot_serve_is_refused(settings: str, found: Document, sentence: str) -> None:
     documents, words = install(settings, found)
     assert not documents
     assert sentence in words
 
 
-def test_claims_that_all_nodes_can_write_are_taken():
+def test_claims_that_all_nodes_can_write_are_taken() -> None:
     shared = (claim("runs", "ReadWriteMany"), claim("models", "ReadWriteMany"))
-    assert install("gpus=16,checkpoint.existingClaim=runs,cache.existingClaim=models", *shared)[0]
-    assert install("gpus=8,checkpoint.existingClaim=runs", claim("runs", "ReadWriteOnce"))[0]
+    assert install("gpus=16,persistence.existingClaim=runs,cache.existingClaim=models", *shared)[0]
+    assert install("gpus=8,persistence.existingClaim=runs", claim("runs", "ReadWriteOnce"))[0]
 
 
-def test_an_upgrade_that_changes_nothing_is_taken_and_another_is_refused():
+def test_an_upgrade_that_changes_nothing_is_taken_and_another_is_refused() -> None:
     installed = document("ConfigMap", "trainer.seed=7")
     assert install("trainer.seed=7", installed)[0]
     documents, words = install("trainer.seed=8", installed)

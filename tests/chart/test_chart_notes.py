@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ pytestmark = needs_helm
 
 
 @pytest.fixture(scope="module")
-def chart(tmp_path_factory):
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chart with its notes as a manifest: Helm prints notes only where there is a cluster."""
     copy = shutil.copytree(CHART, tmp_path_factory.mktemp("notes") / "distrain")
     notes = (copy / "templates" / "NOTES.txt").read_text()
@@ -21,14 +22,14 @@ def chart(tmp_path_factory):
     return copy
 
 
-def notes(chart, *settings):
+def notes(chart: Path, *settings: str) -> str:
     sets = [part for setting in settings for part in ("--set", setting)]
     result = helm("template", "run1", str(chart), "-n", "team", "-s", "templates/notes.yaml", *sets)
     assert result.returncode == 0, result.stderr
-    return yaml.safe_load(result.stdout)["notes"]
+    return str(yaml.safe_load(result.stdout)["notes"])
 
 
-def test_they_end_with_the_commands_to_type_next(chart):
+def test_they_end_with_the_commands_to_type_next(chart: Path) -> None:
     *_, ours, pods, logs, uninstall = notes(chart, "gpus=16").strip().splitlines()
     assert ours == "  kubectl -n team get pytorchjob run1"
     assert pods == "  kubectl -n team get pods -l app.kubernetes.io/instance=run1"
@@ -37,38 +38,38 @@ def test_they_end_with_the_commands_to_type_next(chart):
     assert "get trainjob run1" in notes(chart, "backend=trainjob")
 
 
-def test_they_say_how_large_the_run_is_and_where_results_go(chart):
+def test_they_say_how_large_the_run_is_and_where_results_go(chart: Path) -> None:
     said = notes(chart, "gpus=16")
-    assert "run1 trains on 2 nodes with 8 processes each, one a nvidia.com/gpu." in said
+    assert "run1 trains on 2 nodes with 8 processes each, one per nvidia.com/gpu." in said
     assert "Results: claim run1-checkpoint, folder /run1 (the claim outlives helm uninstall)." in said
     assert "run1 trains on 1 node with 1 process each, on the CPU." in notes(chart)
-    assert "Results: claim runs, folder /run1." in notes(chart, "checkpoint.existingClaim=runs")
+    assert "Results: claim runs, folder /run1." in notes(chart, "persistence.existingClaim=runs")
 
 
-def test_they_say_how_to_push_an_image_where_none_is_named(chart):
+def test_they_say_how_to_push_an_image_where_none_is_named(chart: Path) -> None:
     assert "make image TARGET=cpu IMAGE=REGISTRY/distrain:0.1.0" in notes(chart)
     assert "make image TARGET=cuda" in notes(chart, "gpus=8")
     assert "REGISTRY" not in notes(chart, "image.repository=team/distrain")
 
 
-def test_they_say_what_privileges_rdma_needs(chart):
+def test_they_say_what_privileges_rdma_needs(chart: Path) -> None:
     said = notes(chart, "gpus=16", "rdma.enabled=true", "rdma.resource=rdma/hca")
     assert "kubectl label namespace team pod-security.kubernetes.io/enforce=privileged" in said
     assert "pod-security" not in notes(chart, "gpus=16")
 
 
-def test_they_say_that_it_is_the_sample(chart):
-    assert "It learns the sample" in notes(chart)
+def test_they_say_that_it_is_the_sample(chart: Path) -> None:
+    assert "It trains the sample" in notes(chart)
     assert "sample" not in notes(chart, "trainer.data.files=/data/a.csv")
 
 
-def test_they_say_what_a_claim_for_several_nodes_needs(chart):
+def test_they_say_what_a_claim_for_several_nodes_needs(chart: Path) -> None:
     assert "default storage class, which must offer ReadWriteMany" in notes(chart, "gpus=16")
-    for settings in ("gpus=8", "gpus=16,checkpoint.storageClassName=nfs", "gpus=16,checkpoint.existingClaim=runs"):
+    for settings in ("gpus=8", "gpus=16,persistence.storageClass=nfs", "gpus=16,persistence.existingClaim=runs"):
         assert "ReadWriteMany" not in notes(chart, settings)
 
 
-def test_the_results_are_handed_out_by_a_restricted_pod(chart):
+def test_the_results_are_handed_out_by_a_restricted_pod(chart: Path) -> None:
     said = notes(chart, "gpus=16,rdma.enabled=true,rdma.resource=rdma/hca,imagePullSecrets={registry}")
     (line,) = [line for line in said.splitlines() if line.startswith("  echo '")]
     reader = json.loads(line.removeprefix("  echo '").removesuffix("' | kubectl -n team apply -f -"))
@@ -83,7 +84,7 @@ def test_the_results_are_handed_out_by_a_restricted_pod(chart):
     assert f"kubectl -n team cp {reader['metadata']['name']}:/out/run1/final final" in said
 
 
-def test_they_say_what_uninstalling_does(chart):
-    assert "with a checkpoint; installed again under the same name it goes on from there" in notes(chart)
-    assert "removes its claim with all results" in notes(chart, "checkpoint.keepClaim=false")
-    assert "goes on from there" in notes(chart, "checkpoint.keepClaim=false,checkpoint.existingClaim=runs")
+def test_they_say_what_uninstalling_does(chart: Path) -> None:
+    assert "and leaves a checkpoint. Installed again under the same name, it resumes from there." in notes(chart)
+    assert "removes the claim with all results" in notes(chart, "persistence.keepClaim=false")
+    assert "resumes from there" in notes(chart, "persistence.keepClaim=false,persistence.existingClaim=runs")

@@ -1,19 +1,22 @@
 """What the rendered objects say: each value reaches the pod, and what nobody set is safe."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
-from rendering import container, document, documents, environment, needs_helm, pod, replicas
+from rendering import Document, Values, container, document, documents, environment, needs_helm, pod, replicas
 
 pytestmark = needs_helm
 
 ROOT_FOLDERS = {"out": "/out", "cache": "/cache", "tmp": "/tmp", "shm": "/dev/shm"}
 
 
-def volumes(**values):
+def volumes(**values: Any) -> dict[str, Document]:
     return {volume.pop("name"): volume for volume in pod(values=values)["spec"]["volumes"]}
 
 
-def test_a_run_is_five_objects():
+def test_a_run_is_five_objects() -> None:
     assert [found["kind"] for found in documents()] == [
         "NetworkPolicy",
         "ConfigMap",
@@ -25,15 +28,15 @@ def test_a_run_is_five_objects():
         assert found["metadata"]["labels"]["app.kubernetes.io/instance"] == "run1"
 
 
-def test_names_that_yaml_takes_for_something_else_stay_names():
-    def texts(value):
+def test_names_that_yaml_takes_for_something_else_stay_names() -> None:
+    def texts(value: Any) -> Iterator[Any]:
         for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
             yield from texts(inner)
         if isinstance(value, dict):
             yield from (value[field] for field in ("name", "claimName", "key", "value") if field in value)
 
     values = """
-    checkpoint: {existingClaim: "1e5"}
+    persistence: {existingClaim: "1e5"}
     cache: {existingClaim: "on"}
     secrets: {"NO": {name: "null", key: "0x1"}}
     extraEnv: {"Y": "010", "OFF": "~"}
@@ -49,7 +52,7 @@ def test_names_that_yaml_takes_for_something_else_stay_names():
     assert volumes(sharedMemory=1073741824)["shm"]["emptyDir"]["sizeLimit"] == "1073741824"
 
 
-def test_the_job_leaves_restarts_and_ends_to_the_trainer():
+def test_the_job_leaves_restarts_and_ends_to_the_trainer() -> None:
     job = document("PyTorchJob", "gpus=16")["spec"]
     assert job["runPolicy"] == {"cleanPodPolicy": "Running"}
     assert "elasticPolicy" not in job
@@ -58,12 +61,12 @@ def test_the_job_leaves_restarts_and_ends_to_the_trainer():
         assert "restartPolicy" not in spec["template"]["spec"]
 
 
-def test_master_and_workers_are_alike():
+def test_master_and_workers_are_alike() -> None:
     specs = replicas("gpus=16")
     assert specs["Master"]["template"] == specs["Worker"]["template"]
 
 
-def test_the_container_trains_and_has_no_probes():
+def test_the_container_trains_and_has_no_probes() -> None:
     trainer = container()
     assert trainer["name"] == "pytorch"
     assert trainer["args"] == ["train"]
@@ -72,7 +75,7 @@ def test_the_container_trains_and_has_no_probes():
     assert trainer["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
-def test_pods_keep_to_the_restricted_pod_security_standard():
+def test_pods_keep_to_the_restricted_pod_security_standard() -> None:
     spec = pod("gpus=16")["spec"]
     security = spec["securityContext"]
     assert security["runAsNonRoot"] is True
@@ -88,14 +91,14 @@ def test_pods_keep_to_the_restricted_pod_security_standard():
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
 
 
-def test_pods_hold_no_token_of_the_cluster():
+def test_pods_hold_no_token_of_the_cluster() -> None:
     spec = pod()["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
     assert "serviceAccountName" not in spec
 
 
-def test_ids_can_be_left_to_the_cluster():
+def test_ids_can_be_left_to_the_cluster() -> None:
     security = pod(values={"podSecurity": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}})["spec"][
         "securityContext"
     ]
@@ -103,7 +106,7 @@ def test_ids_can_be_left_to_the_cluster():
     assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(security)
 
 
-def test_large_ids_keep_their_digits():
+def test_large_ids_keep_their_digits() -> None:
     security = pod(values="podSecurity: {runAsUser: 1000680000, supplementalGroups: [1000680001]}")["spec"][
         "securityContext"
     ]
@@ -111,7 +114,7 @@ def test_large_ids_keep_their_digits():
     assert security["supplementalGroups"] == [1000680001]
 
 
-def test_writable_folders_are_volumes():
+def test_writable_folders_are_volumes() -> None:
     assert {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]} == ROOT_FOLDERS
     found = volumes()
     assert found["out"] == {"persistentVolumeClaim": {"claimName": "run1-checkpoint"}}
@@ -120,15 +123,15 @@ def test_writable_folders_are_volumes():
     assert found["shm"] == {"emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}}
 
 
-def test_shared_memory_and_cache_have_limits():
+def test_shared_memory_and_cache_have_limits() -> None:
     found = volumes(sharedMemory="64Gi", cache={"sizeLimit": "100Gi"})
     assert found["shm"]["emptyDir"]["sizeLimit"] == "64Gi"
     assert found["cache"] == {"emptyDir": {"sizeLimit": "100Gi"}}
 
 
-def test_claims_that_exist_are_mounted():
+def test_claims_that_exist_are_mounted() -> None:
     found = volumes(
-        checkpoint={"existingClaim": "runs"},
+        persistence={"existingClaim": "runs"},
         cache={"existingClaim": "models"},
         dataClaims=[{"claimName": "corpus", "mountPath": "/data/corpus"}],
     )
@@ -140,8 +143,8 @@ def test_claims_that_exist_are_mounted():
     assert not any("subPath" in mount for mount in mounts)
 
 
-def test_an_existing_claim_is_not_made_and_the_run_has_its_own_folder_in_it():
-    values = {"checkpoint": {"existingClaim": "runs"}}
+def test_an_existing_claim_is_not_made_and_the_run_has_its_own_folder_in_it() -> None:
+    values = {"persistence": {"existingClaim": "runs"}}
     assert "PersistentVolumeClaim" not in {found["kind"] for found in documents(values=values)}
     assert document("ConfigMap", values=values)["data"]["DISTRAIN_OUTPUT_DIR"] == "/out/run1"
 
@@ -152,46 +155,46 @@ def test_an_existing_claim_is_not_made_and_the_run_has_its_own_folder_in_it():
         ("gpus=8", "ReadWriteOnce"),
         ("gpus=16", "ReadWriteMany"),
         ("gpus=0,nodes=2", "ReadWriteMany"),
-        ("gpus=8,checkpoint.accessMode=ReadWriteOncePod", "ReadWriteOncePod"),
+        ("gpus=8,persistence.accessMode=ReadWriteOncePod", "ReadWriteOncePod"),
     ],
 )
-def test_the_claim_can_be_written_by_all_nodes(settings, mode):
+def test_the_claim_can_be_written_by_all_nodes(settings: str, mode: str) -> None:
     assert document("PersistentVolumeClaim", settings)["spec"]["accessModes"] == [mode]
 
 
-def test_the_claim_outlives_the_release_unless_told_otherwise():
+def test_the_claim_outlives_the_release_unless_told_otherwise() -> None:
     kept = document("PersistentVolumeClaim")["metadata"]["annotations"]
     assert kept == {"helm.sh/resource-policy": "keep"}
-    assert "annotations" not in document("PersistentVolumeClaim", "checkpoint.keepClaim=false")["metadata"]
+    assert "annotations" not in document("PersistentVolumeClaim", "persistence.keepClaim=false")["metadata"]
 
 
-def test_a_storage_class_may_be_named_and_may_be_none():
+def test_a_storage_class_may_be_named_and_may_be_none() -> None:
     assert "storageClassName" not in document("PersistentVolumeClaim")["spec"]
-    assert document("PersistentVolumeClaim", "checkpoint.storageClassName=nfs")["spec"]["storageClassName"] == "nfs"
-    assert document("PersistentVolumeClaim", "checkpoint.storageClassName=")["spec"]["storageClassName"] == ""
+    assert document("PersistentVolumeClaim", "persistence.storageClass=nfs")["spec"]["storageClassName"] == "nfs"
+    assert document("PersistentVolumeClaim", "persistence.storageClass=")["spec"]["storageClassName"] == ""
 
 
-def test_the_grace_period_reaches_pod_and_trainer():
+def test_the_grace_period_reaches_pod_and_trainer() -> None:
     assert pod("gracePeriodSeconds=300")["spec"]["terminationGracePeriodSeconds"] == 300
     assert environment(container("gracePeriodSeconds=300"))["RUN_GRACE_SECONDS"] == "300"
 
 
-def test_the_run_knows_its_hash():
+def test_the_run_knows_its_hash() -> None:
     told = environment(container())
     assert told["RUN_SETTINGS_HASH"] == document("ConfigMap")["data"]["RUN_SETTINGS_HASH"]
     assert len(told["RUN_SETTINGS_HASH"]) == 64
 
 
-def test_whatever_changes_the_job_changes_the_hash():
-    def hash_of(*settings):
-        return document("ConfigMap", *settings)["data"]["RUN_SETTINGS_HASH"]
+def test_whatever_changes_the_job_changes_the_hash() -> None:
+    def hash_of(*settings: str) -> str:
+        return str(document("ConfigMap", *settings)["data"]["RUN_SETTINGS_HASH"])
 
     changes = ["gpus=8", "image.tag=v2", "trainer.seed=7", "resources.limits.memory=8Gi", "avoidNodes={node-7}"]
     assert len({hash_of(), *(hash_of(change) for change in changes)}) == len(changes) + 1
     assert hash_of("networkPolicy.enabled=false") == hash_of("podDisruptionBudget.enabled=true") == hash_of()
 
 
-def test_settings_are_one_immutable_map_that_nothing_overrides():
+def test_settings_are_one_immutable_map_that_nothing_overrides() -> None:
     settings = document("ConfigMap")
     assert settings["metadata"]["name"] == "run1-settings"
     assert settings["immutable"] is True
@@ -202,7 +205,7 @@ def test_settings_are_one_immutable_map_that_nothing_overrides():
     ]
 
 
-def test_secrets_are_references_and_other_variables_plain():
+def test_secrets_are_references_and_other_variables_plain() -> None:
     told = environment(
         container(
             values={
@@ -221,11 +224,11 @@ def test_secrets_are_references_and_other_variables_plain():
     assert (told["NCCL_DEBUG"], told["NCCL_IB_TIMEOUT"]) == ("INFO", "22")
 
 
-def test_nccl_chooses_the_interface_by_itself():
+def test_nccl_chooses_the_interface_by_itself() -> None:
     assert not [name for name in environment(container("gpus=16")) if name.startswith("NCCL_")]
 
 
-def test_proxy_and_certificates_reach_the_trainer():
+def test_proxy_and_certificates_reach_the_trainer() -> None:
     values = {"proxy": {"https": "http://proxy:3128"}, "caBundle": {"configMap": "authorities"}}
     told = environment(container(values=values))
     assert told["HTTPS_PROXY"] == "http://proxy:3128"
@@ -238,24 +241,24 @@ def test_proxy_and_certificates_reach_the_trainer():
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_what_is_reached_without_a_proxy_stays_so_when_its_address_is_secret(name):
-    told = environment(container(values={"secrets": {name: {"name": "p", "key": "k"}}, "proxy": {"none": ".svc"}}))
+def test_what_is_reached_without_a_proxy_stays_so_when_its_address_is_secret(name: str) -> None:
+    told = environment(container(values={"secrets": {name: {"name": "p", "key": "k"}}, "proxy": {"noProxy": ".svc"}}))
     assert told["NO_PROXY"] == ".svc"
 
 
-def test_the_trainer_knows_its_node_by_the_clusters_name():
+def test_the_trainer_knows_its_node_by_the_clusters_name() -> None:
     told = environment(container("gpus=8"))
     assert told["RUN_NODE_NAME"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
 
 
-def test_extra_volumes_come_with_their_mounts():
+def test_extra_volumes_come_with_their_mounts() -> None:
     extra = {"name": "scratch", "mountPath": "/scratch", "source": {"emptyDir": {"medium": "Memory"}}}
     assert volumes(extraVolumes=[extra])["scratch"] == {"emptyDir": {"medium": "Memory"}}
     mounts = container(values={"extraVolumes": [extra]})["volumeMounts"]
     assert {"name": "scratch", "mountPath": "/scratch", "readOnly": False} in mounts
 
 
-def test_init_containers_are_restricted_unless_they_say_otherwise():
+def test_init_containers_are_restricted_unless_they_say_otherwise() -> None:
     given = [
         {"name": "fetch", "image": "curl"},
         {"name": "own", "image": "curl", "securityContext": {"readOnlyRootFilesystem": False}},
@@ -270,15 +273,16 @@ def test_init_containers_are_restricted_unless_they_say_otherwise():
     [
         ({}, "distrain:0.1.0"),
         ({"repository": "host:5000/team/distrain"}, "host:5000/team/distrain:0.1.0"),
+        ({"repository": "localhost/a.b__c--d/distrain"}, "localhost/a.b__c--d/distrain:0.1.0"),
         ({"repository": "team/distrain", "tag": "v2"}, "team/distrain:v2"),
         ({"repository": "team/distrain", "digest": "sha256:" + "0" * 64}, "team/distrain@sha256:" + "0" * 64),
     ],
 )
-def test_the_image_is_the_one_that_was_named(image, name):
+def test_the_image_is_the_one_that_was_named(image: Values, name: str) -> None:
     assert container(values={"image": image})["image"] == name
 
 
-def test_pods_leave_a_lost_node_after_a_minute_and_tolerate_what_was_said():
+def test_pods_leave_a_lost_node_after_a_minute_and_tolerate_what_was_said() -> None:
     taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     not_ready, unreachable, given = pod(values={"tolerations": [taint]})["spec"]["tolerations"]
     assert not_ready["key"] == "node.kubernetes.io/not-ready"
@@ -287,14 +291,14 @@ def test_pods_leave_a_lost_node_after_a_minute_and_tolerate_what_was_said():
     assert given == taint
 
 
-def test_pods_prefer_to_spread_over_nodes():
+def test_pods_prefer_to_spread_over_nodes() -> None:
     (constraint,) = pod("gpus=16")["spec"]["topologySpreadConstraints"]
     assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
     assert constraint["topologyKey"] == "kubernetes.io/hostname"
     assert constraint["labelSelector"]["matchLabels"].items() <= pod("gpus=16")["metadata"]["labels"].items()
 
 
-def test_avoided_nodes_are_avoided_under_each_alternative():
+def test_avoided_nodes_are_avoided_under_each_alternative() -> None:
     zones = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]} for zone in ("a", "b")]
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": zones}}
     values = {"affinity": {"nodeAffinity": required}, "avoidNodes": ["node-7", "node-9"]}
@@ -308,7 +312,7 @@ def test_avoided_nodes_are_avoided_under_each_alternative():
     assert "affinity" not in pod()["spec"]
 
 
-def test_names_of_the_cluster_reach_the_pod():
+def test_names_of_the_cluster_reach_the_pod() -> None:
     names = {
         "priorityClassName": "high",
         "runtimeClassName": "nvidia",
@@ -321,7 +325,7 @@ def test_names_of_the_cluster_reach_the_pod():
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
 
 
-def test_sidecars_and_autoscalers_are_kept_off():
+def test_sidecars_and_autoscalers_are_kept_off() -> None:
     assert pod()["metadata"]["annotations"] == {
         "sidecar.istio.io/inject": "false",
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -333,25 +337,25 @@ def test_sidecars_and_autoscalers_are_kept_off():
     assert annotations["team"] == "nlp"
 
 
-def test_labels_stand_beside_those_that_find_the_pods():
+def test_labels_stand_beside_those_that_find_the_pods() -> None:
     own = {"cost-centre": "nlp", "app.kubernetes.io/part-of": "search"}
     assert pod(values={"podLabels": own})["metadata"]["labels"] == pod()["metadata"]["labels"] | own
 
 
-def test_kueue_finds_its_labels():
+def test_kueue_finds_its_labels() -> None:
     labels = document("PyTorchJob", "kueue.queue=team-a", "kueue.priorityClass=high")["metadata"]["labels"]
     assert labels["kueue.x-k8s.io/queue-name"] == "team-a"
     assert labels["kueue.x-k8s.io/priority-class"] == "high"
     assert not [label for label in document("PyTorchJob")["metadata"]["labels"] if "kueue" in label]
 
 
-def test_a_gang_has_its_policy():
+def test_a_gang_has_its_policy() -> None:
     values = {"schedulingPolicy": {"queue": "q", "priorityClass": "high", "scheduleTimeoutSeconds": 600}}
     policy = document("PyTorchJob", values=values)["spec"]["runPolicy"]["schedulingPolicy"]
     assert policy == {"queue": "q", "priorityClass": "high", "scheduleTimeoutSeconds": 600}
 
 
-def test_only_pods_of_the_run_are_admitted():
+def test_only_pods_of_the_run_are_admitted() -> None:
     policy = document("NetworkPolicy")["spec"]
     own = {"matchLabels": pod()["metadata"]["labels"]}
     assert policy["podSelector"] == own
@@ -360,7 +364,7 @@ def test_only_pods_of_the_run_are_admitted():
     assert "NetworkPolicy" not in {found["kind"] for found in documents("networkPolicy.enabled=false")}
 
 
-def test_metrics_open_their_port_alone():
+def test_metrics_open_their_port_alone() -> None:
     trainer = container("metrics.enabled=true")
     assert trainer["ports"] == [{"name": "metrics", "containerPort": 9400}]
     assert environment(trainer)["RUN_METRICS_PORT"] == "9400"
@@ -368,12 +372,12 @@ def test_metrics_open_their_port_alone():
     assert "ports" not in container()
 
 
-def test_a_disruption_budget_covers_the_whole_run():
+def test_a_disruption_budget_covers_the_whole_run() -> None:
     budget = document("PodDisruptionBudget", "podDisruptionBudget.enabled=true", "gpus=16")["spec"]
     assert budget == {"minAvailable": 2, "selector": {"matchLabels": pod("gpus=16")["metadata"]["labels"]}}
 
 
-def test_rdma_adds_its_device_and_capability():
+def test_rdma_adds_its_device_and_capability() -> None:
     values = {
         "gpus": 16,
         "rdma": {"enabled": True, "resource": "rdma/hca", "count": 8, "annotations": {"network": "ib"}},
@@ -387,6 +391,6 @@ def test_rdma_adds_its_device_and_capability():
     assert (as_root["runAsNonRoot"], as_root["runAsUser"]) == (False, 0)
 
 
-def test_the_hosts_network_keeps_the_clusters_names():
+def test_the_hosts_network_keeps_the_clusters_names() -> None:
     spec = pod("hostNetwork=true")["spec"]
     assert (spec["hostNetwork"], spec["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")

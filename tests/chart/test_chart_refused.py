@@ -1,9 +1,12 @@
 """What the chart refuses, and what a person is told."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import yaml
 
-from rendering import needs_helm, refusal
+from rendering import CHART, helm, needs_helm, refusal
 
 pytestmark = needs_helm
 
@@ -12,7 +15,7 @@ REFUSED = [
     # Names that do not exist, at any depth
     ("gpu: 8", "additional properties 'gpu' not allowed"),
     ("image: {repo: x}", "at '/image': additional properties 'repo' not allowed"),
-    ("checkpoint: {claim: x}", "at '/checkpoint': additional properties 'claim' not allowed"),
+    ("persistence: {claim: x}", "at '/persistence': additional properties 'claim' not allowed"),
     ("resources: {limit: {}}", "at '/resources': additional properties 'limit' not allowed"),
     ("dataClaims: [{claimName: a, mountPath: /a, readWrite: true}]", "at '/dataClaims/0': additional properties"),
     ("trainer: {batches: {}}", "at '/trainer': additional properties 'batches' not allowed"),
@@ -20,17 +23,37 @@ REFUSED = [
     ("tolerations: [{keys: a}]", "at '/tolerations/0': additional properties 'keys' not allowed"),
     ("extraEnvFrom: [{secretRef: {name: a, keys: b}}]", "at '/extraEnvFrom/0/secretRef': additional properties 'keys'"),
     ("schedulingPolicy: {minAvailable: 1}", "at '/schedulingPolicy': additional properties 'minAvailable'"),
+    # Names that an earlier version of the chart had
+    (
+        "checkpoint: {existingClaim: runs}",
+        "checkpoint.existingClaim is now called persistence.existingClaim; rename it",
+    ),
+    ("checkpoint: {size: 10Gi}", "checkpoint.size is now called persistence.size; rename it"),
+    (
+        "checkpoint: {storageClassName: nfs}",
+        "checkpoint.storageClassName is now called persistence.storageClass; rename",
+    ),
+    (
+        "checkpoint: {accessMode: ReadWriteMany}",
+        "checkpoint.accessMode is now called persistence.accessMode; rename it",
+    ),
+    ("checkpoint: {keepClaim: false}", "checkpoint.keepClaim is now called persistence.keepClaim; rename it"),
+    (
+        "checkpoint: {every_minutes: 5}",
+        "checkpoint.every_minutes is not a value of the chart; set trainer.checkpoint for",
+    ),
+    ("proxy: {none: .svc}", "proxy.none is now called proxy.noProxy; rename it"),
     # Groups that are taken away
     ("image: null", "missing property 'image'"),
-    ("checkpoint: {size: null}", "at '/checkpoint': missing property 'size'"),
+    ("persistence: {size: null}", "at '/persistence': missing property 'size'"),
     # What the chart decides by itself
     ("trainer: {output_dir: /x}", "at '/trainer': additional properties 'output_dir' not allowed"),
     ("trainer: {run_id: x}", "at '/trainer': additional properties 'run_id' not allowed"),
     ("trainer: {data: {name: sample, cache: /x}}", "at '/trainer/data': additional properties 'cache' not allowed"),
     # Types and bounds
-    ("gpus: many", "at '/gpus': got string, want integer"),
+    ("gpus: many", "at '/gpus': got string, want null or integer"),
     ("gpus: -8", "at '/gpus': minimum: got -8, want 0"),
-    ("gpus: 1.5", "at '/gpus': got number, want integer"),
+    ("gpus: 1.5", "at '/gpus': got number, want null or integer"),
     ("gpusPerNode: 0", "at '/gpusPerNode': minimum: got 0, want 1"),
     ("nodes: 0", "at '/nodes': minimum: got 0, want 1"),
     ("gpuResource: gpu", "at '/gpuResource': 'gpu' does not match pattern"),
@@ -41,10 +64,12 @@ REFUSED = [
     ),
     ("image: {digest: latest}", "at '/image/digest': 'latest' does not match pattern"),
     ("resources: {requests: {memory: lots}}", "at '/resources/requests/memory': 'lots' does not match pattern"),
+    ("resources: {requests: {memory: 512K}}", "at '/resources/requests/memory': '512K' does not match pattern"),
+    ("resources: {limits: {cpu: -1}}", "at '/resources/limits/cpu': minimum: got -1, want 0"),
     ("sharedMemory: 8 GB", "at '/sharedMemory': '8 GB' does not match pattern"),
     ("gracePeriodSeconds: 2", "at '/gracePeriodSeconds': minimum: got 2, want 10"),
-    ("checkpoint: {accessMode: ReadOnlyMany}", "at '/checkpoint/accessMode': value must be one of 'ReadWriteMany'"),
-    ("checkpoint: {existingClaim: My_Claim}", "at '/checkpoint/existingClaim': 'My_Claim' does not match pattern"),
+    ("persistence: {accessMode: ReadOnlyMany}", "at '/persistence/accessMode': value must be one of 'ReadWriteMany'"),
+    ("persistence: {existingClaim: My_Claim}", "at '/persistence/existingClaim': 'My_Claim' does not match pattern"),
     ("dataClaims: [{claimName: corpus}]", "at '/dataClaims/0': missing property 'mountPath'"),
     ("dataClaims: [{claimName: corpus, mountPath: data}]", "at '/dataClaims/0/mountPath': 'data' does not match"),
     ("extraVolumes: [{name: a, mountPath: /a, source: {}}]", "at '/extraVolumes/0/source': minProperties: got 0"),
@@ -73,49 +98,58 @@ REFUSED = [
         "{gpus: 16, trainer: {strategy: {kind: single}}}",
         "trainer.strategy.kind is single, but the run has 16 processes",
     ),
-    ("trainer: {precision: fp16}", "trainer.precision is fp16, which needs GPUs, but gpus is 0"),
+    ("trainer: {precision: fp16}", "trainer.precision is fp16, but the run has no GPUs; set gpus, or choose bf16"),
     # Secrets as plain values
     ("secrets: {HF_TOKEN: hf_abc}", "at '/secrets/HF_TOKEN': got string, want object"),
     ("secrets: {HF_TOKEN: {name: hugging-face}}", "at '/secrets/HF_TOKEN': missing property 'key'"),
     ("secrets: {HF_TOKEN: {name: a, key: b, value: hf_abc}}", "at '/secrets/HF_TOKEN': additional properties 'value'"),
-    ("extraEnv: {HF_TOKEN: hf_abc}", "extraEnv.HF_TOKEN would be a secret that all can read; put it into a Secret"),
+    ("extraEnv: {HF_TOKEN: hf_abc}", "extraEnv.HF_TOKEN would store a secret in plain text; put it into a Secret"),
     ("extraEnv: {WANDB_API_KEY: abc}", "set secrets.WANDB_API_KEY.name and .key"),
     ("extraEnv: {AWS_SECRET_ACCESS_KEY: abc}", "set secrets.AWS_SECRET_ACCESS_KEY.name and .key"),
     ("proxy: {https: 'http://me:word@proxy:3128'}", "set secrets.HTTPS_PROXY.name and .key"),
-    ("extraEnv: {ALL_PROXY: 'http://me:word@proxy:3128'}", "extraEnv.ALL_PROXY holds a password that all could read"),
+    ("extraEnv: {ALL_PROXY: 'http://me:word@proxy:3128'}", "extraEnv.ALL_PROXY would store a password in plain text"),
     # Variables that belong elsewhere
     ("extraEnv: {DISTRAIN_SEED: 1}", "extraEnv.DISTRAIN_SEED is a setting of the trainer; set it under trainer"),
-    ("extraEnv: {PET_NNODES: 1}", "extraEnv.PET_NNODES is set by the chart and the operator; remove it"),
-    ("secrets: {RUN_NODES: {name: a, key: b}}", "secrets.RUN_NODES is set by the chart and the operator; remove it"),
+    ("extraEnv: {PET_NNODES: 1}", "extraEnv.PET_NNODES is set by the chart or the operator; remove it"),
+    ("secrets: {RUN_NODES: {name: a, key: b}}", "secrets.RUN_NODES is set by the chart or the operator; remove it"),
     ("extraEnv: {NCCL_DEBUG: INFO}", "extraEnv.NCCL_DEBUG is a variable of NCCL; set it under nccl"),
-    ("extraEnv: {HTTPS_PROXY: 'http://proxy'}", "extraEnv.HTTPS_PROXY has a value of its own; set proxy.https"),
-    ("extraEnv: {http_proxy: 'http://me:word@proxy'}", "extraEnv.http_proxy has a value of its own; set proxy.http"),
-    ("{extraEnv: {A: x}, secrets: {A: {name: a, key: b}}}", "A is under both extraEnv and secrets; keep one of them"),
+    ("extraEnv: {HTTPS_PROXY: 'http://proxy'}", "extraEnv.HTTPS_PROXY has a place of its own; set proxy.https"),
+    ("extraEnv: {http_proxy: 'http://me:word@proxy'}", "extraEnv.http_proxy has a place of its own; set proxy.http"),
+    (
+        "{extraEnv: {A: x}, secrets: {A: {name: a, key: b}}}",
+        "A is under extraEnv and under secrets; remove one of them",
+    ),
     (
         "{proxy: {https: 'http://proxy'}, secrets: {https_proxy: {name: a, key: b}}}",
-        "secrets.https_proxy and proxy.https are both set, but a variable has one value; remove one of them",
+        "secrets.https_proxy conflicts with proxy.https, which sets the same variable; remove one of them",
     ),
-    ("secrets: {HTTP_PROXY: {name: a, key: b}, NO_PROXY: {name: a, key: c}}", "secrets.NO_PROXY and proxy.none are"),
+    (
+        "secrets: {HTTP_PROXY: {name: a, key: b}, NO_PROXY: {name: a, key: c}}",
+        "secrets.NO_PROXY conflicts with proxy.noProxy",
+    ),
     (
         "{caBundle: {configMap: all}, secrets: {SSL_CERT_FILE: {name: a, key: b}}}",
-        "secrets.SSL_CERT_FILE and caBundle.configMap are both set",
+        "secrets.SSL_CERT_FILE conflicts with caBundle.configMap",
     ),
     (
         "{caBundle: {configMap: all}, extraEnv: {SSL_CERT_FILE: /a.crt}}",
-        "extraEnv.SSL_CERT_FILE and caBundle.configMap are both set",
+        "extraEnv.SSL_CERT_FILE conflicts with caBundle.configMap",
     ),
-    ("extraEnvFrom: [{prefix: A_}]", "extraEnvFrom[0] needs one of configMapRef and secretRef"),
+    ("extraEnvFrom: [{prefix: A_}]", "extraEnvFrom[0] needs exactly one of configMapRef and secretRef"),
     # Claims and mounts
     (
-        "{gpus: 16, checkpoint: {accessMode: ReadWriteOnce}}",
-        "checkpoint.accessMode is ReadWriteOnce, but the run has 2 nodes and all of them write; set it to",
+        "{gpus: 16, persistence: {accessMode: ReadWriteOnce}}",
+        "persistence.accessMode is ReadWriteOnce, but the run has 2 nodes and all of them write; set it to",
     ),
-    ("checkpoint: {existingClaim: a, accessMode: ReadWriteMany}", "but checkpoint.existingClaim is set; remove one"),
     (
-        "checkpoint: {existingClaim: a, storageClassName: nfs}",
-        "checkpoint.storageClassName is for a claim that the chart",
+        "persistence: {existingClaim: a, accessMode: ReadWriteMany}",
+        "conflicts with persistence.existingClaim; remove one",
     ),
-    ("dataClaims: [{claimName: a, mountPath: /out/a}]", "dataClaims[0].mountPath is /out/a, but the checkpoint claim"),
+    (
+        "persistence: {existingClaim: a, storageClass: nfs}",
+        "persistence.storageClass describes a claim that the chart",
+    ),
+    ("dataClaims: [{claimName: a, mountPath: /out/a}]", "dataClaims[0].mountPath is /out/a, but the claim for results"),
     (
         "dataClaims: [{claimName: a, mountPath: /d}, {claimName: b, mountPath: /d/}]",
         "but dataClaims[0] is mounted at /d",
@@ -126,47 +160,64 @@ REFUSED = [
     ),
     (
         "extraVolumes: [{name: shm, mountPath: /a, source: {emptyDir: {}}}]",
-        "name is shm, which is taken; choose another",
+        "name is shm, a volume that is there already; choose another",
     ),
     # Values that contradict each other
     (
         "image: {repository: 'team/distrain:v1'}",
-        "leave out what follows the name and set image.tag or image.digest to it",
+        "which ends in a tag or a digest; set image.tag or image.digest to it instead",
     ),
+    (
+        "image: {repository: Team/Distrain}",
+        "but the names of images are lower-case; set it to team/distrain if that is",
+    ),
+    ("image: {repository: ghcr.io/Team/distrain}", "set it to ghcr.io/team/distrain"),
+    (
+        "image: {repository: 'https://ghcr.io/team/distrain'}",
+        "which is not the name of an image; write it as registry/",
+    ),
+    ("image: {repository: team//distrain}", "which is not the name of an image"),
     (f"image: {{tag: v1, digest: 'sha256:{'0' * 64}'}}", "image.tag and image.digest are both set; keep one of them"),
-    ("resources: {limits: {nvidia.com/gpu: 8}}", "resources.limits has nvidia.com/gpu, which gpus decides; set gpus"),
+    (
+        "resources: {limits: {nvidia.com/gpu: 8}}",
+        "resources.limits has nvidia.com/gpu, which follows from gpus; remove it",
+    ),
     (
         "{gpus: 8, rdma: {enabled: true, resource: rdma/hca}, resources: {limits: {rdma/hca: 4}}}",
-        "resources.limits has rdma/hca, which rdma.count decides; set rdma.count and remove it",
+        "resources.limits has rdma/hca, which follows from rdma.count; remove it and set rdma.count",
     ),
     (
         "{gpus: 4, gpuResource: nvidia.com/mig-1g.10gb}",
-        "a pod would have 4 of nvidia.com/mig-1g.10gb, but a process sees one slice of a GPU only; set gpusPerNode to",
+        "each pod would have 4 of nvidia.com/mig-1g.10gb, but a process can use one slice of a GPU only; "
+        "set gpusPerNode",
     ),
     ("podLabels: {team: a b}", "at '/podLabels/team': 'a b' does not match pattern"),
     ("podLabels: {app.kubernetes.io/instance: a}", "podLabels has app.kubernetes.io/instance, which the chart or an"),
     ("podLabels: {training.kubeflow.org/job-name: a}", "podLabels has training.kubeflow.org/job-name, which the chart"),
-    ("rdma: {enabled: true, resource: rdma/hca}", "RDMA is between GPUs and gpus is 0; set gpus, or remove it"),
-    ("{gpus: 16, rdma: {enabled: true}}", "rdma.enabled is set, but not rdma.resource; set it to what the nodes'"),
-    ("podSecurity: {runAsUser: 0}", "podSecurity.runAsUser is 0, which only RDMA needs; set it to 1000, or to null"),
-    ("kueue: {priorityClass: high}", "kueue.priorityClass is set, but not kueue.queue; set the name of a LocalQueue"),
+    (
+        "rdma: {enabled: true, resource: rdma/hca}",
+        "the run has no GPUs to connect; set gpus, or rdma.enabled to false",
+    ),
+    ("{gpus: 16, rdma: {enabled: true}}", "rdma.enabled is true, but rdma.resource is empty; set it to the resource"),
+    ("podSecurity: {runAsUser: 0}", "podSecurity.runAsUser is 0, which is for RDMA only; set it to 1000, or to null"),
+    ("kueue: {priorityClass: high}", "kueue.priorityClass is set, but kueue.queue is empty; set it to the name of"),
     (
         "{backend: trainjob, schedulingPolicy: {priorityClass: high}}",
-        "is for backend=pytorchjob; set priorityClassName",
+        "has no effect with backend=trainjob; set priorityClassName",
     ),
     (
         "{backend: trainjob, schedulingPolicy: {queue: a}}",
-        "is Volcano's with backend=trainjob; set schedulerName to volcano",
+        "needs Volcano with backend=trainjob; set schedulerName to volcano",
     ),
     (
         "{backend: trainjob, schedulerName: volcano, schedulingPolicy: {scheduleTimeoutSeconds: 9}}",
-        "schedulingPolicy.scheduleTimeoutSeconds is not Volcano's with backend=trainjob; remove it",
+        "schedulingPolicy.scheduleTimeoutSeconds has no effect on Volcano with backend=trainjob; remove it",
     ),
 ]
 
 
 @pytest.mark.parametrize(("values", "sentence"), REFUSED, ids=[values[:60] for values, _ in REFUSED])
-def test_refused_with_a_sentence_that_helps(values, sentence):
+def test_refused_with_a_sentence_that_helps(values: str, sentence: str) -> None:
     assert isinstance(yaml.safe_load(values), dict)
     assert sentence in refusal(values=values)
 
@@ -174,17 +225,31 @@ def test_refused_with_a_sentence_that_helps(values, sentence):
 NAMES = [
     (
         "r" * 51,
-        "has 51 characters, but pods are named after the run and have room for 50; install under a shorter name",
+        "has 51 characters, but pods are named after it and have room for 50; choose a shorter name",
     ),
-    ("7b-run", "the name 7b-run is none that a job can have; use a letter first"),
-    ("run.1", "the name run.1 is none that a job can have; use a letter first, then letters, digits and hyphens"),
+    ("7b-run", "the release name 7b-run is not a valid name for a job; start with a letter"),
+    (
+        "run.1",
+        "the release name run.1 is not a valid name for a job; start with a letter and use lower-case letters, digits",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "sentence"), NAMES)
-def test_names_that_a_job_cannot_have_are_refused(name, sentence):
+def test_names_that_a_job_cannot_have_are_refused(name: str, sentence: str) -> None:
     assert sentence in refusal(name=name)
 
 
-def test_a_trainjobs_pods_have_less_room_for_the_name():
+def test_a_trainjobs_pods_have_less_room_for_the_name() -> None:
     assert "room for 45" in refusal("backend=trainjob,gpus=8192", name="r" * 46)
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (CHART / "templates").glob("[!_]*")))
+def test_every_template_refuses_values_that_are_refused(file: str, tmp_path: Path) -> None:
+    """Helm renders them in no order that can be relied on."""
+    chart = shutil.copytree(CHART, tmp_path / "distrain")
+    for other in (chart / "templates").glob("[!_]*"):
+        if other.name != file:
+            other.unlink()
+    done = helm("template", "run1", str(chart), "--set", "kueue.priorityClass=high")
+    assert "kueue.priorityClass is set, but kueue.queue is empty" in done.stderr

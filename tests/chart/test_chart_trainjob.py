@@ -1,20 +1,22 @@
 """backend=trainjob: a TrainJob of Kubeflow Trainer v2 and the runtime that it refers to."""
 
+from typing import Any
+
 from rendering import document, documents, needs_helm, pod
 
 pytestmark = needs_helm
 
 
-def runtime(*settings):
+def runtime(*settings: str) -> Any:
     return document("TrainingRuntime", "backend=trainjob", *settings)["spec"]
 
 
-def node(*settings):
+def node(*settings: str) -> Any:
     (job,) = runtime(*settings)["template"]["spec"]["replicatedJobs"]
     return job
 
 
-def test_the_runtime_is_there_before_the_job_and_goes_with_the_release():
+def test_the_runtime_is_there_before_the_job_and_goes_with_the_release() -> None:
     found = documents("backend=trainjob", "gpus=16")
     assert "PyTorchJob" not in {one["kind"] for one in found}
     first, last = (one for one in found if one["kind"] == "TrainingRuntime")
@@ -35,7 +37,7 @@ def test_the_runtime_is_there_before_the_job_and_goes_with_the_release():
     }
 
 
-def test_exit_codes_mean_what_they_mean_to_the_v1_operator():
+def test_exit_codes_mean_what_they_mean_to_the_v1_operator() -> None:
     spec = node()["template"]["spec"]
     stop, ignore = spec["podFailurePolicy"]["rules"]
     assert stop["action"] == "FailJob"
@@ -45,18 +47,18 @@ def test_exit_codes_mean_what_they_mean_to_the_v1_operator():
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_success_needs_every_node():
+def test_success_needs_every_node() -> None:
     assert node("gpus=16")["template"]["spec"]["completionMode"] == "Indexed"
     assert runtime("gpus=16")["template"]["spec"]["successPolicy"] == {"operator": "All"}
 
 
-def test_the_node_is_found_by_its_labels_and_name():
+def test_the_node_is_found_by_its_labels_and_name() -> None:
     job = node()
     assert job["name"] == "node"
     assert job["template"]["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
 
 
-def test_the_pod_is_the_one_of_the_other_backend():
+def test_the_pod_is_the_one_of_the_other_backend() -> None:
     theirs, ours = pod("gpus=16"), node("gpus=16")["template"]["spec"]["template"]
     ours["spec"].pop("restartPolicy")
     for spec, name in ((theirs["spec"], "pytorch"), (ours["spec"], "node")):
@@ -66,7 +68,7 @@ def test_the_pod_is_the_one_of_the_other_backend():
     assert ours == theirs
 
 
-def test_the_queue_and_the_gang_reach_their_schedulers():
+def test_the_queue_and_the_gang_reach_their_schedulers() -> None:
     job = document("TrainJob", "backend=trainjob", "kueue.queue=team-a")
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     volcano = runtime("schedulerName=volcano", "schedulingPolicy.queue=q")

@@ -11,15 +11,18 @@ import pytest
 import yaml
 
 from distrain_trainer.settings.reader import read_settings
-from rendering import CHART, ROOT, helm, needs_helm, rendered, variables
+from rendering import CHART, ROOT, Document, Values, helm, needs_helm, rendered, variables
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 
+FORMER = {"checkpoint", "proxy.none"}
+"""Names that values had before: the schema lets them through, so that a template can say what they are called now."""
 
-def described(schema, prefix=""):
+
+def described(schema: Document, prefix: str = "") -> dict[str, Document]:
     """Dotted name -> schema of every value that has a name of its own."""
-    found = {}
+    found: dict[str, Document] = {}
     for name, value in schema.get("properties", {}).items():
         found[prefix + name] = value
         found |= described(value, f"{prefix}{name}.")
@@ -29,7 +32,7 @@ def described(schema, prefix=""):
     return found
 
 
-def names(values, prefix=""):
+def names(values: Values, prefix: str = "") -> set[str]:
     found = set()
     for name, value in values.items():
         found.add(prefix + name)
@@ -39,19 +42,19 @@ def names(values, prefix=""):
     return found
 
 
-def test_every_value_is_described():
+def test_every_value_is_described() -> None:
     missing = [name for name, value in described(SCHEMA).items() if not value.get("description")]
     assert not missing
     assert names(DEFAULTS) <= set(described(SCHEMA))
 
 
-def test_every_described_value_is_in_the_values_file():
+def test_every_described_value_is_in_the_values_file() -> None:
     own = {name for name in described(SCHEMA) if "[]" not in name and "*" not in name}
-    own -= {name for name in own if name.startswith(("trainer.", "affinity."))} | {"global"}
+    own -= {name for name in own if name.startswith(("trainer.", "affinity."))} | {"global"} | FORMER
     assert own == names(DEFAULTS)
 
 
-def test_unknown_names_are_refused_at_every_level():
+def test_unknown_names_are_refused_at_every_level() -> None:
     everything = {"": SCHEMA} | described(SCHEMA)
     everything |= {f"{name}[]": value["items"] for name, value in everything.items() if "items" in value}
     found = {name for name, value in everything.items() if value.get("type") == "object"}
@@ -61,7 +64,7 @@ def test_unknown_names_are_refused_at_every_level():
     assert open_to_all == as_kubernetes_has_them | {"global"}
 
 
-def test_no_value_with_a_default_can_be_taken_away():
+def test_no_value_with_a_default_can_be_taken_away() -> None:
     everything = {"": SCHEMA} | described(SCHEMA)
     for name in names(DEFAULTS):
         group, _, own = name.rpartition(".")
@@ -70,38 +73,38 @@ def test_no_value_with_a_default_can_be_taken_away():
         assert (own in everything[group]["required"]) is not may_be_null, name
 
 
-def test_every_value_has_a_comment_above_it():
+def test_every_value_has_a_comment_above_it() -> None:
     lines = (CHART / "values.yaml").read_text().splitlines()
     assert not [line for before, line in pairwise(lines) if line[:1].isalpha() and not before.startswith("#")]
 
 
-def test_the_trainers_part_of_the_schema_is_current():
+def test_the_trainers_part_of_the_schema_is_current() -> None:
     check = [sys.executable, str(ROOT / "charts" / "schema.py"), "--check"]
     result = subprocess.run(check, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
 
 
-def test_the_sample_is_the_projects_own():
+def test_the_sample_is_the_projects_own() -> None:
     assert yaml.safe_load((CHART / "sample.yaml").read_text()) == yaml.safe_load(
         (ROOT / "examples/sample.yaml").read_text()
     )
 
 
-def test_the_chart_has_the_projects_version():
+def test_the_chart_has_the_projects_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert chart["version"] == chart["appVersion"] == project["version"]
 
 
 @needs_helm
-def test_helm_finds_nothing_to_complain_about():
+def test_helm_finds_nothing_to_complain_about() -> None:
     result = helm("lint", "--strict", str(CHART))
     assert result.returncode == 0, result.stdout
 
 
 @needs_helm
 @pytest.mark.parametrize("backend", ["pytorchjob", "trainjob"])
-def test_the_same_values_render_to_the_same_bytes(backend):
+def test_the_same_values_render_to_the_same_bytes(backend: str) -> None:
     arguments = [
         "template",
         "run1",
@@ -138,7 +141,7 @@ TEXTS = [
 
 @needs_helm
 @pytest.mark.parametrize(("setting", "text", "variable"), TEXTS)
-def test_a_setting_arrives_as_it_was_written(setting, text, variable):
+def test_a_setting_arrives_as_it_was_written(setting: str, text: str, variable: str) -> None:
     section, _, name = setting.rpartition(".")
     file = (
         f"trainer: {{data: {{name: sample}}, {section}: {{{name}: {text}}}}}"
@@ -152,7 +155,7 @@ def test_a_setting_arrives_as_it_was_written(setting, text, variable):
 
 
 @needs_helm
-def test_text_stands_for_numbers_and_booleans():
+def test_text_stands_for_numbers_and_booleans() -> None:
     """As --set-string writes them."""
     file = "trainer: {data: {name: sample}, quantization: {bits: '4'}, model: {compile: 'true'}, lora: {rank: '8'}}"
     found = variables(values=file)
@@ -162,7 +165,7 @@ def test_text_stands_for_numbers_and_booleans():
 
 
 @needs_helm
-def test_lists_arrive_as_json():
+def test_lists_arrive_as_json() -> None:
     file = "trainer: {data: {files: [/data/a b.csv, /data/c&d.csv]}, optimizer: {betas: [0.9, 0.95]}}"
     found = variables(values=file)
     assert found["DISTRAIN_DATA__FILES"] == '["/data/a b.csv","/data/c&d.csv"]'
@@ -173,7 +176,7 @@ def test_lists_arrive_as_json():
 
 
 @needs_helm
-def test_the_trainer_reads_what_the_chart_wrote():
+def test_the_trainer_reads_what_the_chart_wrote() -> None:
     file = """
     trainer:
       task: causal-lm
@@ -197,7 +200,7 @@ def test_the_trainer_reads_what_the_chart_wrote():
 
 
 @needs_helm
-def test_without_values_it_is_the_sample_and_a_setting_changes_only_itself():
+def test_without_values_it_is_the_sample_and_a_setting_changes_only_itself() -> None:
     sample = read_settings(str(ROOT / "examples" / "sample.yaml"), {}, {})
     told = read_settings(None, {}, trainer_variables(variables()))
     assert told.model_copy(update={"data": sample.data, "output_dir": sample.output_dir, "run_id": None}) == sample
@@ -208,14 +211,14 @@ def test_without_values_it_is_the_sample_and_a_setting_changes_only_itself():
 
 
 @needs_helm
-def test_data_of_ones_own_brings_nothing_of_the_sample_with_it():
+def test_data_of_ones_own_brings_nothing_of_the_sample_with_it() -> None:
     found = variables("trainer.data.files=/data/a.csv")
     by_the_chart = {"DISTRAIN_DATA__CACHE", "DISTRAIN_OUTPUT_DIR", "DISTRAIN_RUN_ID", "RUN_SETTINGS_HASH"}
     assert set(found) == {"DISTRAIN_DATA__FILES"} | by_the_chart
 
 
 @needs_helm
-def test_a_release_stays_far_from_helms_limit():
+def test_a_release_stays_far_from_helms_limit() -> None:
     """Helm stores chart, values and manifest as JSON, zipped, in base64, in a Secret of 1 MiB at most."""
     chart = {str(path): path.read_text() for path in CHART.rglob("*") if path.is_file()}
     for backend in ("pytorchjob", "trainjob"):
@@ -224,5 +227,5 @@ def test_a_release_stays_far_from_helms_limit():
         assert stored < 2**20 / 10, f"{backend}: {stored:,} bytes"
 
 
-def trainer_variables(found):
+def trainer_variables(found: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in found.items() if name.startswith("DISTRAIN_")}

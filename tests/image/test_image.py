@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,8 +46,9 @@ def run(image: str, *arguments: str, options: tuple[str, ...] = ()) -> subproces
     return engine("run", "--rm", "--network", "none", *options, image, *arguments)
 
 
-def inspect(image: str) -> dict:
-    return json.loads(engine("image", "inspect", image).stdout)[0]
+def inspect(image: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(engine("image", "inspect", image).stdout)[0]
+    return found
 
 
 @pytest.fixture(scope="module")

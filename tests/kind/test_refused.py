@@ -33,7 +33,7 @@ def test_sixteen_promised_gpus_that_are_none_end_the_run_with_64(
     cluster: Cluster, namespace: Namespace, image: str, inputs: Path, gpus: None
 ) -> None:
     run = Release(namespace, image, inputs, {"gpus": 16, "trainer": TINY_BERT})
-    assert "2 nodes with 8 processes each, one a nvidia.com/gpu" in run.install()
+    assert "2 nodes with 8 processes each, one per nvidia.com/gpu" in run.install()
 
     def scheduled() -> set[str] | None:
         nodes = [pod["spec"].get("nodeName", "") for pod in run.pods()]

@@ -1,20 +1,20 @@
 {{/*
-The variables of the trainer's container that are no settings. Takes a dictionary: root, size, hash.
+The environment of the trainer's container besides its settings. Takes a dictionary: root, topology, hash.
 */}}
 {{- define "distrain.env" -}}
 {{- $values := .root.Values }}
 {{- $plain := dict
-  "RUN_NODES" .size.nodes
-  "RUN_PROCESSES_PER_NODE" .size.processes
-  "RUN_GPUS_PER_NODE" .size.gpus
+  "RUN_NODES" .topology.nodes
+  "RUN_PROCESSES_PER_NODE" .topology.processesPerNode
+  "RUN_GPUS_PER_NODE" .topology.gpusPerNode
   "RUN_GRACE_SECONDS" $values.gracePeriodSeconds
   "RUN_SETTINGS_HASH" .hash }}
 {{- if $values.metrics.enabled }}{{ $_ := set $plain "RUN_METRICS_PORT" "9400" }}{{ end }}
-{{- $outside := include "distrain.outside" $values | fromJson }}
+{{- $proxyEnv := include "distrain.proxyEnv" $values | fromJson }}
 - name: RUN_NODE_NAME
   valueFrom:
     fieldRef: {fieldPath: spec.nodeName}
-{{- range $name, $value := merge $plain $outside $values.nccl $values.extraEnv }}
+{{- range $name, $value := merge $plain $proxyEnv $values.nccl $values.extraEnv }}
 - name: {{ $name | quote }}
   value: {{ include "distrain.text" $value | toJson }}
 {{- end }}
@@ -26,23 +26,23 @@ The variables of the trainer's container that are no settings. Takes a dictionar
 {{- end }}
 
 {{/*
-What proxy and caBundle make: variable to text, as JSON. A proxy may also come from a Secret.
+The environment variables of proxy and caBundle, as JSON. The address of a proxy may also come from a Secret.
 */}}
-{{- define "distrain.outside" -}}
-{{- $made := dict }}
+{{- define "distrain.proxyEnv" -}}
+{{- $env := dict }}
 {{- $secrets := .secrets }}
 {{- with .proxy }}
-  {{- with .http }}{{ $_ := set $made "HTTP_PROXY" . }}{{ end }}
-  {{- with .https }}{{ $_ := set $made "HTTPS_PROXY" . }}{{ end }}
+  {{- with .http }}{{ $_ := set $env "HTTP_PROXY" . }}{{ end }}
+  {{- with .https }}{{ $_ := set $env "HTTPS_PROXY" . }}{{ end }}
   {{- $any := or .http .https }}
   {{- range $name, $_ := $secrets }}
     {{- if has (upper $name) (list "HTTP_PROXY" "HTTPS_PROXY" "ALL_PROXY") }}{{ $any = true }}{{ end }}
   {{- end }}
-  {{- if and .none $any }}{{ $_ := set $made "NO_PROXY" .none }}{{ end }}
+  {{- if and .noProxy $any }}{{ $_ := set $env "NO_PROXY" .noProxy }}{{ end }}
 {{- end }}
 {{- if .caBundle.configMap }}
   {{- $path := printf "/etc/ca/%s" .caBundle.key }}
-  {{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "CURL_CA_BUNDLE" }}{{ $_ := set $made . $path }}{{ end }}
+  {{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "CURL_CA_BUNDLE" }}{{ $_ := set $env . $path }}{{ end }}
 {{- end }}
-{{- toJson $made }}
+{{- toJson $env }}
 {{- end }}

@@ -1,18 +1,18 @@
-{{/* Labels by which a run's pods are found. */}}
-{{- define "distrain.selector" -}}
+{{/* Labels that select the pods of a run. */}}
+{{- define "distrain.selectorLabels" -}}
 app.kubernetes.io/name: distrain
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Labels of every object of a run. */}}
+{{/* Labels of every object. */}}
 {{- define "distrain.labels" -}}
-{{ include "distrain.selector" . }}
+{{ include "distrain.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Labels of a job: Kueue reads the last two. */}}
+{{/* Labels of the job. Kueue reads the last two. */}}
 {{- define "distrain.jobLabels" -}}
 {{ include "distrain.labels" . }}
 {{- with .Values.kueue.queue }}
@@ -23,10 +23,10 @@ kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{- end }}
 {{- end }}
 
-{{- define "distrain.settingsName" -}}{{ .Release.Name }}-settings{{- end }}
+{{- define "distrain.configMapName" -}}{{ .Release.Name }}-settings{{- end }}
 
 {{- define "distrain.claimName" -}}
-{{ .Values.checkpoint.existingClaim | default (printf "%s-checkpoint" .Release.Name) }}
+{{ .Values.persistence.existingClaim | default (printf "%s-checkpoint" .Release.Name) }}
 {{- end }}
 
 {{- define "distrain.image" -}}

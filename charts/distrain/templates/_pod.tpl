@@ -1,13 +1,13 @@
 {{/*
-The pod of a node, as metadata and spec. Takes a dictionary: root, hash (of the run), container (its name).
+The pod template: metadata and spec. Takes a dictionary: root, hash (of the run), container (its name).
 */}}
 {{- define "distrain.pod" -}}
 {{- $ := .root }}
 {{- $values := $.Values }}
-{{- $size := include "distrain.size" $ | fromJson }}
+{{- $topology := include "distrain.topology" $ | fromJson }}
 metadata:
   labels:
-    {{- include "distrain.selector" $ | nindent 4 }}
+    {{- include "distrain.selectorLabels" $ | nindent 4 }}
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -49,19 +49,21 @@ spec:
     {{- with $values.tolerations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- if gt (int $size.nodes) 1 }}
+  {{- if gt (int $topology.nodes) 1 }}
   topologySpreadConstraints:
     - maxSkew: 1
       topologyKey: kubernetes.io/hostname
       whenUnsatisfiable: ScheduleAnyway
       labelSelector:
-        matchLabels: {{- include "distrain.selector" $ | nindent 10 }}
+        matchLabels: {{- include "distrain.selectorLabels" $ | nindent 10 }}
   {{- end }}
   {{- with $values.initContainers }}
   initContainers:
     {{- $context := include "distrain.securityContext" $ | fromYaml }}
     {{- range . }}
-    {{- $container := hasKey . "securityContext" | ternary . (set (deepCopy .) "securityContext" $context) }}
+    {{- $container := deepCopy . }}
+    {{- if not (hasKey . "securityContext") }}{{ $_ := set $container "securityContext" $context }}{{ end }}
+    {{- with $container.resources }}{{ include "distrain.setQuantities" . }}{{ end }}
     - {{- toYaml $container | nindent 6 }}
     {{- end }}
   {{- end }}
@@ -71,18 +73,18 @@ spec:
       imagePullPolicy: {{ $values.image.pullPolicy }}
       args: [train]
       env:
-        {{- include "distrain.env" (dict "root" $ "size" $size "hash" .hash) | nindent 8 }}
+        {{- include "distrain.env" (dict "root" $ "topology" $topology "hash" .hash) | nindent 8 }}
       envFrom:
         {{- with $values.extraEnvFrom }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
         - configMapRef:
-            name: {{ include "distrain.settingsName" $ }}
+            name: {{ include "distrain.configMapName" $ }}
       {{- if $values.metrics.enabled }}
       ports:
         - {name: metrics, containerPort: 9400}
       {{- end }}
-      resources: {{- include "distrain.resources" (dict "root" $ "size" $size) | nindent 8 }}
+      resources: {{- include "distrain.resources" (dict "root" $ "topology" $topology) | nindent 8 }}
       securityContext: {{- include "distrain.securityContext" $ | nindent 8 }}
       terminationMessagePolicy: FallbackToLogsOnError
       volumeMounts: {{- include "distrain.mounts" $ | nindent 8 }}
@@ -105,7 +107,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
-{{- define "distrain.restricted" -}}
+{{- define "distrain.restrictedSecurityContext" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
@@ -113,13 +115,13 @@ capabilities:
 {{- end }}
 
 {{- define "distrain.securityContext" -}}
-{{ include "distrain.restricted" . }}
+{{ include "distrain.restrictedSecurityContext" . }}
   {{- if .Values.rdma.enabled }}
   add: [IPC_LOCK]
   {{- end }}
 {{- end }}
 
-{{/* The given affinity, with avoidNodes added to each of its terms: terms are alternatives. */}}
+{{/* The given affinity with avoidNodes in each of its terms, since terms are alternatives. */}}
 {{- define "distrain.affinity" -}}
 {{- $affinity := deepCopy .Values.affinity }}
 {{- if .Values.avoidNodes }}
@@ -139,13 +141,14 @@ capabilities:
 {{- toYaml $affinity }}
 {{- end }}
 
-{{/* What is set neither as a request nor as a limit has the defaults that values.yaml describes. */}}
+{{/* What is neither requested nor limited has the default that values.yaml describes. */}}
 {{- define "distrain.resources" -}}
 {{- $resources := deepCopy .root.Values.resources }}
-{{- $gpus := int .size.gpus }}
-{{- $usual := dict "cpu" "500m" "memory" "1Gi" }}
-{{- if $gpus }}{{ $usual = dict "cpu" (mul 3 $gpus) "memory" (printf "%dGi" (mul 12 $gpus)) }}{{ end }}
-{{- range $name, $quantity := $usual }}
+{{- include "distrain.setQuantities" $resources }}
+{{- $gpus := int .topology.gpusPerNode }}
+{{- $defaults := dict "cpu" "500m" "memory" "1Gi" }}
+{{- if $gpus }}{{ $defaults = dict "cpu" (mul 3 $gpus) "memory" (printf "%dGi" (mul 12 $gpus)) }}{{ end }}
+{{- range $name, $quantity := $defaults }}
   {{- if not (or (hasKey $resources.requests $name) (hasKey $resources.limits $name)) }}
     {{- $_ := set $resources.requests $name $quantity }}
   {{- end }}

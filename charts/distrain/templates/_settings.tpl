@@ -1,5 +1,5 @@
 {{/*
-A value as text, as it was written: Helm reads 1048576 and 5e-5 of a file as floats, which would print as
+A value as text, as it was written: Helm reads 1048576 and 5e-5 in a file as floats, which would print as
 1.048576e+06 and 0.00005. Lists and maps become JSON.
 */}}
 {{- define "distrain.text" -}}
@@ -10,7 +10,7 @@ A value as text, as it was written: Helm reads 1048576 and 5e-5 of a file as flo
 {{- end }}
 
 {{/*
-The settings of the run as YAML: the trainer's name of each variable, and its text.
+The settings of the run as YAML: names of environment variables, and their text.
 */}}
 {{- define "distrain.settings" -}}
 {{- $trainer := .Values.trainer }}
@@ -37,9 +37,9 @@ The settings of the run as YAML: the trainer's name of each variable, and its te
 {{- end }}
 
 {{/*
-Hash of all that may not change while the run lasts: its settings and its job.
+A hash of everything that must not change during the run: its settings and its job.
 */}}
-{{- define "distrain.hash" -}}
+{{- define "distrain.runHash" -}}
 {{- $job := dict "root" . "hash" "" | include (printf "distrain.%s" .Values.backend) }}
 {{- printf "%s\n%s" (include "distrain.settings" .) $job | sha256sum }}
 {{- end }}

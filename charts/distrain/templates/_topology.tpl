@@ -1,16 +1,16 @@
 {{/*
-How large the run is, as JSON: nodes, gpus (a node), processes (a node).
+Nodes and what is on each of them, as JSON: nodes, gpusPerNode, processesPerNode.
 */}}
-{{- define "distrain.size" -}}
+{{- define "distrain.topology" -}}
 {{- $gpus := int .Values.gpus }}
-{{- $perNode := int .Values.gpusPerNode }}
+{{- $perNode := int (.Values.gpusPerNode | default 8) }}
 {{- $nodes := 1 }}
 {{- $processes := 1 }}
 {{- if $gpus }}
   {{- if gt $gpus $perNode }}
     {{- if mod $gpus $perNode }}
       {{- $less := mul (div $gpus $perNode) $perNode }}
-      {{- fail (printf "gpus is %d, but nodes have %d (gpusPerNode) and a run takes whole nodes; set gpus to %d or %d" $gpus $perNode $less (add $less $perNode)) }}
+      {{- fail (printf "gpus is %d, but a node has %d (gpusPerNode) and a run takes whole nodes; set gpus to %d or %d" $gpus $perNode $less (add $less $perNode)) }}
     {{- end }}
     {{- $nodes = div $gpus $perNode }}
     {{- $gpus = $perNode }}
@@ -25,11 +25,14 @@ How large the run is, as JSON: nodes, gpus (a node), processes (a node).
     {{- fail (printf "nodes is %d, but gpus=%d with gpusPerNode=%d makes %d; set gpus to %d, %s" (int .Values.nodes) $all $perNode $nodes (mul (int .Values.nodes) $perNode) $mend) }}
   {{- end }}
   {{- if and .Values.processesPerNode (ne (int .Values.processesPerNode) $gpus) }}
-    {{- fail (printf "processesPerNode is %d, but there is one process a GPU and a node of this run has %d; remove processesPerNode" (int .Values.processesPerNode) $gpus) }}
+    {{- fail (printf "processesPerNode is %d, but there is one process per GPU and each node of this run has %d; remove processesPerNode" (int .Values.processesPerNode) $gpus) }}
   {{- end }}
 {{- else }}
   {{- $nodes = int (.Values.nodes | default 1) }}
+  {{- if and .Values.gpusPerNode (kindIs "invalid" .Values.gpus) }}
+    {{- fail (printf "gpusPerNode is %d, but gpus is not set, so the run would train on the CPU; set gpus to %d, or to 0 for the CPU" $perNode (mul $nodes $perNode)) }}
+  {{- end }}
   {{- $processes = int (.Values.processesPerNode | default 1) }}
 {{- end }}
-{{- dict "nodes" $nodes "gpus" $gpus "processes" $processes | toJson }}
+{{- dict "nodes" $nodes "gpusPerNode" $gpus "processesPerNode" $processes | toJson }}
 {{- end }}

@@ -1,8 +1,8 @@
-{{/* A pod that does nothing but mount the claim of results, as JSON on one line, for NOTES. */}}
-{{- define "distrain.reader" -}}
+{{/* A pod that only mounts the claim with the results, as one line of JSON for NOTES. */}}
+{{- define "distrain.resultsPod" -}}
 {{- $mount := dict "name" "out" "mountPath" "/out" "readOnly" true }}
 {{- $container := dict "name" "reader" "image" (include "distrain.image" .) "imagePullPolicy" .Values.image.pullPolicy "command" (list "sleep" "1d") "volumeMounts" (list $mount) }}
-{{- $_ := set $container "securityContext" (include "distrain.restricted" . | fromYaml) }}
+{{- $_ := set $container "securityContext" (include "distrain.restrictedSecurityContext" . | fromYaml) }}
 {{- $claim := dict "claimName" (include "distrain.claimName" .) }}
 {{- $spec := dict "containers" (list $container) "volumes" (list (dict "name" "out" "persistentVolumeClaim" $claim)) }}
 {{- $_ := set $spec "securityContext" (include "distrain.podSecurityContext" .Values.podSecurity | fromYaml) }}
