@@ -43,9 +43,6 @@ REFUSED = [
         "checkpoint.every_minutes is not a value of the chart; set trainer.checkpoint for",
     ),
     ("proxy: {none: .svc}", "proxy.none is now called proxy.noProxy; rename it"),
-    # Groups that are taken away
-    ("image: null", "missing property 'image'"),
-    ("persistence: {size: null}", "at '/persistence': missing property 'size'"),
     # What the chart decides by itself
     ("trainer: {output_dir: /x}", "at '/trainer': additional properties 'output_dir' not allowed"),
     ("trainer: {run_id: x}", "at '/trainer': additional properties 'run_id' not allowed"),
@@ -73,8 +70,8 @@ REFUSED = [
     ("dataClaims: [{claimName: corpus}]", "at '/dataClaims/0': missing property 'mountPath'"),
     ("dataClaims: [{claimName: corpus, mountPath: data}]", "at '/dataClaims/0/mountPath': 'data' does not match"),
     ("extraVolumes: [{name: a, mountPath: /a, source: {}}]", "at '/extraVolumes/0/source': minProperties: got 0"),
-    ("avoidNodes: node-7", "at '/avoidNodes': got string, want array"),
-    ("networkPolicy: {enabled: 'no'}", "at '/networkPolicy/enabled': got string, want boolean"),
+    ("avoidNodes: node-7", "at '/avoidNodes': got string, want null or array"),
+    ("networkPolicy: {enabled: 'no'}", "at '/networkPolicy/enabled': got string, want null or boolean"),
     ("nccl: {DEBUG: INFO}", "does not match pattern '^NCCL_"),
     ("extraEnv: {A-B: x}", "does not match pattern"),
     ("initContainers: [{image: busybox}]", "at '/initContainers/0': missing property 'name'"),
@@ -100,7 +97,8 @@ REFUSED = [
     ),
     ("trainer: {precision: fp16}", "trainer.precision is fp16, but the run has no GPUs; set gpus, or choose bf16"),
     # Secrets as plain values
-    ("secrets: {HF_TOKEN: hf_abc}", "at '/secrets/HF_TOKEN': got string, want object"),
+    ("secrets: {HF_TOKEN: hf_abc}", "at '/secrets/HF_TOKEN': got string, want null or object"),
+    ("secrets: {HF_TOKEN: {name: a, key: null}}", "at '/secrets/HF_TOKEN/key': got null, want string"),
     ("secrets: {HF_TOKEN: {name: hugging-face}}", "at '/secrets/HF_TOKEN': missing property 'key'"),
     ("secrets: {HF_TOKEN: {name: a, key: b, value: hf_abc}}", "at '/secrets/HF_TOKEN': additional properties 'value'"),
     ("extraEnv: {HF_TOKEN: hf_abc}", "extraEnv.HF_TOKEN would store a secret in plain text; put it into a Secret"),
@@ -188,7 +186,7 @@ REFUSED = [
     ),
     (
         "{gpus: 4, gpuResource: nvidia.com/mig-1g.10gb}",
-        "each pod would have 4 of nvidia.com/mig-1g.10gb, but a process can use one slice of a GPU only; set gpusPerNode",
+        "each pod would have 4 of nvidia.com/mig-1g.10gb, but a process can use one slice of a GPU only; set",
     ),
     ("podLabels: {team: a b}", "at '/podLabels/team': 'a b' does not match pattern"),
     ("podLabels: {app.kubernetes.io/instance: a}", "podLabels has app.kubernetes.io/instance, which the chart or an"),
