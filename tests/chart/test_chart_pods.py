@@ -170,8 +170,9 @@ def test_the_claim_outlives_the_release_unless_told_otherwise() -> None:
 
 def test_a_storage_class_may_be_named_and_may_be_none() -> None:
     assert "storageClassName" not in document("PersistentVolumeClaim")["spec"]
+    assert "storageClassName" not in document("PersistentVolumeClaim", "persistence.storageClass=")["spec"]
     assert document("PersistentVolumeClaim", "persistence.storageClass=nfs")["spec"]["storageClassName"] == "nfs"
-    assert document("PersistentVolumeClaim", "persistence.storageClass=")["spec"]["storageClassName"] == ""
+    assert document("PersistentVolumeClaim", "persistence.storageClass=-")["spec"]["storageClassName"] == ""
 
 
 def test_the_grace_period_reaches_pod_and_trainer() -> None:

@@ -47,9 +47,9 @@ Takes a dictionary: root, name (empty: no claim).
 {{- if and $.persistence.accessMode (not (has $.persistence.accessMode .)) }}
   {{- fail (printf "persistence.accessMode is %s, but the claim %s already exists with %s; remove the value, %s" $.persistence.accessMode $name (join ", " .) $mend) }}
 {{- end }}
-{{- $class := $kept.storageClassName | default "" }}
-{{- if and (kindIs "string" $.persistence.storageClass) (ne (toString $.persistence.storageClass) $class) }}
-  {{- fail (printf "persistence.storageClass is %q, but the claim %s already exists with %q; remove the value, %s" $.persistence.storageClass $name $class $mend) }}
+{{- $class := $kept.storageClassName | default "-" }}
+{{- if and $.persistence.storageClass (ne $.persistence.storageClass $class) }}
+  {{- fail (printf "persistence.storageClass is %s, but the claim %s already exists with %s; remove the value, %s" $.persistence.storageClass $name $class $mend) }}
 {{- end }}
 {{- end }}
 {{- end }}
