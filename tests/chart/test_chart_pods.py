@@ -149,6 +149,12 @@ def test_an_existing_claim_is_not_made_and_the_run_has_its_own_folder_in_it() ->
     assert document("ConfigMap", values=values)["data"]["DISTRAIN_OUTPUT_DIR"] == "/out/run1"
 
 
+def test_without_persistence_results_go_with_the_pod() -> None:
+    values = {"persistence": {"enabled": False}}
+    assert "PersistentVolumeClaim" not in {found["kind"] for found in documents(values=values)}
+    assert volumes(**values)["out"] == {"emptyDir": {}}
+
+
 @pytest.mark.parametrize(
     ("settings", "mode"),
     [

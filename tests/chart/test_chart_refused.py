@@ -135,6 +135,11 @@ REFUSED = [
     ),
     ("extraEnvFrom: [{prefix: A_}]", "extraEnvFrom[0] needs exactly one of configMapRef and secretRef"),
     # Claims and mounts
+    ("persistence: {enabled: false, existingClaim: a}", "persistence.existingClaim conflicts with persistence.enabled"),
+    (
+        "{nodes: 2, persistence: {enabled: false}}",
+        "persistence.enabled is false, but the run has 2 nodes and all of them",
+    ),
     (
         "{gpus: 16, persistence: {accessMode: ReadWriteOnce}}",
         "persistence.accessMode is ReadWriteOnce, but the run has 2 nodes and all of them write; set it to",

@@ -236,7 +236,7 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
   {{- end }}
   {{- $what := $changes | join ", " | default "the pods would change" }}
   {{- $mend := "install under another name" }}
-  {{- if or .Values.persistence.keepClaim .Values.persistence.existingClaim }}
+  {{- if include "distrain.claimStays" .Values.persistence }}
     {{- $mend = printf "helm uninstall %s -n %s and install again, and it resumes from its newest checkpoint; or %s" .Release.Name .Release.Namespace $mend }}
   {{- end }}
   {{- fail (printf "%s was installed with other values (%s), which a run keeps to its end; %s" .Release.Name $what $mend) }}
