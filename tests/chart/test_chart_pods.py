@@ -258,6 +258,26 @@ def test_the_trainer_knows_its_node_by_the_clusters_name() -> None:
     assert told["RUN_NODE_NAME"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
 
 
+RUN_VARIABLES = {"RUN_GPUS_PER_NODE", "RUN_GRACE_SECONDS", "RUN_NODE_NAME", "RUN_SETTINGS_HASH"}
+RDMA = {"enabled": True, "resource": "rdma/hca"}
+
+
+@pytest.mark.parametrize(
+    ("values", "more"),
+    [
+        ({}, set()),
+        ({"gpus": 16}, set()),
+        ({"gpus": 16, "metrics": {"enabled": True}}, {"RUN_METRICS_PORT"}),
+        ({"gpus": 16, "rdma": RDMA}, {"RUN_RDMA"}),
+        ({"gpus": 16, "rdma": RDMA | {"enabled": False}}, set()),
+    ],
+)
+def test_the_trainer_is_told_what_it_reads_and_nothing_else(values: Values, more: set[str]) -> None:
+    told = environment(container(values=values))
+    assert {name for name in told if name.startswith("RUN_")} == RUN_VARIABLES | more
+    assert told.get("RUN_RDMA") == ("1" if "RUN_RDMA" in more else None)
+
+
 def test_extra_volumes_come_with_their_mounts() -> None:
     extra = {"name": "scratch", "mountPath": "/scratch", "source": {"emptyDir": {"medium": "Memory"}}}
     assert volumes(extraVolumes=[extra])["scratch"] == {"emptyDir": {"medium": "Memory"}}

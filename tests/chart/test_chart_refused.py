@@ -109,7 +109,7 @@ REFUSED = [
     # Variables that belong elsewhere
     ("extraEnv: {DISTRAIN_SEED: 1}", "extraEnv.DISTRAIN_SEED is a setting of the trainer; set it under trainer"),
     ("extraEnv: {PET_NNODES: 1}", "extraEnv.PET_NNODES is set by the chart or the operator; remove it"),
-    ("secrets: {RUN_NODES: {name: a, key: b}}", "secrets.RUN_NODES is set by the chart or the operator; remove it"),
+    ("secrets: {RUN_RDMA: {name: a, key: b}}", "secrets.RUN_RDMA is set by the chart or the operator; remove it"),
     ("extraEnv: {NCCL_DEBUG: INFO}", "extraEnv.NCCL_DEBUG is a variable of NCCL; set it under nccl"),
     ("extraEnv: {HTTPS_PROXY: 'http://proxy'}", "extraEnv.HTTPS_PROXY has a place of its own; set proxy.https"),
     ("extraEnv: {http_proxy: 'http://me:word@proxy'}", "extraEnv.http_proxy has a place of its own; set proxy.http"),
