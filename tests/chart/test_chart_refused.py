@@ -87,7 +87,7 @@ REFUSED = [
     ("trainer: {quantization: {bits: '5'}}", "at '/trainer/quantization/bits': value must be one of 4, 8, '4', '8'"),
     (
         "trainer: {model: {name: x}}",
-        "set trainer.data.name to a data set on the Hub (or to sample), or trainer.data.files",
+        "set trainer.data.name to a dataset on the Hub (or to sample), or trainer.data.files",
     ),
     ("trainer: {data: {max_length: 64}}", "set trainer.data.name"),
     ("trainer: {model: {compile: true}}", "trainer.model or trainer.data is set, but not what to train on"),
@@ -111,8 +111,8 @@ REFUSED = [
     ("extraEnv: {PET_NNODES: 1}", "extraEnv.PET_NNODES is set by the chart or the operator; remove it"),
     ("secrets: {RUN_RDMA: {name: a, key: b}}", "secrets.RUN_RDMA is set by the chart or the operator; remove it"),
     ("extraEnv: {NCCL_DEBUG: INFO}", "extraEnv.NCCL_DEBUG is a variable of NCCL; set it under nccl"),
-    ("extraEnv: {HTTPS_PROXY: 'http://proxy'}", "extraEnv.HTTPS_PROXY has a place of its own; set proxy.https"),
-    ("extraEnv: {http_proxy: 'http://me:word@proxy'}", "extraEnv.http_proxy has a place of its own; set proxy.http"),
+    ("extraEnv: {HTTPS_PROXY: 'http://proxy'}", "extraEnv.HTTPS_PROXY is what proxy.https sets; use that"),
+    ("extraEnv: {http_proxy: 'http://me:word@proxy'}", "extraEnv.http_proxy is what proxy.http sets; use that"),
     (
         "{extraEnv: {A: x}, secrets: {A: {name: a, key: b}}}",
         "A is under extraEnv and under secrets; remove one of them",
@@ -163,7 +163,7 @@ REFUSED = [
     ),
     (
         "extraVolumes: [{name: shm, mountPath: /a, source: {emptyDir: {}}}]",
-        "name is shm, a volume that is there already; choose another",
+        "name is shm, which is already the name of a volume; choose another",
     ),
     # Values that contradict each other
     (
