@@ -1,19 +1,27 @@
-"""Writes the `trainer` part of the chart's values.schema.json from the settings' own models; --check only compares.
+"""Writes two files of the chart; --check only compares them.
 
-Two things differ from the settings' schema. A number or a boolean may also be its text and a list a string, because
-`--set trainer.optimizer.learning_rate=5e-5` and all of `--set-string` arrive as text (the trainer parses it, and checks
-its bounds). And what the chart decides by itself is left out.
+values.schema.json: its part `trainer`, from the trainer's models of its settings. It differs from their own schema in
+three ways. A number or a boolean may also be text and a list a string, because `--set
+trainer.optimizer.learning_rate=5e-5` and everything that `--set-string` sets arrive as text (the trainer parses it and
+checks its bounds). Everything may be null, which is the default. And what the chart decides is left out.
+
+defaults.yaml: the defaults of values.yaml, which Helm keeps from templates, and the settings to which null is a value.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from distrain_trainer.settings.model import Settings
 
-FILE = Path(__file__).parent / "distrain" / "values.schema.json"
+CHART = Path(__file__).parent / "distrain"
+SCHEMA = CHART / "values.schema.json"
+DEFAULTS = CHART / "defaults.yaml"
 OWNED_BY_THE_CHART = {"output_dir", "run_id", "data.cache"}
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems")
 INTEGER = "[0-9]+"
@@ -26,7 +34,30 @@ def trainer_schema() -> Schema:
     """The schema of the value `trainer`."""
     whole = Settings.model_json_schema()
     section = _section(whole, "", whole["$defs"])
-    return section | {"description": "Settings of the run, each with the trainer's own name. See docs/settings.md."}
+    return section | {"description": "Settings of the trainer under their own names. See docs/settings.md."}
+
+
+def nullable() -> list[str]:
+    """Names of the settings to which null is a value of its own: it is allowed, and is not the default."""
+    whole = Settings.model_json_schema()
+    return [
+        name
+        for name, field in _fields(whole, "", whole["$defs"])
+        if _allows_null(field) and field["default"] is not None
+    ]
+
+
+def _fields(model: Schema, prefix: str, definitions: Schema) -> Iterator[tuple[str, Schema]]:
+    """Dotted name and schema of each setting that the chart leaves to its user."""
+    for name, field in model["properties"].items():
+        if "$ref" in field:
+            yield from _fields(definitions[field["$ref"].rpartition("/")[2]], f"{prefix}{name}.", definitions)
+        elif prefix + name not in OWNED_BY_THE_CHART:
+            yield prefix + name, field
+
+
+def _allows_null(field: Schema) -> bool:
+    return any(part.get("type") == "null" for part in field.get("anyOf", []))
 
 
 def _section(model: Schema, prefix: str, definitions: Schema) -> Schema:
@@ -38,27 +69,25 @@ def _section(model: Schema, prefix: str, definitions: Schema) -> Schema:
             properties[name] = _section(definitions[field["$ref"].rpartition("/")[2]], f"{prefix}{name}.", definitions)
         else:
             properties[name] = _setting(prefix + name, field)
-    return _described(model, {"type": "object", "additionalProperties": False, "properties": properties})
+    return _described(model, {"type": ["object", "null"], "additionalProperties": False, "properties": properties})
 
 
 def _setting(name: str, field: Schema) -> Schema:
     parts = field.get("anyOf", [field])
-    null = [part for part in parts if part.get("type") == "null"]
     words = [word for part in parts for word in part.get("enum", [part["const"]] if "const" in part else [])]
-    others = [part for part in parts if part not in null and not {"enum", "const"} & set(part)]
+    others = [part for part in parts if part.get("type") != "null" and not {"enum", "const"} & set(part)]
     if len(others) > 1:
-        raise SystemExit(f"{FILE.name} cannot say the type of {name}: teach charts/schema.py")
+        raise SystemExit(f"{SCHEMA.name} cannot express the type of {name}; teach charts/schema.py")
     if not others:
         texts = [str(word) for word in words if not isinstance(word, str)]
-        return _described(field, {"enum": words + texts + [None] * bool(null)})
+        return _described(field, {"enum": [*words, *texts, None]})
     setting = _type(others[0], words)
-    if null:
-        setting["type"] = [*([setting["type"]] if isinstance(setting["type"], str) else setting["type"]), "null"]
-    return _described(field, setting)
+    types = [setting["type"]] if isinstance(setting["type"], str) else setting["type"]
+    return _described(field, setting | {"type": [*types, "null"]})
 
 
 def _type(part: Schema, words: list[str]) -> Schema:
-    """One type as values may carry it. words: what may stand in place of a number."""
+    """One type as values may carry it. words: what a number may also be."""
     bounds = {name: part[name] for name in BOUNDS if name in part}
     if part["type"] in ("integer", "number"):
         digits = INTEGER if part["type"] == "integer" else NUMBER
@@ -77,18 +106,26 @@ def _described(source: Schema, target: Schema) -> Schema:
     return {"description": " ".join(source.get("description", "").split()), **target}
 
 
+def schema_file() -> str:
+    schema = json.loads(SCHEMA.read_text())
+    schema["properties"]["trainer"] = trainer_schema()
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def defaults_file() -> str:
+    defaults = {"values": yaml.safe_load((CHART / "values.yaml").read_text()), "nullable": nullable()}
+    return "# Written by charts/schema.py (make docs).\n" + yaml.safe_dump(defaults, sort_keys=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; leave with 1 where it is not current")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is not current")
     check = parser.parse_args().check
-    before = FILE.read_text()
-    schema = json.loads(before)
-    schema["properties"]["trainer"] = trainer_schema()
-    after = json.dumps(schema, indent=2) + "\n"
-    if not check:
-        FILE.write_text(after)
-    elif after != before:
-        sys.exit(f"{FILE} is not current; run python charts/schema.py")
+    for file, text in ((SCHEMA, schema_file()), (DEFAULTS, defaults_file())):
+        if not check:
+            file.write_text(text)
+        elif not file.exists() or file.read_text() != text:
+            sys.exit(f"{file} is not current; run python charts/schema.py")
 
 
 if __name__ == "__main__":

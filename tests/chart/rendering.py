@@ -83,6 +83,11 @@ def container(*settings: str, values: Values | str | None = None) -> Document:
     return found
 
 
+def volumes(**values: Any) -> dict[str, Document]:
+    """The pod's volumes by their names."""
+    return {volume.pop("name"): volume for volume in pod(values=values)["spec"]["volumes"]}
+
+
 def environment(found: Document) -> dict[str, Any]:
     """A container's variables: text, or where the text comes from."""
     return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in found["env"]}

@@ -71,7 +71,7 @@ REFUSED = [
     (
         "persistence.storageClass=nfs",
         claim("run1-checkpoint", "ReadWriteOnce"),
-        'but the claim run1-checkpoint already exists with "standard"; remove the value, install under '
+        "but the claim run1-checkpoint already exists with standard; remove the value, install under "
         "another name, or delete that claim and everything on it (kubectl -n team delete pvc run1-checkpoint)",
     ),
     (

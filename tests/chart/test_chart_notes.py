@@ -88,3 +88,10 @@ def test_they_say_what_uninstalling_does(chart: Path) -> None:
     assert "and leaves a checkpoint. Installed again under the same name, it resumes from there." in notes(chart)
     assert "removes the claim with all results" in notes(chart, "persistence.keepClaim=false")
     assert "resumes from there" in notes(chart, "persistence.keepClaim=false,persistence.existingClaim=runs")
+
+
+def test_they_say_that_results_are_lost_without_persistence(chart: Path) -> None:
+    said = notes(chart, "persistence.enabled=false")
+    assert "The results are lost with the pod" in said
+    assert "claim" not in said
+    assert "helm uninstall stops the run at once.\n" in said

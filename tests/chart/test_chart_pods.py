@@ -5,15 +5,11 @@ from typing import Any
 
 import pytest
 
-from rendering import Document, Values, container, document, documents, environment, needs_helm, pod, replicas
+from rendering import Values, container, document, documents, environment, needs_helm, pod, replicas, volumes
 
 pytestmark = needs_helm
 
 ROOT_FOLDERS = {"out": "/out", "cache": "/cache", "tmp": "/tmp", "shm": "/dev/shm"}
-
-
-def volumes(**values: Any) -> dict[str, Document]:
-    return {volume.pop("name"): volume for volume in pod(values=values)["spec"]["volumes"]}
 
 
 def test_a_run_is_five_objects() -> None:
@@ -149,6 +145,12 @@ def test_an_existing_claim_is_not_made_and_the_run_has_its_own_folder_in_it() ->
     assert document("ConfigMap", values=values)["data"]["DISTRAIN_OUTPUT_DIR"] == "/out/run1"
 
 
+def test_without_persistence_results_go_with_the_pod() -> None:
+    values = {"persistence": {"enabled": False}}
+    assert "PersistentVolumeClaim" not in {found["kind"] for found in documents(values=values)}
+    assert volumes(**values)["out"] == {"emptyDir": {}}
+
+
 @pytest.mark.parametrize(
     ("settings", "mode"),
     [
@@ -170,8 +172,9 @@ def test_the_claim_outlives_the_release_unless_told_otherwise() -> None:
 
 def test_a_storage_class_may_be_named_and_may_be_none() -> None:
     assert "storageClassName" not in document("PersistentVolumeClaim")["spec"]
+    assert "storageClassName" not in document("PersistentVolumeClaim", "persistence.storageClass=")["spec"]
     assert document("PersistentVolumeClaim", "persistence.storageClass=nfs")["spec"]["storageClassName"] == "nfs"
-    assert document("PersistentVolumeClaim", "persistence.storageClass=")["spec"]["storageClassName"] == ""
+    assert document("PersistentVolumeClaim", "persistence.storageClass=-")["spec"]["storageClassName"] == ""
 
 
 def test_the_grace_period_reaches_pod_and_trainer() -> None:
@@ -203,52 +206,6 @@ def test_settings_are_one_immutable_map_that_nothing_overrides() -> None:
         {"secretRef": {"name": "team", "optional": True}},
         {"configMapRef": {"name": "run1-settings"}},
     ]
-
-
-def test_secrets_are_references_and_other_variables_plain() -> None:
-    told = environment(
-        container(
-            values={
-                "secrets": {
-                    "HF_TOKEN": {"name": "hub", "key": "token"},
-                    "WANDB_API_KEY": {"name": "wandb", "key": "k"},
-                },
-                "extraEnv": {"OMP_PROC_BIND": "close", "EIGHT": 8, "LARGE": 1048576, "YES": True, "COLON": "a: b #c"},
-                "nccl": {"NCCL_DEBUG": "INFO", "NCCL_IB_TIMEOUT": 22},
-            }
-        )
-    )
-    assert told["HF_TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
-    assert told["WANDB_API_KEY"] == {"secretKeyRef": {"name": "wandb", "key": "k"}}
-    assert (told["EIGHT"], told["LARGE"], told["YES"], told["COLON"]) == ("8", "1048576", "true", "a: b #c")
-    assert (told["NCCL_DEBUG"], told["NCCL_IB_TIMEOUT"]) == ("INFO", "22")
-
-
-def test_nccl_chooses_the_interface_by_itself() -> None:
-    assert not [name for name in environment(container("gpus=16")) if name.startswith("NCCL_")]
-
-
-def test_proxy_and_certificates_reach_the_trainer() -> None:
-    values = {"proxy": {"https": "http://proxy:3128"}, "caBundle": {"configMap": "authorities"}}
-    told = environment(container(values=values))
-    assert told["HTTPS_PROXY"] == "http://proxy:3128"
-    assert ".svc" in told["NO_PROXY"]
-    assert "HTTP_PROXY" not in told
-    assert told["SSL_CERT_FILE"] == told["REQUESTS_CA_BUNDLE"] == told["CURL_CA_BUNDLE"] == "/etc/ca/ca.crt"
-    assert {"name": "ca", "mountPath": "/etc/ca", "readOnly": True} in container(values=values)["volumeMounts"]
-    assert volumes(**values)["ca"]["configMap"]["name"] == "authorities"
-    assert "NO_PROXY" not in environment(container())
-
-
-@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_what_is_reached_without_a_proxy_stays_so_when_its_address_is_secret(name: str) -> None:
-    told = environment(container(values={"secrets": {name: {"name": "p", "key": "k"}}, "proxy": {"noProxy": ".svc"}}))
-    assert told["NO_PROXY"] == ".svc"
-
-
-def test_the_trainer_knows_its_node_by_the_clusters_name() -> None:
-    told = environment(container("gpus=8"))
-    assert told["RUN_NODE_NAME"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
 
 
 def test_extra_volumes_come_with_their_mounts() -> None:

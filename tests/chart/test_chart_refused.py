@@ -43,9 +43,6 @@ REFUSED = [
         "checkpoint.every_minutes is not a value of the chart; set trainer.checkpoint for",
     ),
     ("proxy: {none: .svc}", "proxy.none is now called proxy.noProxy; rename it"),
-    # Groups that are taken away
-    ("image: null", "missing property 'image'"),
-    ("persistence: {size: null}", "at '/persistence': missing property 'size'"),
     # What the chart decides by itself
     ("trainer: {output_dir: /x}", "at '/trainer': additional properties 'output_dir' not allowed"),
     ("trainer: {run_id: x}", "at '/trainer': additional properties 'run_id' not allowed"),
@@ -73,8 +70,8 @@ REFUSED = [
     ("dataClaims: [{claimName: corpus}]", "at '/dataClaims/0': missing property 'mountPath'"),
     ("dataClaims: [{claimName: corpus, mountPath: data}]", "at '/dataClaims/0/mountPath': 'data' does not match"),
     ("extraVolumes: [{name: a, mountPath: /a, source: {}}]", "at '/extraVolumes/0/source': minProperties: got 0"),
-    ("avoidNodes: node-7", "at '/avoidNodes': got string, want array"),
-    ("networkPolicy: {enabled: 'no'}", "at '/networkPolicy/enabled': got string, want boolean"),
+    ("avoidNodes: node-7", "at '/avoidNodes': got string, want null or array"),
+    ("networkPolicy: {enabled: 'no'}", "at '/networkPolicy/enabled': got string, want null or boolean"),
     ("nccl: {DEBUG: INFO}", "does not match pattern '^NCCL_"),
     ("extraEnv: {A-B: x}", "does not match pattern"),
     ("initContainers: [{image: busybox}]", "at '/initContainers/0': missing property 'name'"),
@@ -90,7 +87,7 @@ REFUSED = [
     ("trainer: {quantization: {bits: '5'}}", "at '/trainer/quantization/bits': value must be one of 4, 8, '4', '8'"),
     (
         "trainer: {model: {name: x}}",
-        "set trainer.data.name to a data set on the Hub (or to sample), or trainer.data.files",
+        "set trainer.data.name to a dataset on the Hub (or to sample), or trainer.data.files",
     ),
     ("trainer: {data: {max_length: 64}}", "set trainer.data.name"),
     ("trainer: {model: {compile: true}}", "trainer.model or trainer.data is set, but not what to train on"),
@@ -100,7 +97,8 @@ REFUSED = [
     ),
     ("trainer: {precision: fp16}", "trainer.precision is fp16, but the run has no GPUs; set gpus, or choose bf16"),
     # Secrets as plain values
-    ("secrets: {HF_TOKEN: hf_abc}", "at '/secrets/HF_TOKEN': got string, want object"),
+    ("secrets: {HF_TOKEN: hf_abc}", "at '/secrets/HF_TOKEN': got string, want null or object"),
+    ("secrets: {HF_TOKEN: {name: a, key: null}}", "at '/secrets/HF_TOKEN/key': got null, want string"),
     ("secrets: {HF_TOKEN: {name: hugging-face}}", "at '/secrets/HF_TOKEN': missing property 'key'"),
     ("secrets: {HF_TOKEN: {name: a, key: b, value: hf_abc}}", "at '/secrets/HF_TOKEN': additional properties 'value'"),
     ("extraEnv: {HF_TOKEN: hf_abc}", "extraEnv.HF_TOKEN would store a secret in plain text; put it into a Secret"),
@@ -111,10 +109,10 @@ REFUSED = [
     # Variables that belong elsewhere
     ("extraEnv: {DISTRAIN_SEED: 1}", "extraEnv.DISTRAIN_SEED is a setting of the trainer; set it under trainer"),
     ("extraEnv: {PET_NNODES: 1}", "extraEnv.PET_NNODES is set by the chart or the operator; remove it"),
-    ("secrets: {RUN_NODES: {name: a, key: b}}", "secrets.RUN_NODES is set by the chart or the operator; remove it"),
+    ("secrets: {RUN_RDMA: {name: a, key: b}}", "secrets.RUN_RDMA is set by the chart or the operator; remove it"),
     ("extraEnv: {NCCL_DEBUG: INFO}", "extraEnv.NCCL_DEBUG is a variable of NCCL; set it under nccl"),
-    ("extraEnv: {HTTPS_PROXY: 'http://proxy'}", "extraEnv.HTTPS_PROXY has a place of its own; set proxy.https"),
-    ("extraEnv: {http_proxy: 'http://me:word@proxy'}", "extraEnv.http_proxy has a place of its own; set proxy.http"),
+    ("extraEnv: {HTTPS_PROXY: 'http://proxy'}", "extraEnv.HTTPS_PROXY is what proxy.https sets; use that"),
+    ("extraEnv: {http_proxy: 'http://me:word@proxy'}", "extraEnv.http_proxy is what proxy.http sets; use that"),
     (
         "{extraEnv: {A: x}, secrets: {A: {name: a, key: b}}}",
         "A is under extraEnv and under secrets; remove one of them",
@@ -137,6 +135,11 @@ REFUSED = [
     ),
     ("extraEnvFrom: [{prefix: A_}]", "extraEnvFrom[0] needs exactly one of configMapRef and secretRef"),
     # Claims and mounts
+    ("persistence: {enabled: false, existingClaim: a}", "persistence.existingClaim conflicts with persistence.enabled"),
+    (
+        "{nodes: 2, persistence: {enabled: false}}",
+        "persistence.enabled is false, but the run has 2 nodes and all of them",
+    ),
     (
         "{gpus: 16, persistence: {accessMode: ReadWriteOnce}}",
         "persistence.accessMode is ReadWriteOnce, but the run has 2 nodes and all of them write; set it to",
@@ -160,7 +163,7 @@ REFUSED = [
     ),
     (
         "extraVolumes: [{name: shm, mountPath: /a, source: {emptyDir: {}}}]",
-        "name is shm, a volume that is there already; choose another",
+        "name is shm, which is already the name of a volume; choose another",
     ),
     # Values that contradict each other
     (

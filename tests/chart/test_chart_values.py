@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +16,8 @@ from rendering import CHART, ROOT, Document, Values, helm, needs_helm, rendered,
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+TESTS = Path(__file__).parent
+EVERY_VALUE = yaml.safe_load((TESTS / "every-value.yaml").read_text())
 
 FORMER = {"checkpoint", "proxy.none"}
 """Names that values had before: the schema lets them through, so that a template can say what they are called now."""
@@ -57,20 +60,54 @@ def test_every_described_value_is_in_the_values_file() -> None:
 def test_unknown_names_are_refused_at_every_level() -> None:
     everything = {"": SCHEMA} | described(SCHEMA)
     everything |= {f"{name}[]": value["items"] for name, value in everything.items() if "items" in value}
-    found = {name for name, value in everything.items() if value.get("type") == "object"}
+    found = {name for name, value in everything.items() if "object" in value.get("type", ())}
     open_to_all = {name for name in found if "additionalProperties" not in everything[name]}
     as_kubernetes_has_them = {"affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity"}
     as_kubernetes_has_them |= {"extraVolumes[].source", "initContainers[]"}
-    assert open_to_all == as_kubernetes_has_them | {"global"}
+    assert open_to_all == as_kubernetes_has_them | {"global"} | {"checkpoint"}
 
 
-def test_no_value_with_a_default_can_be_taken_away() -> None:
-    everything = {"": SCHEMA} | described(SCHEMA)
-    for name in names(DEFAULTS):
-        group, _, own = name.rpartition(".")
-        schema = everything[name]
-        may_be_null = None in schema.get("enum", []) or "null" in schema.get("type", [])
-        assert (own in everything[group]["required"]) is not may_be_null, name
+def nulls(values: Values) -> Values:
+    """The same names, all of them null."""
+    return {name: nulls(value) if isinstance(value, dict) and value else None for name, value in values.items()}
+
+
+UNDONE = {
+    "whole groups": dict.fromkeys(EVERY_VALUE),
+    # A secret and an affinity are removed as a whole, and the ids of podSecurity have a default as a group only.
+    "each value": nulls(EVERY_VALUE)
+    | {"secrets": {"HF_TOKEN": None}, "affinity": {"nodeAffinity": None}, "podSecurity": None},
+}
+
+
+def test_a_file_sets_every_value_to_something_else() -> None:
+    assert names(EVERY_VALUE) >= names(DEFAULTS)
+    for group, value in DEFAULTS.items():
+        assert value != EVERY_VALUE[group], group
+        if isinstance(value, dict):
+            assert not [name for name in value.keys() & EVERY_VALUE[group] if value[name] == EVERY_VALUE[group][name]]
+
+
+@needs_helm
+@pytest.mark.parametrize("later", UNDONE.values(), ids=UNDONE)
+def test_null_undoes_what_an_earlier_file_set(later: Values, tmp_path: Path) -> None:
+    (tmp_path / "later.yaml").write_text(json.dumps(later))
+    files = ("-f", str(TESTS / "every-value.yaml"), "-f", str(tmp_path / "later.yaml"))
+    done = helm("template", "run1", str(CHART), "-n", "team", *files)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == rendered()
+
+
+@needs_helm
+@pytest.mark.parametrize("name", ["gpus", "image", "image.pullPolicy", "trainer.seed", "trainer.data", "extraEnv.A"])
+def test_null_on_the_command_line_is_the_default(name: str) -> None:
+    assert rendered(f"{name}=null") == rendered()
+
+
+@needs_helm
+def test_null_is_the_value_of_a_setting_where_it_is_not_the_default() -> None:
+    assert variables("trainer.checkpoint.every_minutes=null")["DISTRAIN_CHECKPOINT__EVERY_MINUTES"] == "null"
+    assert "DISTRAIN_CHECKPOINT__EVERY_STEPS" not in variables("trainer.checkpoint.every_steps=null")
 
 
 def test_every_value_has_a_comment_above_it() -> None:
@@ -78,7 +115,7 @@ def test_every_value_has_a_comment_above_it() -> None:
     assert not [line for before, line in pairwise(lines) if line[:1].isalpha() and not before.startswith("#")]
 
 
-def test_the_trainers_part_of_the_schema_is_current() -> None:
+def test_what_is_written_from_the_settings_and_values_is_current() -> None:
     check = [sys.executable, str(ROOT / "charts" / "schema.py"), "--check"]
     result = subprocess.run(check, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr

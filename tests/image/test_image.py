@@ -58,6 +58,19 @@ def image() -> str:
     return name
 
 
+@pytest.fixture(scope="module")
+def cuda_system(image: str) -> str:
+    """The system of the target cuda, without the gigabytes of torch."""
+    name = "distrain:test-cuda-system"
+    base = inspect(image)["Config"]["Labels"]["org.opencontainers.image.base.name"]
+    dockerfile = PROJECT / "image" / "Dockerfile"
+    options = ["--network", "host", "--ignorefile", f"{dockerfile}.dockerignore"] if ENGINE == "podman" else []
+    command = ("build", "--file", str(dockerfile), "--target", "cuda-system", "--tag", name, *options)
+    done = engine(*command, "--build-arg", f"BASE_IMAGE={base}", str(PROJECT), timeout=1800)
+    assert done.returncode == 0, done.stderr
+    return name
+
+
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """A folder for /out that any user may write."""
@@ -100,6 +113,14 @@ def test_carries_no_tools_and_no_secrets(image: str) -> None:
     done = run(image, "-c", look, options=("--entrypoint", "sh"))
     assert done.stdout == ""
     assert not [line for line in inspect(image)["Config"]["Env"] if "CERT" in line or "INDEX" in line]
+
+
+def test_cuda_has_a_compiler_and_the_libraries_that_nccl_opens_for_rdma(cuda_system: str) -> None:
+    load = (
+        "import ctypes, shutil; ctypes.CDLL('libibverbs.so.1'); ctypes.CDLL('libmlx5.so.1'); print(shutil.which('g++'))"
+    )
+    done = run(cuda_system, "-c", load, options=("--entrypoint", "python3"))
+    assert done.stdout.strip() == "/usr/bin/g++", done.stderr
 
 
 def test_trains_the_sample_without_a_gpu(image: str, out: Path) -> None:

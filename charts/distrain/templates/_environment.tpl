@@ -4,12 +4,11 @@ The environment of the trainer's container besides its settings. Takes a diction
 {{- define "distrain.env" -}}
 {{- $values := .root.Values }}
 {{- $plain := dict
-  "RUN_NODES" .topology.nodes
-  "RUN_PROCESSES_PER_NODE" .topology.processesPerNode
   "RUN_GPUS_PER_NODE" .topology.gpusPerNode
   "RUN_GRACE_SECONDS" $values.gracePeriodSeconds
   "RUN_SETTINGS_HASH" .hash }}
 {{- if $values.metrics.enabled }}{{ $_ := set $plain "RUN_METRICS_PORT" "9400" }}{{ end }}
+{{- if $values.rdma.enabled }}{{ $_ := set $plain "RUN_RDMA" "1" }}{{ end }}
 {{- $proxyEnv := include "distrain.proxyEnv" $values | fromJson }}
 - name: RUN_NODE_NAME
   valueFrom:

@@ -29,6 +29,11 @@ kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{ .Values.persistence.existingClaim | default (printf "%s-checkpoint" .Release.Name) }}
 {{- end }}
 
+{{/* True where the claim outlives the release, else empty. Takes the value persistence. */}}
+{{- define "distrain.claimStays" -}}
+{{- if and .enabled (or .existingClaim .keepClaim) }}true{{ end }}
+{{- end }}
+
 {{- define "distrain.image" -}}
 {{- $repository := .Values.image.repository | default "distrain" }}
 {{- if .Values.image.digest }}{{ $repository }}@{{ .Values.image.digest }}

@@ -14,6 +14,12 @@ Takes a dictionary: root, name (empty: no claim).
 {{- $nodes := .nodes }}
 {{- $cache := $root.Values.cache.existingClaim }}
 {{- with $root.Values.persistence }}
+{{- if and (not .enabled) (gt $nodes 1) }}
+  {{- fail (printf "persistence.enabled is false, but the run has %d nodes and all of them write to one claim; set it to true" $nodes) }}
+{{- end }}
+{{- if and (not .enabled) .existingClaim }}
+  {{- fail "persistence.existingClaim conflicts with persistence.enabled, which is false; remove one of them" }}
+{{- end }}
 {{- if and .existingClaim .accessMode }}
   {{- fail "persistence.accessMode describes a claim that the chart makes, which conflicts with persistence.existingClaim; remove one of them" }}
 {{- end }}
@@ -29,7 +35,7 @@ Takes a dictionary: root, name (empty: no claim).
     {{- fail (printf "%s is %s, a claim with %s, but the run has %d nodes and all of them write; name a claim with ReadWriteMany" $value $name (join ", " $modes) $nodes) }}
   {{- end }}
 {{- end }}
-{{- if not .existingClaim }}
+{{- if and .enabled (not .existingClaim) }}
   {{- include "distrain.validateKeptClaim" (dict "root" $root "nodes" $nodes "persistence" .) }}
 {{- end }}
 {{- end }}
@@ -47,9 +53,9 @@ Takes a dictionary: root, name (empty: no claim).
 {{- if and $.persistence.accessMode (not (has $.persistence.accessMode .)) }}
   {{- fail (printf "persistence.accessMode is %s, but the claim %s already exists with %s; remove the value, %s" $.persistence.accessMode $name (join ", " .) $mend) }}
 {{- end }}
-{{- $class := $kept.storageClassName | default "" }}
-{{- if and (kindIs "string" $.persistence.storageClass) (ne (toString $.persistence.storageClass) $class) }}
-  {{- fail (printf "persistence.storageClass is %q, but the claim %s already exists with %q; remove the value, %s" $.persistence.storageClass $name $class $mend) }}
+{{- $class := $kept.storageClassName | default "-" }}
+{{- if and $.persistence.storageClass (ne $.persistence.storageClass $class) }}
+  {{- fail (printf "persistence.storageClass is %s, but the claim %s already exists with %s; remove the value, %s" $.persistence.storageClass $name $class $mend) }}
 {{- end }}
 {{- end }}
 {{- end }}

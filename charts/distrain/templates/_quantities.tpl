@@ -20,7 +20,7 @@ Makes the quantities of a container's resources text, in place: the schemas of j
   {{- range until $thousandths }}{{ $number = divf $number 1000 }}{{ end }}
 {{- else }}
   {{- $base := hasSuffix "i" $unit | ternary 1024 1000 }}
-  {{- range until (get (dict "" 0 "k" 1 "K" 1 "M" 2 "G" 3 "T" 4 "P" 5 "E" 6) (trimSuffix "i" $unit)) }}
+  {{- range until (int (get (dict "" 0 "k" 1 "K" 1 "M" 2 "G" 3 "T" 4 "P" 5 "E" 6) (trimSuffix "i" $unit))) }}
     {{- $number = mulf $number $base }}
   {{- end }}
 {{- end }}

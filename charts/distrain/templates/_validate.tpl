@@ -36,6 +36,7 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- end }}
 {{- end }}
 
+{{/* Takes a dictionary: root, topology. */}}
 {{- define "distrain.validateName" -}}
 {{- $name := .root.Release.Name }}
 {{- $most := 50 }}
@@ -65,11 +66,12 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- end }}
 {{- end }}
 
+{{/* Takes a dictionary: trainer, topology. */}}
 {{- define "distrain.validateTrainer" -}}
 {{- $model := .trainer.model }}
 {{- $data := .trainer.data | default dict }}
 {{- if and (or $model $data) (not (or $data.name $data.files)) }}
-  {{- fail "trainer.model or trainer.data is set, but not what to train on; set trainer.data.name to a data set on the Hub (or to sample), or trainer.data.files" }}
+  {{- fail "trainer.model or trainer.data is set, but not what to train on; set trainer.data.name to a dataset on the Hub (or to sample), or trainer.data.files" }}
 {{- end }}
 {{- $world := mul .topology.nodes .topology.processesPerNode }}
 {{- if and (eq (toString (.trainer.strategy | default dict).kind) "single") (gt (int $world) 1) }}
@@ -89,12 +91,13 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- range $index, $volume := .extraVolumes }}
   {{- include "distrain.validateMount" (dict "what" (printf "extraVolumes[%d]" $index) "path" $volume.mountPath "paths" $paths) }}
   {{- if or (has $volume.name $names) (regexMatch "^data-[0-9]+$" $volume.name) }}
-    {{- fail (printf "extraVolumes[%d].name is %s, a volume that is there already; choose another name" $index $volume.name) }}
+    {{- fail (printf "extraVolumes[%d].name is %s, which is already the name of a volume; choose another" $index $volume.name) }}
   {{- end }}
   {{- $names = append $names $volume.name }}
 {{- end }}
 {{- end }}
 
+{{/* Adds a path to those that are taken. Takes a dictionary: what (has it), path, paths (path to what has it). */}}
 {{- define "distrain.validateMount" -}}
 {{- $path := clean .path }}
 {{- range $taken, $owner := .paths }}
@@ -129,7 +132,7 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
     {{- fail (printf "extraEnv.%s would store a secret in plain text; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
   {{- end }}
   {{- if has (upper $name) (list "HTTP_PROXY" "HTTPS_PROXY" "NO_PROXY") }}
-    {{- fail (printf "extraEnv.%s has a place of its own; set %s" $name (get $owners (upper $name))) }}
+    {{- fail (printf "extraEnv.%s is what %s sets; use that instead" $name (get $owners (upper $name))) }}
   {{- end }}
   {{- if and (kindIs "string" $value) (regexMatch "://[^/@]*:[^/@]*@" $value) }}
     {{- fail (printf "extraEnv.%s would store a password in plain text; put it into a Secret and set secrets.%s.name and .key" $name $name) }}
@@ -156,6 +159,7 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- end }}
 {{- end }}
 
+{{/* Takes a dictionary: values, gpus (of a pod). */}}
 {{- define "distrain.validateDevices" -}}
 {{- $values := .values }}
 {{- range $kind := list "requests" "limits" }}
@@ -236,7 +240,7 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
   {{- end }}
   {{- $what := $changes | join ", " | default "the pods would change" }}
   {{- $mend := "install under another name" }}
-  {{- if or .Values.persistence.keepClaim .Values.persistence.existingClaim }}
+  {{- if include "distrain.claimStays" .Values.persistence }}
     {{- $mend = printf "helm uninstall %s -n %s and install again, and it resumes from its newest checkpoint; or %s" .Release.Name .Release.Namespace $mend }}
   {{- end }}
   {{- fail (printf "%s was installed with other values (%s), which a run keeps to its end; %s" .Release.Name $what $mend) }}

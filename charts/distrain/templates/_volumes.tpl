@@ -16,7 +16,11 @@
 
 {{- define "distrain.volumes" -}}
 - name: out
+  {{- if .Values.persistence.enabled }}
   persistentVolumeClaim: {claimName: {{ include "distrain.claimName" . | quote }}}
+  {{- else }}
+  emptyDir: {}
+  {{- end }}
 - name: cache
   {{- if .Values.cache.existingClaim }}
   persistentVolumeClaim: {claimName: {{ .Values.cache.existingClaim | quote }}}
