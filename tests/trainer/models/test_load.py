@@ -128,7 +128,7 @@ def test_what_matches_a_pattern_is_frozen_and_stays_as_it_is(gpt2: Path):
     ids = torch.arange(10)[None]
     loss, _ = parallel.forward({"input_ids": ids, "labels": ids})
     parallel.backward(loss)
-    parallel.step(1e-2)
+    parallel.step(learning_rate=1e-2)
     changed = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
     assert changed == trained_names(model)
     assert {name for name in before if ".h.0." in name or ".wpe." in name} == before.keys() - changed

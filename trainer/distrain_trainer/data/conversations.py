@@ -158,7 +158,8 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     arguments = _json(function.get("arguments") or {}, f"{where}: arguments of {function['name']}")
     if not isinstance(arguments, dict):
         raise DataError(f"{where}: arguments of {function['name']} are no JSON object; correct the row or remove it")
-    return call | {"function": function | {"arguments": arguments}}
+    described: dict[str, Any] = call
+    return described | {"function": function | {"arguments": arguments}}
 
 
 def _tools(value: Any, where: str) -> Tools | None:

@@ -73,16 +73,16 @@ def plan_epoch(
 def deal(costs: np.ndarray, world: int, slots: int) -> list[list[int]]:
     """Spreads the micro-batches of one step: costliest first, each to the least-loaded process with a free slot.
 
-    costs: int [n], n <= world x slots. Returns for each process the indices of its micro-batches, at most `slots`;
-    what is missing to `slots` is filled by the loader with empty micro-batches.
+    costs: int [n], n <= world x slots. Returns the assignments: for each process the indices of its micro-batches, at
+    most `slots`; what is missing to `slots` is filled by the loader with empty micro-batches.
     """
-    hands: list[list[int]] = [[] for _ in range(world)]
+    assignments: list[list[int]] = [[] for _ in range(world)]
     loads = [0] * world
     for index in np.argsort(-costs, kind="stable"):
-        process = min((p for p in range(world) if len(hands[p]) < slots), key=lambda p: loads[p])
-        hands[process].append(int(index))
+        process = min((p for p in range(world) if len(assignments[p]) < slots), key=lambda p: loads[p])
+        assignments[process].append(int(index))
         loads[process] += int(costs[index])
-    return hands
+    return assignments
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,6 @@ class Plan:
         ratios = []
         for number in range(min(self.steps, 200)):
             costs = self.step(number).costs
-            loads = [costs[hand].sum() for hand in deal(costs, world, self.slots(world))]
+            loads = [costs[assigned].sum() for assigned in deal(costs, world, self.slots(world))]
             ratios.append(max(loads) / (sum(loads) / world))
         return float(np.mean(ratios))

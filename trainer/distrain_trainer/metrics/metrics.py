@@ -157,7 +157,7 @@ def metric_path(name: str) -> Path:
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return numerator / np.maximum(denominator, 1)
+    return np.divide(numerator, np.maximum(denominator, 1))
 
 
 def _mean(total: float, count: int) -> float:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from distrain_trainer.data.loader import IGNORE_INDEX
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.hardware.numerics import autocast
 
 
@@ -102,7 +102,7 @@ def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     The output layer is called as a module, never its weight taken: that is where strategies gather it and adapters
     work. What models do to its output is known here for some families; others are found out by `probes`.
     """
-    logits = model.get_output_embeddings()(hidden)
+    logits: torch.Tensor = model.get_output_embeddings()(hidden)
     config = model.config.get_text_config()
     if scale := getattr(config, "logit_scale", None):  # Cohere
         logits = logits * scale

@@ -18,6 +18,7 @@ from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory.activations import CHUNK_BYTES, chunks_for
 from distrain_trainer.models.loss import SummedLoss, transformer
 from distrain_trainer.parallel import collectives
+from distrain_trainer.parallel.state import on_device
 from distrain_trainer.settings.model import Settings
 
 LONGEST = 64
@@ -105,7 +106,7 @@ def _logits(loss: SummedLoss, wrapped: nn.Module, batch: dict[str, torch.Tensor]
     training = wrapped.training
     wrapped.eval()
     try:
-        _, logits = wrapped(**{name: tensor.to(device) for name, tensor in batch.items()}, with_logits=True)
+        logits: torch.Tensor = wrapped(**on_device(batch, device), with_logits=True)[1]
     finally:
         wrapped.train(training)
     return logits.float()

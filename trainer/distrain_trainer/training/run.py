@@ -32,7 +32,7 @@ from distrain_trainer.models.load import load_config, load_model, load_tokenizer
 from distrain_trainer.models.lora import check_installed
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives
-from distrain_trainer.parallel.api import freeze_unreached, parallelize
+from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.reporting.progress import Progress
 from distrain_trainer.settings.model import Settings, changed, flat
@@ -116,7 +116,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     parallel = parallelize(settings, accelerator, module, process.world)
     check_packing(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
-    parallel.warm_up(collator.empty())
+    warm_up(parallel, collator.empty())
 
     # Where the run was left, if it was.
     record = results.settings_record(claimed, asked, settings, data, plan, process, threads, parameters)
