@@ -164,7 +164,7 @@ def test_a_model_in_which_texts_see_each_other_is_refused(precision: str):
     for kind, family in (("bloom", None), ("llama", Deaf)):
         with pytest.raises(SettingsError, match=r"see each other in tiny: .* set batch\.packing=false"):
             check(kind, family)
-    with pytest.raises(SettingsError, match=r"tiny does not take packed rows .* set batch\.packing=false"):
+    with pytest.raises(SettingsError, match=r"tiny does not accept packed rows .* set batch\.packing=false"):
         check("llama", Strict)
 
 

@@ -218,9 +218,9 @@ def test_a_split_column_divides_the_rows(tmp_path):
     assert splits.train["text"][:] == [row["text"] for row in rows[::3]]
     assert splits.evaluation["text"][:] == [row["text"] for row in rows[1::3]]
     sentence = refusal(tmp_path, files=files, split_column="part", evaluation_split="dev")
-    assert "'dev' is no split of the data; the splits are 'train', 'test', 'extra'" in sentence
+    assert "'dev' is not a split of the data; the splits are 'train', 'test', 'extra'" in sentence
     sentence = refusal(tmp_path, files=files, split_column="fold")
-    assert "'fold' is no column of the data; the columns are 'text', 'label', 'part'" in sentence
+    assert "'fold' is not a column of the data; the columns are 'text', 'label', 'part'" in sentence
 
 
 def test_named_splits_are_taken_in_order_of_preference(tmp_path):

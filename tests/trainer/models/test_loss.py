@@ -152,7 +152,7 @@ def chosen(kind: str, wanted: bool | None, precision: str = "fp32", change: Call
         assert not said
     elif module.chunks:
         assert said == [
-            "the loss is computed by chunks of at most 256 MiB of logits, 10 a micro-batch, in place of 2.4 GiB at once"
+            "the loss is computed in chunks of at most 256 MiB of logits, 10 a micro-batch, in place of 2.4 GiB at once"
         ]
     else:
         assert "the loss is computed over whole logits, because tiny makes its logits otherwise" in said[0]

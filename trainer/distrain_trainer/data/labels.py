@@ -60,6 +60,6 @@ def check_labels(train: Sequence[str], evaluation: Sequence[str], column: str) -
         )
     if unseen := sorted(set(evaluation) - seen):
         raise DataError(
-            f"labels that evaluation has and training has not: {', '.join(map(repr, unseen))}; add training rows with "
-            "them, or remove their rows from evaluation"
+            f"labels in the evaluation rows but not in the training rows: {', '.join(map(repr, unseen))}; add "
+            "training rows with them, or remove their rows from evaluation"
         )

@@ -169,7 +169,7 @@ def find_column(rows: "Dataset", wanted: str | None, candidates: Sequence[str], 
     there = "the columns are " + ", ".join(map(repr, columns))
     if wanted is not None:
         if wanted not in columns:
-            raise DataError(f"{setting} '{wanted}' is no column of the data; {there}")
+            raise DataError(f"{setting} '{wanted}' is not a column of the data; {there}")
         return wanted
     found = next((name for name in candidates if name in columns), None)
     if found is None:
@@ -224,7 +224,7 @@ def _by_column(splits: "dict[str, Dataset]", column: str) -> "dict[str, Dataset]
 
 def _pick(splits: "dict[str, Dataset]", name: str, setting: str) -> "Dataset":
     if name not in splits:
-        raise DataError(f"{setting} '{name}' is no split of the data; the splits are {_quoted(splits)}")
+        raise DataError(f"{setting} '{name}' is not a split of the data; the splits are {_quoted(splits)}")
     if not len(splits[name]):
         raise DataError(f"split '{name}' has no rows; choose another {setting} among {_quoted(splits)}")
     return splits[name]

@@ -42,13 +42,13 @@ def check_packing(settings: Settings, loss: SummedLoss, wrapped: nn.Module, coll
         together = _logits(loss, wrapped, probe(settings, collator, packed=True))
     except (TypeError, ValueError) as problem:  # of a model that takes no positions
         raise SettingsError(
-            f"{settings.model.name} does not take packed rows ({problem}); set batch.packing=false"
+            f"{settings.model.name} does not accept packed rows ({problem}); set batch.packing=false"
         ) from problem
     error, most = _difference(alone, together), EXACT if _is_exact(loss) else ROUNDED_PACKING
     if not error <= most:
         raise SettingsError(
-            f"texts packed into one row see each other in {settings.model.name}: its logits differ from those of the "
-            f"texts alone by {error:.1e} of the largest, and {most:.0e} is allowed; set batch.packing=false"
+            f"texts packed into one row attend to each other in {settings.model.name}: its logits differ from those "
+            f"of the texts alone by {error:.1e} of the largest, and {most:.0e} is allowed; set batch.packing=false"
         )
 
 
@@ -76,12 +76,12 @@ def choose_loss(
         error, found = inf, str(problem)
     if error <= (EXACT if _is_exact(loss) else ROUNDED_CHUNKS):
         say(
-            f"the loss is computed by chunks of at most {CHUNK_BYTES >> 20} MiB of logits, {chunks} a micro-batch, in "
+            f"the loss is computed in chunks of at most {CHUNK_BYTES >> 20} MiB of logits, {chunks} a micro-batch, in "
             f"place of {4 * tokens * vocabulary / 2**30:.2g} GiB at once"
         )
         return
     loss.chunks = 0
-    reason = f"{settings.model.name} makes its logits otherwise than by its output layer ({found})"
+    reason = f"{settings.model.name} computes its logits differently from its output layer ({found})"
     if wanted:
         raise SettingsError(f"model.chunked_loss is true but {reason}; set it to false")
     say(f"the loss is computed over whole logits, because {reason}; lower batch.tokens if memory runs out")
