@@ -81,7 +81,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     if results.is_finished(claimed.folder, plan.steps):
         tell(f"the run in {claimed.folder} is finished; give it more schedule.epochs to train on")
         return None
-    tell(deal_sentence(plan, data.train, settings, process.world))
+    if process.is_main:
+        tell(deal_sentence(plan, data.train, settings, process.world))
 
     # The processes meet.
     cuda, launched = torch.cuda.is_available(), "LOCAL_RANK" in os.environ
@@ -101,7 +102,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
         settings = with_least_tokens(settings, collectives.gather(plan.tokens))
         if settings.batch.tokens != plan.tokens:
             plan = plan_of(settings, data.train, packing)
-            tell("another process has less memory: " + deal_sentence(plan, data.train, settings, process.world))
+            if process.is_main:
+                tell("another process has less memory: " + deal_sentence(plan, data.train, settings, process.world))
     attempt = collectives.from_main(attempt or (begin_attempt(claimed.folder).attempt if process.is_main else 0))
 
     # The model, the same on all of them.
