@@ -1,13 +1,11 @@
 """The plan: the same steps on any number of processes, within the limits, with little padding."""
 
-import sys
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calls import calls_of
 from distrain_trainer.data.plan import Plan, deal, plan_epoch
 
 lengths_of_rows = st.lists(st.integers(1, 64), min_size=1, max_size=300).map(lambda x: np.asarray(x, np.int32))
@@ -112,22 +110,6 @@ def test_each_micro_batch_goes_to_the_least_loaded_process_with_a_free_slot(cost
     slots = -(-len(costs) // world) + spare
     given_out = np.asarray(costs, np.int64)
     assert deal(given_out, world, slots) == assigned_by_looking_at_all(given_out, world, slots)
-
-
-def calls_of(work: Callable[[], object]) -> int:
-    """Calls of Python and C functions that some work makes."""
-    calls = 0
-
-    def count(frame: object, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 def test_dealing_twice_the_micro_batches_to_twice_the_processes_is_about_twice_the_work():
