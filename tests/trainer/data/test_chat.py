@@ -354,10 +354,10 @@ def test_errors_show_the_sample():
     assert "message 1 has no role (or from)" in refusal(PLAIN, [{"content": "?"}])
     assert "message 2 has neither content nor tool_calls" in refusal(PLAIN, [FIRST[0], {"role": "assistant"}])
     picture = [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}, FIRST[1]]
-    assert "message 1: content is no text" in refusal(PLAIN, picture)
+    assert "message 1: content is not text" in refusal(PLAIN, picture)
     bad = with_calls(lambda call: {"name": "weather", "arguments": "{city"})
-    assert "message 2: arguments of weather is no JSON" in refusal(TOOLS, bad)
-    assert "tools is no JSON" in refusal(TOOLS, FIRST, tools="[{")
+    assert "message 2: arguments of weather is not JSON" in refusal(TOOLS, bad)
+    assert "tools is not JSON" in refusal(TOOLS, FIRST, tools="[{")
     assert "a tool has no name" in refusal(TOOLS, FIRST, tools=[{"type": "function"}])
     assert "messages is not a list of messages" in refusal(PLAIN, [])
 
@@ -479,7 +479,7 @@ def test_a_row_that_is_refused_is_named(tmp_path):
     with pytest.raises(DataError, match="training row 2 has no assistant turn"):
         prepared(tmp_path, file, tokenizer_of(PLAIN))
     file.write_text('[{"messages": []}, 7]')
-    with pytest.raises(DataError, match="holds int in place of objects"):
+    with pytest.raises(DataError, match="holds int instead of objects"):
         prepared(tmp_path, file, tokenizer_of(PLAIN))
 
 

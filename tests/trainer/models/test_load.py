@@ -46,7 +46,7 @@ def test_rows_are_as_long_as_model_and_micro_batch_allow(bert: Path):
     assert longest_row(Settings(), config, tokenizer) == longest
     assert longest_row(Settings(batch={"tokens": 50}), config, tokenizer) == 50
     assert longest_row(Settings(data={"max_length": 20}), config, tokenizer) == 20
-    with pytest.raises(SettingsError, match=f"takes {longest} tokens at most"):
+    with pytest.raises(SettingsError, match=f"accepts at most {longest} tokens"):
         longest_row(Settings(data={"max_length": longest + 1}), config, tokenizer)
 
 
@@ -145,7 +145,7 @@ def test_a_tied_weight_is_frozen_under_both_its_names():
 def test_freezing_nothing_or_everything_is_refused():
     with pytest.raises(SettingsError, match=r"'\*embedings\*', which matches no parameter of tiny; .*embed_tokens"):
         freeze(tiny.decoder("llama"), ["*layers.0*", "*embedings*"], "tiny")
-    with pytest.raises(SettingsError, match="takes all parameters of tiny out of training"):
+    with pytest.raises(SettingsError, match="freezes all parameters of tiny"):
         freeze(tiny.decoder("llama"), ["model.*", "lm_head*"], "tiny")
 
 

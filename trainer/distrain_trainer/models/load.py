@@ -244,7 +244,7 @@ def freeze(model: nn.Module, patterns: list[str], name: str) -> None:
         for match in matching:
             parameters[match].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
-        raise SettingsError(f"model.freeze freezes all parameters of {name} out of training; leave some to train")
+        raise SettingsError(f"model.freeze freezes all parameters of {name}; leave some to train")
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

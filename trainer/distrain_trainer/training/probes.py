@@ -52,6 +52,29 @@ def check_packing(settings: Settings, loss: SummedLoss, wrapped: nn.Module, coll
         )
 
 
+def choose_mask(settings: Settings, loss: SummedLoss, wrapped: nn.Module, collator: Collator) -> None:
+    """Sets `loss.needs_mask` to False for a causal model that gives the same logits without an attention mask.
+
+    Rows are padded at their end. The mask is needless where, without one, no bit of a text's logits depends on what
+    stands in the padding, and they are the logits with a mask, to rounding: other kernels may add up in another order.
+    Without a mask attention takes its fast causal kernels and no mask of [rows, tokens, tokens] exists.
+    """
+    if settings.task not in ("causal-lm", "chat") or settings.batch.packing:
+        return
+    batch = probe(settings, collator, packed=False)
+    masked = _logits(loss, wrapped, batch)
+    loss.needs_mask = False
+    ids = batch["input_ids"]
+    other = torch.where(batch["attention_mask"].bool(), ids, (ids + 1) % collator.vocabulary)
+    try:
+        bare, bare_other = (_logits(loss, wrapped, batch | {"input_ids": inputs}) for inputs in (ids, other))
+    except (TypeError, ValueError, AttributeError):  # of a model that builds something from its mask
+        loss.needs_mask = True
+        return
+    same = all(collectives.gather(torch.equal(bare, bare_other)))
+    loss.needs_mask = not (same and _difference(masked, bare) <= (EXACT if _is_exact(loss) else ROUNDED_PACKING))
+
+
 def choose_loss(
     settings: Settings, loss: SummedLoss, wrapped: nn.Module, collator: Collator, say: Callable[[str], None]
 ) -> None:
@@ -76,8 +99,8 @@ def choose_loss(
         error, found = inf, str(problem)
     if error <= (EXACT if _is_exact(loss) else ROUNDED_CHUNKS):
         say(
-            f"the loss is computed in chunks of at most {CHUNK_BYTES >> 20} MiB of logits, {chunks} a micro-batch, in "
-            f"place of {4 * tokens * vocabulary / 2**30:.2g} GiB at once"
+            f"the loss is computed in chunks of at most {CHUNK_BYTES >> 20} MiB of logits, {chunks} per micro-batch, "
+            f"not {4 * tokens * vocabulary / 2**30:.2g} GiB at once"
         )
         return
     loss.chunks = 0

@@ -44,7 +44,7 @@ from distrain_trainer.training import results
 from distrain_trainer.training.checkpoint import Checkpoints, State, tensors_digest
 from distrain_trainer.training.evaluation import plan_evaluation
 from distrain_trainer.training.loop import Run, train
-from distrain_trainer.training.probes import check_packing, choose_loss
+from distrain_trainer.training.probes import check_packing, choose_loss, choose_mask
 from distrain_trainer.training.stop import StopRequest
 
 
@@ -117,6 +117,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
     parallel = parallelize(settings, accelerator, module, process.world)
     check_packing(settings, module, parallel.module, collator)
+    choose_mask(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
     warm_up(parallel, collator.empty())
 
