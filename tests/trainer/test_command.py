@@ -178,7 +178,7 @@ REFUSED = [
     (("--strategy.kind", "single", "--processes", 2), 64, "strategy.kind is single"),
     (("--precision", "fp16", "--processes", 2), 64, "precision is fp16 but there is no GPU here"),
     (("--evaluation.metric", "acuracy"), 64, "did you mean accuracy?"),
-    (("--data.text_column", "body"), 65, "'body' is no column of the data; the columns are 'text', 'label'"),
+    (("--data.text_column", "body"), 65, "'body' is not a column of the data; the columns are 'text', 'label'"),
 ]
 
 

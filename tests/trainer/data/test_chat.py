@@ -350,16 +350,16 @@ def test_weight_0_also_holds_where_each_turn_is_a_sample():
 def test_errors_show_the_sample():
     assert 'has no assistant turn to learn; correct or remove it; it is "[{\\"role\\"' in refusal(PLAIN, [SYSTEM])
     assert "nothing to learn: the chat template leaves its assistant turns empty" in refusal(EMPTY, FIRST)
-    assert "otherwise than the prompt for it begins" in refusal(FALSE_START, FIRST)
+    assert "does not begin message" in refusal(FALSE_START, FIRST)
     assert "message 1 has no role (or from)" in refusal(PLAIN, [{"content": "?"}])
     assert "message 2 has neither content nor tool_calls" in refusal(PLAIN, [FIRST[0], {"role": "assistant"}])
     picture = [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}, FIRST[1]]
-    assert "message 1: content is no text" in refusal(PLAIN, picture)
+    assert "message 1: content is not text" in refusal(PLAIN, picture)
     bad = with_calls(lambda call: {"name": "weather", "arguments": "{city"})
-    assert "message 2: arguments of weather is no JSON" in refusal(TOOLS, bad)
-    assert "tools is no JSON" in refusal(TOOLS, FIRST, tools="[{")
+    assert "message 2: arguments of weather is not JSON" in refusal(TOOLS, bad)
+    assert "tools is not JSON" in refusal(TOOLS, FIRST, tools="[{")
     assert "a tool has no name" in refusal(TOOLS, FIRST, tools=[{"type": "function"}])
-    assert "messages is no list of messages" in refusal(PLAIN, [])
+    assert "messages is not a list of messages" in refusal(PLAIN, [])
 
 
 # Shapes
@@ -405,7 +405,7 @@ def test_columns_by_name_and_those_that_are_missing():
     assert found == rows_of(TOOLS, {"messages": FIRST, "tools": [WEATHER]})
     with pytest.raises(DataError, match="has no column messages or conversations, nor prompt and completion; the col"):
         columns_of(["text", "label"], Chat())
-    with pytest.raises(DataError, match=r"chat\.tools_column 'functions' is no column of the data"):
+    with pytest.raises(DataError, match=r"chat\.tools_column 'functions' is not a column of the data"):
         columns_of(["messages"], Chat(tools_column="functions"))
 
 
@@ -479,7 +479,7 @@ def test_a_row_that_is_refused_is_named(tmp_path):
     with pytest.raises(DataError, match="training row 2 has no assistant turn"):
         prepared(tmp_path, file, tokenizer_of(PLAIN))
     file.write_text('[{"messages": []}, 7]')
-    with pytest.raises(DataError, match="holds int in place of objects"):
+    with pytest.raises(DataError, match="holds int instead of objects"):
         prepared(tmp_path, file, tokenizer_of(PLAIN))
 
 

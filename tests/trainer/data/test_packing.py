@@ -162,9 +162,9 @@ def test_a_model_in_which_texts_see_each_other_is_refused(precision: str):
     for kind in ("llama", "gpt2", "gemma2", "granite"):
         check(kind)
     for kind, family in (("bloom", None), ("llama", Deaf)):
-        with pytest.raises(SettingsError, match=r"see each other in tiny: .* set batch\.packing=false"):
+        with pytest.raises(SettingsError, match=r"attend to each other in tiny: .* set batch\.packing=false"):
             check(kind, family)
-    with pytest.raises(SettingsError, match=r"tiny does not take packed rows .* set batch\.packing=false"):
+    with pytest.raises(SettingsError, match=r"tiny does not accept packed rows .* set batch\.packing=false"):
         check("llama", Strict)
 
 
@@ -197,7 +197,7 @@ def test_the_example_of_continued_pretraining(run_command, tmp_path: Path):
     said: list[str] = []
     packing = packing_of(settings, rows, said.append)
     assert said[0].startswith(f"packing: {len(rows)} texts in {len(packing)} rows of at most 100 tokens, ")
-    assert said[0] in done.stderr and "the loss is computed by chunks" in done.stderr
+    assert said[0] in done.stderr and "the loss is computed in chunks" in done.stderr
     lines = [line for line in metrics(output) if "loss" in line]
     assert sum(line["tokens"] for line in lines) == 2 * rows.lengths.sum()
     assert sum(line["samples"] for line in lines) == 2 * len(rows)

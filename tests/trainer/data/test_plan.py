@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from calls import calls_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,3 +92,34 @@ def test_long_texts_come_at_no_particular_time():
     planned = plan_epoch(lengths, 3, 0, 2048, None, 4)
     longest = [lengths[planned[i]].max() for i in range(len(planned))]
     assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.1
+
+
+def assigned_by_looking_at_all(costs: np.ndarray, world: int, slots: int) -> list[list[int]]:
+    """The rule as it is written down: costliest first, each to the least-loaded process with a free slot."""
+    assignments: list[list[int]] = [[] for _ in range(world)]
+    loads = [0] * world
+    for index in np.argsort(-costs, kind="stable"):
+        process = min((p for p in range(world) if len(assignments[p]) < slots), key=lambda p: loads[p])
+        assignments[process].append(int(index))
+        loads[process] += int(costs[index])
+    return assignments
+
+
+@given(st.lists(st.integers(0, 12), max_size=80), st.integers(1, 12), st.integers(0, 3))
+def test_each_micro_batch_goes_to_the_least_loaded_process_with_a_free_slot(costs, world, spare):
+    slots = -(-len(costs) // world) + spare
+    given_out = np.asarray(costs, np.int64)
+    assert deal(given_out, world, slots) == assigned_by_looking_at_all(given_out, world, slots)
+
+
+def test_dealing_twice_the_micro_batches_to_twice_the_processes_is_about_twice_the_work():
+    costs = np.random.default_rng(0).integers(1, 4096, 1024)
+    small, large = (calls_of(lambda n=n: deal(costs[:n], n // 4, 4)) for n in (512, 1024))
+    assert large < 2.5 * small
+
+
+def test_the_imbalance_is_worked_out_once():
+    plan = Plan(lognormal(2_000), 42, 1536, None, 16, epochs=1)
+    first, second = (calls_of(lambda: plan.imbalance(4)) for _ in range(2))
+    assert second < first / 100
+    assert plan.imbalance(4) != plan.imbalance(8)

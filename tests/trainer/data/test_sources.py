@@ -13,6 +13,7 @@ import huggingface_hub
 import numpy as np
 import pandas
 import pytest
+from calls import calls_of
 
 import hub
 from distrain_trainer.data.sources import Origin, Splits, locate, read
@@ -159,8 +160,8 @@ def test_formats_that_cannot_be_read_are_refused(tmp_path):
         ('{"text": "a"}\n{"text": "b\n', "line 2: unterminated string starting at (column 10)"),
         ('{"text": "a"}\n{"text": "b"} tail\n', "line 2: extra data (column 15)"),
         ('{"text": "a"}\nhello\n', "line 2: expecting value (column 1)"),
-        ('{"text": "a"}\n\n["b"]\n', "line 3: list in place of an object"),
-        ('{"text": "a"}\n5\n{"text": "b"}\n', "line 2: int in place of an object"),
+        ('{"text": "a"}\n\n["b"]\n', "line 3: list instead of an object"),
+        ('{"text": "a"}\n5\n{"text": "b"}\n', "line 2: int instead of an object"),
     ],
 )
 def test_a_corrupt_line_is_named_with_its_number(tmp_path, lines, told):
@@ -218,9 +219,9 @@ def test_a_split_column_divides_the_rows(tmp_path):
     assert splits.train["text"][:] == [row["text"] for row in rows[::3]]
     assert splits.evaluation["text"][:] == [row["text"] for row in rows[1::3]]
     sentence = refusal(tmp_path, files=files, split_column="part", evaluation_split="dev")
-    assert "'dev' is no split of the data; the splits are 'train', 'test', 'extra'" in sentence
+    assert "'dev' is not a split of the data; the splits are 'train', 'test', 'extra'" in sentence
     sentence = refusal(tmp_path, files=files, split_column="fold")
-    assert "'fold' is no column of the data; the columns are 'text', 'label', 'part'" in sentence
+    assert "'fold' is not a column of the data; the columns are 'text', 'label', 'part'" in sentence
 
 
 def test_named_splits_are_taken_in_order_of_preference(tmp_path):
@@ -230,7 +231,7 @@ def test_named_splits_are_taken_in_order_of_preference(tmp_path):
     splits = opened(tmp_path, files=files)
     assert (len(splits.train), len(splits.evaluation)) == (1, 3)
     assert len(opened(tmp_path, files=files, train_split="test", evaluation_split="train").train) == 3
-    assert "data.train_split 'training' is no split" in refusal(tmp_path, files=files, train_split="training")
+    assert "data.train_split 'training' is not a split" in refusal(tmp_path, files=files, train_split="training")
     datasets.Dataset.from_list(ROWS).select([]).save_to_disk(tmp_path / "none")
     assert "has a split without rows" in refusal(tmp_path, files=[str(tmp_path / "none")])
     assert "has splits already" in refusal(tmp_path, files=files, split_column="label")
@@ -261,6 +262,28 @@ def test_held_out_rows_are_stratified_where_that_is_possible(tmp_path):
     splits = opened(tmp_path, "sequence-classification", said, files=files, evaluation_fraction=0.2)
     assert len(splits.evaluation) == 11
     assert said == ["evaluation rows are drawn without stratification: label '2' has one row only"]
+
+
+def test_stratified_rows_are_those_of_train_test_split(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list([{"text": str(i), "label": "ab"[i % 5 == 0]} for i in range(50)])
+    rows = rows.class_encode_column("label")
+    rows.save_to_disk(tmp_path / "rows")
+    expected = rows.train_test_split(0.3, seed=42, stratify_by_column="label")
+    splits = opened(tmp_path, "sequence-classification", files=[str(tmp_path / "rows")], evaluation_fraction=0.3)
+    assert splits.evaluation is not None
+    assert splits.evaluation["text"][:] == sorted(expected["test"]["text"][:], key=int)
+    assert splits.train["text"][:] == sorted(expected["train"]["text"][:], key=int)
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "sequence-classification"])
+def test_holding_out_rows_does_not_look_at_each_of_them(tmp_path: Path, task: str) -> None:
+    calls = []
+    for rows in (1_000, 8_000):
+        made = datasets.Dataset.from_dict({"text": ["a"] * rows, "label": [i % 2 for i in range(rows)]})
+        made.class_encode_column("label").save_to_disk(tmp_path / str(rows))
+        files = [str(tmp_path / str(rows))]
+        calls.append(calls_of(lambda files=files: opened(tmp_path, task, files=files)))
+    assert calls[1] < 2 * calls[0]
 
 
 def test_an_unlabelled_row_is_counted_from_the_file_and_not_from_the_split(tmp_path):

@@ -218,7 +218,7 @@ def test_text_is_found_in_its_usual_columns_or_the_columns_are_listed(tmp_path):
     sentence = refusal(DataError, tmp_path, [{"id": 1, "body": "the cat"}])
     assert "no column text or sentence or content; the columns are 'id', 'body': set data.text_column" in sentence
     sentence = refusal(DataError, tmp_path, TEXTS, text_column="body")
-    assert "data.text_column 'body' is no column of the data; the columns are 'text', 'label'" in sentence
+    assert "data.text_column 'body' is not a column of the data; the columns are 'text', 'label'" in sentence
     assert "column 'id' of the training rows holds int64" in refusal(DataError, tmp_path, [{"id": 1}], text_column="id")
 
 
@@ -260,7 +260,7 @@ def test_long_rows_tokenized_before_are_sliced_with_their_labels(tmp_path):
         ({"input_ids": [5, -1]}, "training row 2 has -1 in input_ids"),
         ({"input_ids": [5, 6], "labels": [5]}, "training row 2 has 2 input_ids but 1 labels; give one for each token"),
         ({"input_ids": [5, 6], "labels": [5, -7]}, "training row 2 has -7 in labels"),
-        ({"input_ids": [5, None], "labels": [5, 6]}, "training row 2: input_ids is no list of integers"),
+        ({"input_ids": [5, None], "labels": [5, 6]}, "training row 2: input_ids is not a list of integers"),
     ],
 )
 def test_rows_that_were_tokenized_for_something_else_are_named(tmp_path, row, told):
@@ -332,7 +332,7 @@ def test_labels_that_only_evaluation_has_are_named(tmp_path):
     parts = {"a": "train", "b": "train", "x": "test", "y": "test"}
     rows = [{"text": "cat", "label": label, "part": part} for label, part in parts.items()]
     sentence = refusal(DataError, tmp_path, rows, "sequence-classification", BERT, split_column="part")
-    assert "labels that evaluation has and training has not: 'x', 'y'; " in sentence
+    assert "labels in the evaluation rows but not in the training rows: 'x', 'y'; " in sentence
 
 
 def test_a_missing_label_column_lists_the_columns(tmp_path):
@@ -427,7 +427,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path, damage):
         (entry / "meta.json").write_text("{")
     said.clear()
     assert prepare(settings, GPT2, 16, said.append).fingerprint == first.fingerprint
-    assert said[0] == f"the cache entry {entry} is damaged and is made anew"
+    assert said[0] == f"the cache entry {entry} is damaged and is being rebuilt"
 
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path):

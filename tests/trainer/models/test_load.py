@@ -46,7 +46,7 @@ def test_rows_are_as_long_as_model_and_micro_batch_allow(bert: Path):
     assert longest_row(Settings(), config, tokenizer) == longest
     assert longest_row(Settings(batch={"tokens": 50}), config, tokenizer) == 50
     assert longest_row(Settings(data={"max_length": 20}), config, tokenizer) == 20
-    with pytest.raises(SettingsError, match=f"takes {longest} tokens at most"):
+    with pytest.raises(SettingsError, match=f"accepts at most {longest} tokens"):
         longest_row(Settings(data={"max_length": longest + 1}), config, tokenizer)
 
 
@@ -128,7 +128,7 @@ def test_what_matches_a_pattern_is_frozen_and_stays_as_it_is(gpt2: Path):
     ids = torch.arange(10)[None]
     loss, _ = parallel.forward({"input_ids": ids, "labels": ids})
     parallel.backward(loss)
-    parallel.step(1e-2)
+    parallel.step(learning_rate=1e-2)
     changed = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
     assert changed == trained_names(model)
     assert {name for name in before if ".h.0." in name or ".wpe." in name} == before.keys() - changed
@@ -145,7 +145,7 @@ def test_a_tied_weight_is_frozen_under_both_its_names():
 def test_freezing_nothing_or_everything_is_refused():
     with pytest.raises(SettingsError, match=r"'\*embedings\*', which matches no parameter of tiny; .*embed_tokens"):
         freeze(tiny.decoder("llama"), ["*layers.0*", "*embedings*"], "tiny")
-    with pytest.raises(SettingsError, match="takes all parameters of tiny out of training"):
+    with pytest.raises(SettingsError, match="freezes all parameters of tiny"):
         freeze(tiny.decoder("llama"), ["model.*", "lm_head*"], "tiny")
 
 

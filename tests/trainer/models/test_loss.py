@@ -152,10 +152,10 @@ def chosen(kind: str, wanted: bool | None, precision: str = "fp32", change: Call
         assert not said
     elif module.chunks:
         assert said == [
-            "the loss is computed by chunks of at most 256 MiB of logits, 10 a micro-batch, in place of 2.4 GiB at once"
+            "the loss is computed in chunks of at most 256 MiB of logits, 10 per micro-batch, not 2.4 GiB at once"
         ]
     else:
-        assert "the loss is computed over whole logits, because tiny makes its logits otherwise" in said[0]
+        assert "the loss is computed over whole logits, because tiny computes its logits differently" in said[0]
     return module.chunks
 
 
@@ -181,7 +181,7 @@ def hide(model: torch.nn.Module) -> None:
 @pytest.mark.parametrize("change", [turn, hide])
 def test_chunks_that_are_not_the_models_own_logits_are_not_used(change: Callable):
     assert chosen("llama", None, change=change) == 0
-    with pytest.raises(SettingsError, match=r"model\.chunked_loss is true but tiny makes its logits otherwise"):
+    with pytest.raises(SettingsError, match=r"model\.chunked_loss is true but tiny computes its logits differently"):
         chosen("llama", True, change=change)
 
 

@@ -65,11 +65,11 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
     """
 
     def micro_batch(last: bool) -> None:
-        with parallel.accumulating(last):
+        with parallel.accumulate(last=last):
             parallel.backward(parallel.forward(batch)[0])
 
     micro_batch(True)
-    parallel.step(1e-3)
+    parallel.step(learning_rate=1e-3)
 
     saved: list[weakref.ref[torch.Tensor]] = []
 
@@ -80,7 +80,7 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
     owned = live()
     # Held, so that what another thread frees meanwhile leaves its address to nothing that is kept.
     older = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-    with parallel.accumulating(True):
+    with parallel.accumulate(last=True):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss, _ = parallel.forward(batch)
         kept = {t.untyped_storage().data_ptr(): t for t in (tensor() for tensor in saved) if t is not None}
@@ -94,14 +94,14 @@ def measure(parallel: Parallel, batch: dict[str, torch.Tensor], before: Storages
     del loss, _
     gc.collect()
     state = sum(count for key, count in live().items() if key not in before)
-    parallel.step(1e-3)
+    parallel.step(learning_rate=1e-3)
 
     gc.collect()
     resting = sum(count for key, count in live().items() if key not in before)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         micro_batch(False)
         micro_batch(True)
-        parallel.step(1e-3)
+        parallel.step(learning_rate=1e-3)
     level = peak = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "[memory]":

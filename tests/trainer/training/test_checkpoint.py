@@ -71,7 +71,7 @@ class Lab:
         """One optimizer step."""
         loss, _ = self.parallel.forward(MICRO_BATCH)
         self.parallel.backward(loss)
-        self.parallel.step(1e-3)
+        self.parallel.step(learning_rate=1e-3)
         self.state.step += 1
 
     def save(self) -> int | None:

@@ -196,8 +196,8 @@ class Template:
         prompt, _ = self.render(messages[:n], tools, prompt=True)
         if not text.startswith(prompt):
             raise DataError(
-                f"{where}: the chat template writes message {n + 1} otherwise than the prompt for it begins; set "
-                f"chat.template to one that does not; the prompt is {shown(prompt)}"
+                f"{where}: the chat template does not begin message {n + 1} with its prompt; set chat.template "
+                f"to one that does; the prompt is {shown(prompt)}"
             )
         turn = text[len(prompt) :]
         ended = turn.rstrip()  # the line break after an end token is never generated

@@ -59,7 +59,7 @@ def columns_of(names: Sequence[str], chat: Chat) -> Columns:
     there = "the columns are " + ", ".join(map(repr, names))
     for setting, name in (("chat.messages_column", chat.messages_column), ("chat.tools_column", chat.tools_column)):
         if name is not None and name not in names:
-            raise DataError(f"{setting} '{name}' is no column of the data; {there}")
+            raise DataError(f"{setting} '{name}' is not a column of the data; {there}")
     one = chat.messages_column or next((name for name in MESSAGES if name in names), None)
     if one is None and not {"prompt", "completion"} <= set(names):
         raise DataError(
@@ -82,7 +82,7 @@ def conversation_of(row: Mapping[str, Any], columns: Columns, where: str) -> Con
                 raise DataError(f"{where}: {name} is neither text nor a list of messages; correct the column")
             listed += [{"role": role, "content": value}] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed or not all(isinstance(message, dict) for message in listed):
-        raise DataError(f"{where}: {columns.messages[0]} is no list of messages; correct the row or remove it")
+        raise DataError(f"{where}: {columns.messages[0]} is not a list of messages; correct the row or remove it")
     messages = [_message(message, f"{where}, message {n}") for n, message in enumerate(listed, 1)]
     system = _value(row.get(columns.system)) if columns.system else None
     if isinstance(system, str) and system and messages[0]["role"] != "system":
@@ -117,7 +117,7 @@ def _json(value: Any, where: str) -> Any:
     try:
         return json.loads(value)
     except ValueError as error:
-        raise DataError(f"{where} is no JSON ({str(error).splitlines()[0]}); correct the row or remove it") from error
+        raise DataError(f"{where} is not JSON ({str(error).splitlines()[0]}); correct the row or remove it") from error
 
 
 def _message(message: Mapping[str, Any], where: str) -> Message:
@@ -141,7 +141,7 @@ def _message(message: Mapping[str, Any], where: str) -> Message:
     elif made["role"] == "tool" and isinstance(content, dict | list):
         made["content"] = json.dumps(content, ensure_ascii=False)
     elif not isinstance(content, str | None):
-        raise DataError(f"{where}: content is no text; pictures and sounds are not taken, so remove the row")
+        raise DataError(f"{where}: content is not text; images and audio are not supported, so remove the row")
     if content is None and not calls:
         raise DataError(f"{where} has neither content nor tool_calls; correct the row or remove it")
     return made
@@ -157,8 +157,9 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: a tool call has no name; correct the row or remove it")
     arguments = _json(function.get("arguments") or {}, f"{where}: arguments of {function['name']}")
     if not isinstance(arguments, dict):
-        raise DataError(f"{where}: arguments of {function['name']} are no JSON object; correct the row or remove it")
-    return call | {"function": function | {"arguments": arguments}}
+        raise DataError(f"{where}: arguments of {function['name']} are not a JSON object; correct the row or remove it")
+    described: dict[str, Any] = call
+    return described | {"function": function | {"arguments": arguments}}
 
 
 def _tools(value: Any, where: str) -> Tools | None:

@@ -206,7 +206,7 @@ def _objects(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
         for row in _scan_json(file):
             if not isinstance(row, dict):
                 raise DataError(
-                    f"{file} holds {type(row).__name__} in place of objects in curly brackets; correct its rows"
+                    f"{file} holds {type(row).__name__} instead of objects in curly brackets; correct its rows"
                 )
             found = row
             yield row
@@ -268,6 +268,6 @@ def _scan_json(file: Path) -> Iterator[Any]:
             if not isinstance(row, dict):
                 found = type(row).__name__
                 raise DataError(
-                    f"{file}, line {number}: {found} in place of an object in curly brackets; correct the line"
+                    f"{file}, line {number}: {found} instead of an object in curly brackets; correct the line"
                 )
             yield row

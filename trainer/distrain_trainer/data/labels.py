@@ -1,7 +1,7 @@
 """Labels of a classification: what they are called and which number each has."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def read_labels(rows: "Dataset", column: str, part: str) -> tuple[list[str], tup
     part: what the rows are called in an error, such as `training`. Raises DataError for rows without a label (null,
     NaN, empty or -1) and for values that are no classes.
     """
-    values: list = rows.select_columns(column)[:][column]
+    values: list[Any] = rows.select_columns(column)[:][column]
     missing = [number for number, value in enumerate(values, 1) if value is None or value in ("", -1) or value != value]
     if missing:
         raise DataError(
@@ -60,6 +60,6 @@ def check_labels(train: Sequence[str], evaluation: Sequence[str], column: str) -
         )
     if unseen := sorted(set(evaluation) - seen):
         raise DataError(
-            f"labels that evaluation has and training has not: {', '.join(map(repr, unseen))}; add training rows with "
-            "them, or remove their rows from evaluation"
+            f"labels in the evaluation rows but not in the training rows: {', '.join(map(repr, unseen))}; add "
+            "training rows with them, or remove their rows from evaluation"
         )

@@ -149,13 +149,13 @@ class StepDataset(torch.utils.data.Dataset[StepBatch]):
 
     def __getitem__(self, number: int) -> StepBatch:
         step, slots = self.plan.step(number), self.plan.slots(self.world)
-        hand = [step.indices[i] for i in deal(step.costs, self.world, slots)[self.rank]]
-        micro_batches = [self.collator(step.planned[i], step.epoch) for i in hand]
-        missing = slots - len(hand)
+        assigned = [step.indices[i] for i in deal(step.costs, self.world, slots)[self.rank]]
+        micro_batches = [self.collator(step.planned[i], step.epoch) for i in assigned]
+        missing = slots - len(assigned)
         micro_batches += [self.collator.empty()] * missing
         return StepBatch(
             epoch=step.epoch,
-            indices=hand + [-1] * missing,
+            indices=assigned + [-1] * missing,
             micro_batches=micro_batches,
             targets=sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in micro_batches),
             samples=self.collator.samples(step.rows),
@@ -181,8 +181,8 @@ def evaluation_batches(
 ) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
     """Row numbers and tensors of this process's share; every process gets equally many, some of them empty."""
     slots = -(-len(planned) // world)
-    hand = deal(planned.costs, world, slots)[rank]
-    for index in hand:
+    assigned = deal(planned.costs, world, slots)[rank]
+    for index in assigned:
         yield planned[index], collator(planned[index], EVALUATION)
-    for _ in range(slots - len(hand)):
+    for _ in range(slots - len(assigned)):
         yield np.zeros(0, np.int64), collator.empty()

@@ -7,6 +7,7 @@ indexing.
 """
 
 from dataclasses import dataclass
+from heapq import heappop, heapreplace
 from itertools import count
 
 import numpy as np
@@ -73,16 +74,20 @@ def plan_epoch(
 def deal(costs: np.ndarray, world: int, slots: int) -> list[list[int]]:
     """Spreads the micro-batches of one step: costliest first, each to the least-loaded process with a free slot.
 
-    costs: int [n], n <= world x slots. Returns for each process the indices of its micro-batches, at most `slots`;
-    what is missing to `slots` is filled by the loader with empty micro-batches.
+    costs: int [n], n <= world x slots. Returns the assignments: for each process the indices of its micro-batches, at
+    most `slots`; what is missing to `slots` is filled by the loader with empty micro-batches.
     """
-    hands: list[list[int]] = [[] for _ in range(world)]
-    loads = [0] * world
-    for index in np.argsort(-costs, kind="stable"):
-        process = min((p for p in range(world) if len(hands[p]) < slots), key=lambda p: loads[p])
-        hands[process].append(int(index))
-        loads[process] += int(costs[index])
-    return hands
+    assignments: list[list[int]] = [[] for _ in range(world)]
+    by_load = list(range(world))  # a heap of load x world + process: of equally loaded processes the first comes first
+    order = np.argsort(-costs, kind="stable")
+    for index, cost in zip(order.tolist(), costs[order].tolist(), strict=True):
+        process = by_load[0] % world
+        assignments[process].append(index)
+        if len(assignments[process]) < slots:
+            heapreplace(by_load, by_load[0] + cost * world)
+        else:
+            heappop(by_load)
+    return assignments
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class Plan:
         self.lengths, self.seed = lengths, seed
         self.tokens, self.samples, self.micro_batches = tokens, samples, micro_batches
         self._kept: tuple[int, MicroBatches] | None = None
+        self._imbalance: dict[int, float] = {}
         ends: list[int] = []
         for epoch in count():
             ends.append((ends[-1] if ends else 0) + -(-len(self.epoch(epoch)) // micro_batches))
@@ -168,10 +174,15 @@ class Plan:
         return 1 - float(self.lengths.sum()) / float(self.epoch(0).costs.sum())
 
     def imbalance(self, world: int) -> float:
-        """Padded tokens of the slowest process over the mean of all, averaged over up to 200 steps."""
-        ratios = []
-        for number in range(min(self.steps, 200)):
-            costs = self.step(number).costs
-            loads = [costs[hand].sum() for hand in deal(costs, world, self.slots(world))]
-            ratios.append(max(loads) / (sum(loads) / world))
-        return float(np.mean(ratios))
+        """Padded tokens of the slowest process over the mean of all, averaged over up to 200 steps.
+
+        Worked out once for each `world`: with a thousand processes it takes about a second.
+        """
+        if world not in self._imbalance:
+            ratios = []
+            for number in range(min(self.steps, 200)):
+                costs = self.step(number).costs
+                loads = [costs[assigned].sum() for assigned in deal(costs, world, self.slots(world))]
+                ratios.append(max(loads) / (sum(loads) / world))
+            self._imbalance[world] = float(np.mean(ratios))
+        return self._imbalance[world]

@@ -240,7 +240,7 @@ def _checked(row: dict[str, list[int] | None], where: str, vocabulary: int) -> d
     for column, values in row.items():
         values = [] if values is None else values
         if not isinstance(values, list) or not all(type(value) is int for value in values):
-            raise DataError(f"{where}: {column} is no list of integers; correct the column")
+            raise DataError(f"{where}: {column} is not a list of integers; correct the column")
         lists[column] = values
         if len(values) != len(lists["input_ids"]):
             raise DataError(

@@ -215,7 +215,7 @@ def _make(
 ) -> Tokenized:
     """Makes the entry beside its place and renames it when it is whole."""
     if entry.exists():
-        say(f"the cache entry {entry} is damaged and is made anew")
+        say(f"the cache entry {entry} is damaged and is being rebuilt")
         shutil.rmtree(entry)
     # A process that was killed leaves its folder; the next one of the same machine, which holds the lock, clears it.
     making = entry.with_name(f"{entry.name}.{socket.gethostname()}.making")

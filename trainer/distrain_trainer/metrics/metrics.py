@@ -141,12 +141,12 @@ def greater_is_better(name: str) -> bool:
 
 
 def check_metric(name: str, task: Task) -> None:
-    """Raises SettingsError where `name` is no metric of `task`."""
+    """Raises SettingsError where `name` is not a metric of `task`."""
     names = metric_names(task)
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
         raise SettingsError(
-            f"evaluation.metric is '{name}', which is no metric of {task}; did you mean {nearest}? "
+            f"evaluation.metric is '{name}', which is not a metric of {task}; did you mean {nearest}? "
             f"There are {', '.join(names)}"
         )
 
@@ -157,7 +157,7 @@ def metric_path(name: str) -> Path:
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return numerator / np.maximum(denominator, 1)
+    return np.divide(numerator, np.maximum(denominator, 1))
 
 
 def _mean(total: float, count: int) -> float:

@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils.hub import get_checkpoint_shard_files
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from distrain_trainer.data.chat import turn_end
 from distrain_trainer.errors import SettingsError
@@ -58,7 +58,7 @@ def load_config(name: str, revision: str | None, **changes: Any) -> Any:
         raise SettingsError(hub_sentence(error, "model", name, revision)) from error
     if getattr(config, "quantization_config", None):
         raise SettingsError(
-            f"{name} is stored quantized, which cannot be trained; name the model that it was made from, and set "
+            f"{name} is stored quantized, which cannot be trained; name the model it was made from, and set "
             "quantization.bits and lora.rank to train it quantized"
         )
     return config
@@ -93,7 +93,7 @@ def longest_row(settings: Settings, config: Any, tokenizer: PreTrainedTokenizerB
         return min(maximum, tokens)
     if wanted > maximum:
         raise SettingsError(
-            f"data.max_length is {wanted} but {settings.model.name} takes {maximum} tokens at most; lower it"
+            f"data.max_length is {wanted} but {settings.model.name} accepts at most {maximum} tokens; lower it"
         )
     return wanted
 
@@ -244,7 +244,7 @@ def freeze(model: nn.Module, patterns: list[str], name: str) -> None:
         for match in matching:
             parameters[match].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
-        raise SettingsError(f"model.freeze takes all parameters of {name} out of training; leave some to train")
+        raise SettingsError(f"model.freeze freezes all parameters of {name}; leave some to train")
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

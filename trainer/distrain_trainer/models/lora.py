@@ -118,7 +118,7 @@ def _whole_modules(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
     for name in missing:
         module, _, _ = name.rpartition(".")
         if not module:
-            raise SettingsError(f"{name} is new and in no layer, so it cannot go with an adapter; unset lora.rank")
+            raise SettingsError(f"{name} is new and in no layer, so an adapter cannot go beside it; unset lora.rank")
         head = name.partition(".")[0]
         found.add(head if head in heads(model) else module)
     return sorted(found)

@@ -7,13 +7,15 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from distrain_trainer.data.loader import IGNORE_INDEX
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.hardware.numerics import autocast
 
 
 class SummedLoss(nn.Module):
     """The model with its loss. precision: that of the forward pass; weights stay as they are.
 
+    needs_mask: whether the model is told which tokens are padding. In a causal model a token attends to what lies
+    before it, and padding lies after it, so most do without; `probes.choose_mask` finds out.
     chunks: 0, or in how many parts the logits of a language model are computed, one after the other and once more in
     the backward pass, so that the whole logits never exist. The number is the same for each micro-batch on each
     process, whatever it holds: strategies that shard the output layer gather it once a chunk, all of them together.
@@ -23,6 +25,7 @@ class SummedLoss(nn.Module):
         super().__init__()
         self.model = model
         self.precision = precision
+        self.needs_mask = True
         self.chunks = 0
 
     def forward(
@@ -41,7 +44,7 @@ class SummedLoss(nn.Module):
         predictions: int64 of the labels' shape, of no meaning where there is no target; empty in training mode. With
         `with_logits` in their place the logits of the targets in order: [targets, classes].
         """
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask if self.needs_mask else None}
         if position_ids is not None:
             inputs |= {"position_ids": position_ids, "use_cache": False}
             if str(self.model.config._attn_implementation).startswith("flash"):
@@ -102,7 +105,7 @@ def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     The output layer is called as a module, never its weight taken: that is where strategies gather it and adapters
     work. What models do to its output is known here for some families; others are found out by `probes`.
     """
-    logits = model.get_output_embeddings()(hidden)
+    logits: torch.Tensor = model.get_output_embeddings()(hidden)
     config = model.config.get_text_config()
     if scale := getattr(config, "logit_scale", None):  # Cohere
         logits = logits * scale

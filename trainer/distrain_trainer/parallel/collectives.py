@@ -45,6 +45,13 @@ def backend() -> str:
     return "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
 
 
+def ensure_group(world: int) -> None:
+    """Makes a process group of one, which sharding needs where there is one process and no launcher."""
+    if world == 1 and not dist.is_initialized():
+        store = dist.HashStore()  # type: ignore[attr-defined]  # missing in torch's own list of exports
+        dist.init_process_group(backend(), store=store, rank=0, world_size=1)
+
+
 def total(values: list[float]) -> list[float]:
     """Each value summed over all processes, in float64."""
     if not dist.is_initialized():
@@ -77,6 +84,6 @@ def from_main(value: T) -> T:
     """Process 0's value, on all."""
     if not dist.is_initialized():
         return value
-    values: list[Any] = [value]
+    values = [value]
     dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
     return values[0]

@@ -353,7 +353,7 @@ class Checkpoints:
             for entry in by_parameter.get(name, []):
                 tensors[entry.rpartition("/")[2]] = moments[entry].get_tensor(entry)
             self.parallel.write(name, tensors)
-        self.parallel.written()
+        self.parallel.finish_writing()
         known = {field.name for field in fields(State)}
         state = json.loads((path / "state.json").read_text())
         return State(**{name: value for name, value in state.items() if name in known})

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distrain_trainer.data.loader import EVALUATION, IGNORE_INDEX, Collator, evaluation_batches
+from distrain_trainer.data.loader import EVALUATION, Collator, evaluation_batches
 from distrain_trainer.data.plan import MicroBatches, cut
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.metrics import metrics
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Tensors

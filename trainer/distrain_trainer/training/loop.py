@@ -92,12 +92,12 @@ def train(run: Run) -> None:
         loss_sum = torch.zeros((), dtype=torch.float64, device=parallel.device)
         last = len(batch.micro_batches) - 1
         for position, micro_batch in enumerate(batch.micro_batches):
-            with parallel.accumulating(position == last):
+            with parallel.accumulate(last=position == last):
                 seed_dropout(settings.seed, batch.epoch, state.step, batch.indices[position])
                 loss, _ = parallel.forward(micro_batch)
                 parallel.backward(loss * (run.process.world / targets))
             loss_sum += loss.detach()
-        grad_norm = parallel.step(rate)
+        grad_norm = parallel.step(learning_rate=rate)
         state.step += 1
 
         done, waited = batch, data_seconds

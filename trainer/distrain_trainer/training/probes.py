@@ -18,6 +18,7 @@ from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory.activations import CHUNK_BYTES, chunks_for
 from distrain_trainer.models.loss import SummedLoss, transformer
 from distrain_trainer.parallel import collectives
+from distrain_trainer.parallel.state import on_device
 from distrain_trainer.settings.model import Settings
 
 LONGEST = 64
@@ -41,14 +42,37 @@ def check_packing(settings: Settings, loss: SummedLoss, wrapped: nn.Module, coll
         together = _logits(loss, wrapped, probe(settings, collator, packed=True))
     except (TypeError, ValueError) as problem:  # of a model that takes no positions
         raise SettingsError(
-            f"{settings.model.name} does not take packed rows ({problem}); set batch.packing=false"
+            f"{settings.model.name} does not accept packed rows ({problem}); set batch.packing=false"
         ) from problem
     error, most = _difference(alone, together), EXACT if _is_exact(loss) else ROUNDED_PACKING
     if not error <= most:
         raise SettingsError(
-            f"texts packed into one row see each other in {settings.model.name}: its logits differ from those of the "
-            f"texts alone by {error:.1e} of the largest, and {most:.0e} is allowed; set batch.packing=false"
+            f"texts packed into one row attend to each other in {settings.model.name}: its logits differ from those "
+            f"of the texts alone by {error:.1e} of the largest, and {most:.0e} is allowed; set batch.packing=false"
         )
+
+
+def choose_mask(settings: Settings, loss: SummedLoss, wrapped: nn.Module, collator: Collator) -> None:
+    """Sets `loss.needs_mask` to False for a causal model that gives the same logits without an attention mask.
+
+    Rows are padded at their end. The mask is needless where, without one, no bit of a text's logits depends on what
+    stands in the padding, and they are the logits with a mask, to rounding: other kernels may add up in another order.
+    Without a mask attention takes its fast causal kernels and no mask of [rows, tokens, tokens] exists.
+    """
+    if settings.task not in ("causal-lm", "chat") or settings.batch.packing:
+        return
+    batch = probe(settings, collator, packed=False)
+    masked = _logits(loss, wrapped, batch)
+    loss.needs_mask = False
+    ids = batch["input_ids"]
+    other = torch.where(batch["attention_mask"].bool(), ids, (ids + 1) % collator.vocabulary)
+    try:
+        bare, bare_other = (_logits(loss, wrapped, batch | {"input_ids": inputs}) for inputs in (ids, other))
+    except (TypeError, ValueError, AttributeError):  # of a model that builds something from its mask
+        loss.needs_mask = True
+        return
+    same = all(collectives.gather(torch.equal(bare, bare_other)))
+    loss.needs_mask = not (same and _difference(masked, bare) <= (EXACT if _is_exact(loss) else ROUNDED_PACKING))
 
 
 def choose_loss(
@@ -75,12 +99,12 @@ def choose_loss(
         error, found = inf, str(problem)
     if error <= (EXACT if _is_exact(loss) else ROUNDED_CHUNKS):
         say(
-            f"the loss is computed by chunks of at most {CHUNK_BYTES >> 20} MiB of logits, {chunks} a micro-batch, in "
-            f"place of {4 * tokens * vocabulary / 2**30:.2g} GiB at once"
+            f"the loss is computed in chunks of at most {CHUNK_BYTES >> 20} MiB of logits, {chunks} per micro-batch, "
+            f"not {4 * tokens * vocabulary / 2**30:.2g} GiB at once"
         )
         return
     loss.chunks = 0
-    reason = f"{settings.model.name} makes its logits otherwise than by its output layer ({found})"
+    reason = f"{settings.model.name} computes its logits differently from its output layer ({found})"
     if wanted:
         raise SettingsError(f"model.chunked_loss is true but {reason}; set it to false")
     say(f"the loss is computed over whole logits, because {reason}; lower batch.tokens if memory runs out")
@@ -105,7 +129,7 @@ def _logits(loss: SummedLoss, wrapped: nn.Module, batch: dict[str, torch.Tensor]
     training = wrapped.training
     wrapped.eval()
     try:
-        _, logits = wrapped(**{name: tensor.to(device) for name, tensor in batch.items()}, with_logits=True)
+        logits: torch.Tensor = wrapped(**on_device(batch, device), with_logits=True)[1]
     finally:
         wrapped.train(training)
     return logits.float()

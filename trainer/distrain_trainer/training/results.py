@@ -64,7 +64,7 @@ def settings_record(
             "steps": plan.steps,
             "steps_per_epoch": [int(end - start) for start, end in zip([0, *plan.ends], plan.ends, strict=False)],
             "padding_fraction": plan.padding(),
-            "imbalance": plan.imbalance(process.world),
+            "imbalance": plan.imbalance(process.world) if process.is_main else None,
         },
     }
 

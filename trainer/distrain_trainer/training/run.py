@@ -32,7 +32,7 @@ from distrain_trainer.models.load import load_config, load_model, load_tokenizer
 from distrain_trainer.models.lora import check_installed
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives
-from distrain_trainer.parallel.api import freeze_unreached, parallelize
+from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.reporting.progress import Progress
 from distrain_trainer.settings.model import Settings, changed, flat
@@ -44,7 +44,7 @@ from distrain_trainer.training import results
 from distrain_trainer.training.checkpoint import Checkpoints, State, tensors_digest
 from distrain_trainer.training.evaluation import plan_evaluation
 from distrain_trainer.training.loop import Run, train
-from distrain_trainer.training.probes import check_packing, choose_loss
+from distrain_trainer.training.probes import check_packing, choose_loss, choose_mask
 from distrain_trainer.training.stop import StopRequest
 
 
@@ -81,7 +81,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     if results.is_finished(claimed.folder, plan.steps):
         tell(f"the run in {claimed.folder} is finished; give it more schedule.epochs to train on")
         return None
-    tell(deal_sentence(plan, data.train, settings, process.world))
+    if process.is_main:
+        tell(deal_sentence(plan, data.train, settings, process.world))
 
     # The processes meet.
     cuda, launched = torch.cuda.is_available(), "LOCAL_RANK" in os.environ
@@ -101,7 +102,8 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
         settings = with_least_tokens(settings, collectives.gather(plan.tokens))
         if settings.batch.tokens != plan.tokens:
             plan = plan_of(settings, data.train, packing)
-            tell("another process has less memory: " + deal_sentence(plan, data.train, settings, process.world))
+            if process.is_main:
+                tell("another process has less memory: " + deal_sentence(plan, data.train, settings, process.world))
     attempt = collectives.from_main(attempt or (begin_attempt(claimed.folder).attempt if process.is_main else 0))
 
     # The model, the same on all of them.
@@ -115,8 +117,9 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
     parallel = parallelize(settings, accelerator, module, process.world)
     check_packing(settings, module, parallel.module, collator)
+    choose_mask(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
-    parallel.warm_up(collator.empty())
+    warm_up(parallel, collator.empty())
 
     # Where the run was left, if it was.
     record = results.settings_record(claimed, asked, settings, data, plan, process, threads, parameters)

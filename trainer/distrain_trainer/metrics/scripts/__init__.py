@@ -7,7 +7,7 @@ import datasets
 import evaluate
 
 
-class LabelMetric(evaluate.Metric):
+class LabelMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """A metric of predicted and true class numbers, 0 .. classes - 1."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -20,7 +20,7 @@ class LabelMetric(evaluate.Metric):
         )
 
 
-class LossMetric(evaluate.Metric):
+class LossMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """A metric of token losses: `compute(losses=[...])`."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -8,5 +8,5 @@ from distrain_trainer.metrics import metrics, scripts
 class BitsPerToken(scripts.LossMetric):
     """Mean loss a token, in bits."""
 
-    def _compute(self, losses):
+    def _compute(self, losses: list[float]) -> dict[str, float]:
         return {"bits_per_token": metrics.bits_per_token(math.fsum(losses), len(losses))}
