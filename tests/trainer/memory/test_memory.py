@@ -375,7 +375,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     foreign = set(done.stdout.split()) - set(sys.stdlib_module_names)
-    own = ("_", "pydantic", "annotated", "typing", "yaml", "distrain")
+    own = ("_", "pydantic", "annotated", "typing", "yaml", "cython_runtime", "distrain")
     assert {name for name in foreign if not name.startswith(own)} <= {"sitecustomize", "usercustomize"}
 
 
