@@ -95,7 +95,7 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> Path:
 def run_distrain(settings: Path, processes: int, cores: int | None = None) -> Lines:
     """Runs `distrain train`. cores: as many are used, None for all."""
     metrics = settings.parent / "out" / "metrics.jsonl"
-    command = ["-m", "distrain_trainer.cli", "train", str(settings), "--processes", str(processes)]
+    command = ["-m", "distrain_k8s.cli", "train", str(settings), "--processes", str(processes)]
     lines: Lines = []
     read = 0
     with started(command, settings.parent / "log", cores) as process:

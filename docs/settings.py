@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from distrain_trainer.cli import setting_rows
 from distrain_trainer.settings.model import MAY_CHANGE, Settings
 from distrain_trainer.settings.reader import variable
+from distrain_trainer.settings.reference import setting_rows
 
 HEAD = """# Settings
 

@@ -122,7 +122,7 @@ def train_here(output: Path, inputs: Path, settings: Mapping[str, Any], processe
     text = json.dumps(settings).replace('"/data/', f'"{inputs}/')
     file = output.with_suffix(".json")
     file.write_text(text)
-    command = (sys.executable, "-m", "distrain_trainer.cli", "train", file, "--processes", str(processes))
+    command = (sys.executable, "-m", "distrain_k8s.cli", "train", file, "--processes", str(processes))
     environment = {"DISTRAIN_OUTPUT_DIR": str(output), "DISTRAIN_DATA__CACHE": str(output.parent / "cache")}
     shell.run(*command, env=environment | {"OMP_NUM_THREADS": "1"}, timeout=300)
     return losses(output)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.byt5.tokenization_byt5 import ByT5Tokenizer
 
 import tiny
-from distrain_trainer.cli import main
+from distrain_k8s.cli import main
 from distrain_trainer.data.chat import IGNORE_INDEX, Template, fit, turn_end, use_template
 from distrain_trainer.data.conversations import as_text, columns_of, conversation_of
 from distrain_trainer.data.tokens import Rows, Tokenized, prepare

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from distrain_k8s.cli import main
 from distrain_trainer.__main__ import unforeseen
-from distrain_trainer.cli import main
 from distrain_trainer.launch import termination
 from runs import FAILING
 

@@ -375,13 +375,13 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     foreign = set(done.stdout.split()) - set(sys.stdlib_module_names)
-    own = ("_", "pydantic", "annotated", "typing", "yaml", "distrain")
+    own = ("_", "pydantic", "annotated", "typing", "yaml", "cython_runtime", "distrain")
     assert {name for name in foreign if not name.startswith(own)} <= {"sitecustomize", "usercustomize"}
 
 
 def plan_command(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`distrain plan` where nothing of the trainer is installed."""
-    code = BLOCKED + f"from distrain_trainer.cli import main; main({['plan', *map(str, arguments)]!r})"
+    code = BLOCKED + f"from distrain_k8s.cli import main; main({['plan', *map(str, arguments)]!r})"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -425,7 +425,7 @@ def test_a_model_on_the_hub_is_planned_from_its_first_bytes(models: dict[str, Pa
             command = [
                 sys.executable,
                 "-m",
-                "distrain_trainer.cli",
+                "distrain_k8s.cli",
                 "plan",
                 "--model.name",
                 name,

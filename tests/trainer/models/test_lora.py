@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import tiny
-from distrain_trainer.cli import main
+from distrain_k8s.cli import main
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference.merge import check_same, merge_folder
 from distrain_trainer.inference.trained import evaluate_folder, load

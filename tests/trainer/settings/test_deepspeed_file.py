@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as draw
 
-from distrain_trainer.cli import show_deepspeed
+from distrain_trainer.commands import show_deepspeed
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.parallel.zero_config import generated, merged
 from distrain_trainer.settings.deepspeed_buckets import BUCKET, bucket_elements

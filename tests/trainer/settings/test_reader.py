@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from distrain_trainer.cli import setting_rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings, explicit, flat, nested
 from distrain_trainer.settings.reader import read_settings, split_flags, variable
+from distrain_trainer.settings.reference import setting_rows
 
 
 def test_the_command_line_goes_over_the_environment_over_the_file_over_the_default(tmp_path: Path):

@@ -16,7 +16,7 @@ from safetensors import safe_open
 import tiny
 import warm
 
-COMMAND = [sys.executable, "-m", "distrain_trainer.cli"]
+COMMAND = [sys.executable, "-m", "distrain_k8s.cli"]
 NO_PROGRESS = 60.0
 """Seconds without any change in the run's folder after which a test gives up."""
 

@@ -43,7 +43,7 @@ def _command(arguments: Sequence[str], folder: str, environment: Mapping[str, st
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    from distrain_trainer.cli import main
+    from distrain_k8s.cli import main
 
     sys.argv = ["distrain", *arguments]
     main()

@@ -45,7 +45,7 @@ def device_memory(local_rank: int, local_world: int) -> int:
     """Bytes that this process may fill: its GPU's memory, or on a CPU its part of what the container or the machine
     has, less what it holds already."""
     if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(local_rank).total_memory
+        return int(torch.cuda.get_device_properties(local_rank).total_memory)
     limit = psutil.virtual_memory().total
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         text = Path(path).read_text().strip() if Path(path).exists() else ""

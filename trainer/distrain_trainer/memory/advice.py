@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.memory.activations import longest
 from distrain_trainer.memory.estimate import KINDS, USED, Bytes, auto_tokens, fits, held, plan
+from distrain_trainer.memory.forward import longest
 from distrain_trainer.memory.hub_headers import read_headers
 from distrain_trainer.memory.model_shapes import Weights, local_model, read_folder, weights_of
 from distrain_trainer.settings.model import Settings, changed

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
-from distrain_trainer.memory.activations import SIZES, activations, targets
+from distrain_trainer.memory.activations import activations
+from distrain_trainer.memory.adapters import adapter_shapes
+from distrain_trainer.memory.forward import FP32, SIZES
 from distrain_trainer.memory.model_shapes import Shapes, Weights, elements
 from distrain_trainer.settings.deepspeed_buckets import bucket_elements, persistent_elements, prefetch_elements
 from distrain_trainer.settings.deepspeed_file import read_user_config
@@ -67,9 +69,9 @@ def held(weights: Weights, settings: Settings) -> Held:
         still = weights.frozen(settings.model.freeze)
         trained = {name: shape for name, shape in weights.parameters.items() if name not in still}
         frozen = {name: weights.parameters[name] for name in still}
-        frozen_bytes = 4 * elements(frozen)
+        frozen_bytes = FP32 * elements(frozen)
     else:
-        trained = adapter(weights, settings)
+        trained = adapter_shapes(weights, settings)
         frozen = {name: shape for name, shape in weights.parameters.items() if name not in trained}
         frozen_bytes = base_bytes(frozen, weights, settings)
     sizes = [math.prod(shape) for shape in trained.values()]
@@ -78,20 +80,12 @@ def held(weights: Weights, settings: Settings) -> Held:
     return Held(sum(sizes), elements(frozen), frozen_bytes, largest, sum(small))
 
 
-def adapter(weights: Weights, settings: Settings) -> Shapes:
-    """The matrices of a low-rank adapter, and the heads that are new and so are trained whole beside it."""
-    lora = settings.lora
-    assert lora.rank is not None
-    shapes = {name: weights.parameters[name] for name in weights.new}
-    for name, (rows, columns) in targets(weights, settings).items():
-        shapes |= {f"{name}.lora_A": (lora.rank, columns), f"{name}.lora_B": (rows, lora.rank)}
-        if lora.dora:
-            shapes[f"{name}.magnitude"] = (rows,)
-    return shapes
-
-
 def base_bytes(frozen: Shapes, weights: Weights, settings: Settings) -> int:
-    """Bytes of a frozen base model: of its type, or quantized within its blocks."""
+    """Bytes of a frozen base model: of its type, or quantized within its blocks.
+
+    bitsandbytes keeps one fp32 scale for each row in 8 bits (`Int8Params.SCB`), and in 4 bits one for each 64 weights;
+    quantized twice these are one byte each, with an fp32 scale for each 256 of them (`quantize_4bit`).
+    """
     size = SIZES[settings.model.dtype or settings.precision]
     bits = settings.quantization.bits
     if bits is None:
@@ -99,85 +93,148 @@ def base_bytes(frozen: Shapes, weights: Weights, settings: Settings) -> int:
     inner = {name: shape for name, shape in weights.linear().items() if name.startswith(weights.blocks)}
     count = elements(inner)
     if bits == 8:
-        scales = 4 * sum(shape[0] for shape in inner.values())
+        scales = FP32 * sum(shape[0] for shape in inner.values())
+    elif settings.quantization.double_quantization:
+        scales = count // 64 + FP32 * count // (64 * 256)
     else:
-        scales = count // 64 + count // 4096 if settings.quantization.double_quantization else count // 16
+        scales = FP32 * count // 64
     return size * (elements(frozen) - count) + count * bits // 8 + scales
 
 
 def optimizer_bytes(settings: Settings) -> float:
     """Bytes of the optimizer's state for each trained parameter."""
     if settings.optimizer.name == "adamw_8bit":
-        return 2 + 8 / 256  # two moments, with a scale for each block of 256
+        # Two moments of one byte, each with an fp32 scale for a block of 256 (`init_state` in bitsandbytes/optim).
+        return 2 + 2 * FP32 / 256
     if settings.optimizer.name == "adamw":
-        return 8
-    return 4 if settings.optimizer.momentum else 0
+        return 2 * FP32
+    return FP32 if settings.optimizer.momentum else 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What a strategy holds whatever the micro-batch, in bytes. passing: what the end of a backward pass or the update
+    takes for a moment, when the activations are gone."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    buckets: float
+    passing: float
+    host: float = 0
 
 
 def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: int, device: str = "cuda") -> Bytes:
-    """Bytes a GPU under a strategy. world: processes. tokens: padded tokens of a micro-batch."""
-    h, a = held(weights, settings), activations(weights, settings, tokens, kind, device)
-    offload_optimizer, offload_parameters = settings.strategy.offload_optimizer, settings.strategy.offload_parameters
-    shard = _share(h.trained, world)
-    state = optimizer_bytes(settings)
-    bucket, buckets, host = bucket_bytes(h, settings), 0, 0
-    end = 4 * h.largest
+    """Bytes per GPU under a strategy. world: processes. tokens: padded tokens of a micro-batch."""
+    sizes = held(weights, settings)
     if kind in ("single", "ddp"):
-        parameters, gradients, optimizer = 4 * h.trained + h.frozen_bytes, 4 * h.trained, state * h.trained
-        step = 4 * h.trained if settings.optimizer.name == "sgd" and device == "cuda" else 0
+        state = _replica(sizes, settings, device)
     elif kind in ("zero1", "zero2"):
-        parameters, gradients, optimizer = 4 * h.trained + h.frozen_bytes, 4 * shard, (4 + state) * shard
-        buckets, step = bucket, 4 * shard
-        end = 4 * h.trained if kind == "zero1" else end
-        if offload_optimizer:
-            host, gradients, optimizer = int(optimizer) + 8 * shard, 4 * h.largest, 0
-            step = 0
+        state = _zero(sizes, settings, kind, world)
     elif kind == "zero3":
-        parameters = 4 * shard + _share(h.frozen_bytes, world) + 4 * h.whole
-        gradients, optimizer, step = 4 * shard, (4 + state) * shard, 0
-        own = bucket_elements(h.trained, h.largest)
-        live = 4 * min(h.trained, 2 * own + prefetch_elements(own)) + min(h.frozen_bytes, 8 * own)
-        buckets = bucket + live
-        end = bucket + bucket // world
-        if offload_optimizer:
-            host, gradients, optimizer = int(optimizer) + 8 * shard, 0, 0
-        if offload_parameters:
-            host, parameters = host + parameters - 4 * h.whole, 4 * h.whole
-    elif kind == "fsdp":
-        fraction = h.frozen_bytes / max(h.frozen, 1) if h.frozen else 4
-        parameters, gradients, optimizer = 4 * shard + _share(h.frozen_bytes, world), 4 * shard, state * shard
-        block, root = _gathered(weights, h, fraction)
-        buckets, end, step = root + 3 * block, 2 * root, 0
+        state = _zero3(sizes, settings, world)
     else:
-        raise AssertionError(kind)
-    fullest = max(a.kept + a.passing, a.kept - a.loss + a.layer + a.back, end, step)
+        assert kind == "fsdp", kind
+        state = _fsdp(sizes, settings, world, weights)
+    batch = activations(weights, settings, tokens, kind, device)
+    forward, backward = batch.kept + batch.passing, batch.kept - batch.loss + batch.layer + batch.back
     return Bytes(
-        parameters=int(parameters),
-        gradients=int(gradients),
-        optimizer=int(optimizer),
-        buckets=int(buckets),
-        activations=a.kept,
-        working=int(fullest) - a.kept,
-        host=int(host),
+        parameters=int(state.parameters),
+        gradients=int(state.gradients),
+        optimizer=int(state.optimizer),
+        buckets=int(state.buckets),
+        activations=batch.kept,
+        working=int(max(forward, backward, state.passing)) - batch.kept,
+        host=int(state.host),
     )
 
 
-def bucket_bytes(h: Held, settings: Settings) -> int:
+def _replica(sizes: Held, settings: Settings, device: str) -> State:
+    """Everything on every process; DDP's buckets are the gradients themselves.
+
+    torch's SGD updates all parameters at once on a GPU (`_multi_tensor_sgd`), from a copy of their gradients.
+    """
+    whole = FP32 * sizes.trained
+    update = whole if settings.optimizer.name == "sgd" and device == "cuda" else 0
+    return State(
+        parameters=whole + sizes.frozen_bytes,
+        gradients=whole,
+        optimizer=optimizer_bytes(settings) * sizes.trained,
+        buckets=0,
+        passing=max(FP32 * sizes.largest, update),
+    )
+
+
+def _zero(sizes: Held, settings: Settings, kind: str, world: int) -> State:
+    """ZeRO 1 and 2 (`DeepSpeedZeroOptimizer`): an fp32 copy of its share of the weights beside the optimizer's state.
+
+    Stage 1 holds all gradients until the end of a backward pass. In the host's memory the update needs its share of the
+    gradients twice: as they come and as they are summed.
+    """
+    share = _share(sizes.trained, world)
+    gradients, optimizer, host = FP32 * share, (FP32 + optimizer_bytes(settings)) * share, 0.0
+    update = FP32 * share
+    if settings.strategy.offload_optimizer:
+        host = int(optimizer) + 2 * FP32 * share
+        gradients, optimizer, update = FP32 * sizes.largest, 0, 0
+    return State(
+        parameters=FP32 * sizes.trained + sizes.frozen_bytes,
+        gradients=gradients,
+        optimizer=optimizer,
+        buckets=bucket_bytes(sizes, settings),
+        passing=max(FP32 * (sizes.trained if kind == "zero1" else sizes.largest), update),
+        host=host,
+    )
+
+
+def _zero3(sizes: Held, settings: Settings, world: int) -> State:
+    """ZeRO 3 (`DeepSpeedZeroOptimizer_Stage3`): shares of everything, and what is gathered while it is used: at most
+    `stage3_max_live_parameters`, two buckets, and what is fetched ahead (parallel/zero_config.py). At the end of a
+    backward pass a bucket of gradients is copied, and this process's share of it."""
+    share, whole = _share(sizes.trained, world), FP32 * sizes.whole
+    parameters: float = FP32 * share + _share(sizes.frozen_bytes, world) + whole
+    gradients, optimizer, host = FP32 * share, (FP32 + optimizer_bytes(settings)) * share, 0.0
+    bucket, own = bucket_bytes(sizes, settings), bucket_elements(sizes.trained, sizes.largest)
+    live = FP32 * min(sizes.trained, 2 * own + prefetch_elements(own)) + min(sizes.frozen_bytes, 2 * FP32 * own)
+    if settings.strategy.offload_optimizer:
+        host, gradients, optimizer = int(optimizer) + 2 * FP32 * share, 0, 0
+    if settings.strategy.offload_parameters:
+        host, parameters = host + parameters - whole, whole
+    return State(parameters, gradients, optimizer, bucket + live, bucket + bucket // world, host)
+
+
+def _fsdp(sizes: Held, settings: Settings, world: int, weights: Weights) -> State:
+    """PyTorch's `fully_shard`: shares of everything; what is outside of the blocks is gathered throughout, and a block
+    with the one before and the one after it. At the end of a backward pass the gradients of what is outside of the
+    blocks are whole, and copied once."""
+    share = _share(sizes.trained, world)
+    block, root = _gathered(weights, sizes)
+    return State(
+        parameters=FP32 * share + _share(sizes.frozen_bytes, world),
+        gradients=FP32 * share,
+        optimizer=optimizer_bytes(settings) * share,
+        buckets=root + 3 * block,
+        passing=2 * root,
+    )
+
+
+def bucket_bytes(sizes: Held, settings: Settings) -> int:
     """Bytes of DeepSpeed's bucket: of the size that `strategy.config` passes on, or else of distrain's own."""
     wanted = None
     if settings.strategy.config is not None:
         extra = read_user_config(settings.strategy.config).extra
         wanted = extra.get("zero_optimization", {}).get("reduce_bucket_size")
-    return 4 * int(wanted or bucket_elements(h.trained, h.largest))
+    return FP32 * int(wanted or bucket_elements(sizes.trained, sizes.largest))
 
 
 def _share(whole: int, world: int) -> int:
     return -(-whole // world)
 
 
-def _gathered(weights: Weights, h: Held, frozen_size: float) -> tuple[int, int]:
+def _gathered(weights: Weights, sizes: Held) -> tuple[int, int]:
     """Bytes of a block that is gathered, and of all that is outside of blocks."""
-    size = 4 if not h.frozen else (4 * h.trained + frozen_size * h.frozen) / (h.trained + h.frozen)
+    count = sizes.trained + sizes.frozen
+    size = (FP32 * sizes.trained + sizes.frozen_bytes) / count if sizes.frozen else FP32
     return int(size * weights.block), int(size * weights.root)
 
 

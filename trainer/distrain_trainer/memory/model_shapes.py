@@ -248,9 +248,11 @@ def _any(config: Mapping[str, Any], *names: str) -> Any:
 def _whole(config: Mapping[str, Any], *names: str, default: int | None = None, least: int = 1) -> int:
     """A size; where there is one for each layer, the largest."""
     number = _largest(config, names, least)
-    if number is None and default is None:
+    if number is None:
+        if default is not None:
+            return default
         raise SettingsError(f"config.json has no {names[0]}; the memory of this kind of model cannot be planned")
-    return int(default if number is None else number)  # type: ignore[arg-type]
+    return int(number)
 
 
 def _fraction(config: Mapping[str, Any], *names: str) -> float:
@@ -267,7 +269,7 @@ def _largest(config: Mapping[str, Any], names: tuple[str, ...], least: int) -> f
             f"{name} is {config[name]!r} in config.json, not a number of {least} or more; the memory of this model "
             "cannot be planned"
         )
-    return max(numbers)
+    return float(max(numbers))
 
 
 def _blocks(shapes: Shapes) -> tuple[str, ...]:

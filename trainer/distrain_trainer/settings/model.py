@@ -1,7 +1,7 @@
 """All settings of a run, and which of them contradict each other. The one source of truth."""
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -275,9 +275,9 @@ def explicit(section: BaseModel, prefix: str = "") -> set[str]:
     return names
 
 
-def nested(values: dict[str, object]) -> dict[str, object]:
+def nested(values: Mapping[str, object]) -> dict[str, Any]:
     """The inverse of `flat`: dotted names to nested dictionaries."""
-    tree: dict = {}
+    tree: dict[str, Any] = {}
     for name, value in values.items():
         *sections, last = name.split(".")
         node = tree

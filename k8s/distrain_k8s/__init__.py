@@ -1,0 +1,1 @@
+"""The client of distrain: what runs on the user's machine."""

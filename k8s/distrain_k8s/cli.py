@@ -1,0 +1,94 @@
+"""The command `distrain`: its command line, made from tables, and its exit codes.
+
+What a sub-command needs is imported when that sub-command runs, so that help and errors come at once, and so that the
+client does without the trainer's packages.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import NoReturn
+
+from distrain_trainer.cli import COMMANDS, Command
+from distrain_trainer.errors import DistrainError, SettingsError
+from distrain_trainer.settings.reader import split_flags
+from distrain_trainer.settings.reference import settings_help
+
+INTERRUPTED = 130
+"""What a shell makes of Ctrl-C."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs a sub-command and exits with its code; a user's mistake is one sentence on stderr."""
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments)
+    except DistrainError as error:
+        print(f"distrain: {error}", file=sys.stderr)
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of our output, such as head, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Parses the arguments and runs what they ask for; the exit code. Raises DistrainError."""
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    command = next((command for command in COMMANDS if command.name == name), None)
+    parser = build_parser(command)
+    if command is None:
+        parser.parse_args(arguments)  # which answers --help, or says what is wrong, and exits
+        raise AssertionError(arguments)
+    flags, rest = split_flags(arguments, options([command]))
+    chosen = parser.parse_args(rest)
+    if flags and not command.takes_settings:
+        parser.error(f"distrain {command.name} has no option --{next(iter(flags))}")
+    module, _, function = command.run.partition(":")
+    try:
+        code: int | None = getattr(import_module(module), function)(chosen, flags)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("distrain"):
+            raise
+        raise SettingsError(
+            f"distrain {command.name} needs {error.name}, which is not installed; run pip install 'distrain[trainer]'"
+        ) from None
+    return code or 0
+
+
+def options(commands: Iterable[Command]) -> Mapping[str, bool]:
+    """Name of every option, without its dashes -> whether a value follows it."""
+    found = {"help": False, "h": False}
+    for command in commands:
+        for argument in command.arguments:
+            if argument.is_option:
+                found |= {name.lstrip("-"): argument.takes_value for name in argument.names}
+    return found
+
+
+def build_parser(command: Command | None) -> argparse.ArgumentParser:
+    """The command line. command: the one whose arguments are wanted; the others are only named."""
+    parser = argparse.ArgumentParser(
+        prog="distrain",
+        description="Fine-tune Hugging Face models: a run ends the same whatever dies on the way, and whatever number "
+        "of processes it ran on.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for other in COMMANDS:
+        added = commands.add_parser(other.name, help=other.help, description=other.help, allow_abbrev=False)
+        if other is not command:
+            continue
+        for argument in other.arguments:
+            added.add_argument(*argument.names, **argument.options)
+        if other.takes_settings:
+            added.formatter_class = argparse.RawDescriptionHelpFormatter
+            added.epilog = settings_help()
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""What each of the trainer's sub-commands does, which imports what it needs when it runs."""
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.reader import read_settings
+from distrain_trainer.settings.sections import ZERO
+
+if TYPE_CHECKING:
+    from distrain_trainer.launch.signals import Requests
+
+
+def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
+    """Trains a model; under a launcher (LOCAL_RANK is set) as one of its workers."""
+    worker_arguments = [chosen.file] if chosen.file else []
+    worker_arguments += [f"--{name}={value}" for name, value in flags.items()]
+    if "LOCAL_RANK" in os.environ:
+        if chosen.overwrite:
+            raise SettingsError("--overwrite cannot be used under a launcher; remove the old run's folder first")
+        from distrain_trainer.__main__ import main as work
+
+        work(worker_arguments + ["--resume"] * chosen.resume)
+
+    from distrain_trainer.launch.signals import Requests
+    from distrain_trainer.launch.termination import last_words
+
+    requests = Requests()  # from here on SIGTERM is heard, which the first process of a container would not be
+    settings = None
+    try:
+        settings = read_settings(chosen.file, flags)
+        return train_here(settings, chosen, worker_arguments, requests)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        return last_words(error, requests.asked, Path(settings.output_dir) if settings else None)
+
+
+def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[str], requests: "Requests") -> int:
+    """Makes sure that this machine can train, and supervises its workers. arguments: theirs. Raises DistrainError."""
+    from distrain_trainer.launch.node import gpus_here, this_node
+    from distrain_trainer.launch.preflight import check_locked_memory, check_shared_memory
+    from distrain_trainer.storage.run_folder import claim
+
+    if chosen.resume and chosen.overwrite:
+        raise SettingsError("--resume and --overwrite contradict each other; keep one of them")
+    node = this_node(chosen.processes)
+    if settings.strategy.kind == "single" and node.count * node.processes > 1:
+        raise SettingsError(
+            f"strategy.kind is single but there are {node.count * node.processes} processes; start one, or set "
+            "strategy.kind to ddp"
+        )
+    if chosen.overwrite and node.count > 1:
+        raise SettingsError("--overwrite cannot be used on several nodes; remove the old run's folder first")
+    check_shared_memory(settings, node.processes, gpus_here())
+    check_locked_memory(node.count)
+    claim(settings, chosen.resume, chosen.overwrite)
+    from distrain_trainer.launch.supervisor import Job, supervise
+
+    return supervise(Job(node, settings, arguments, resume=chosen.resume, by_hand=chosen.resume), requests)
+
+
+def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Evaluates a trained model and prints its metrics as JSON."""
+    from distrain_trainer.inference.trained import evaluate_folder
+
+    print(json.dumps(evaluate_folder(chosen.path, chosen.file, flags), indent=2))
+
+
+def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Predicts for each line of text, or row of a file, one JSON object a line."""
+    from distrain_trainer.inference.trained import predict_folder
+
+    predict_folder(chosen.path, chosen.file, chosen.output, chosen.max_new_tokens)
+
+
+def merge(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Merges a trained adapter into its base model, and says how far the logits moved."""
+    from distrain_trainer.inference.merge import merge_folder
+
+    print(json.dumps(merge_folder(chosen.path, chosen.output, chosen.dtype), indent=2))
+
+
+def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Talks with a trained chat model: answers each line that is typed, or piped in."""
+    from distrain_trainer.__main__ import quieten_libraries
+
+    quieten_libraries()
+    from distrain_trainer.inference.chat import talk
+
+    talk(chosen.path, chosen.max_new_tokens)
+
+
+def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Tokenizes the data ahead of time, into the cache that train reads."""
+    settings = read_settings(chosen.file, flags)
+    from distrain_trainer.__main__ import quieten_libraries
+
+    quieten_libraries()
+    from distrain_trainer.console import say
+    from distrain_trainer.data.chat import use_template
+    from distrain_trainer.data.tokens import prepare
+    from distrain_trainer.models.load import load_config, load_tokenizer, longest_row, resolve
+
+    name, revision = resolve(settings.model)
+    tokenizer = load_tokenizer(name, revision)
+    use_template(tokenizer, settings)
+    data = prepare(settings, tokenizer, longest_row(settings, load_config(name, revision), tokenizer), say)
+    print(json.dumps({"train_rows": len(data.train), "evaluation_rows": len(data.evaluation or ())} | data.counts))
+
+
+def validate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Checks settings without starting anything, and prints all of them as YAML."""
+    import yaml
+
+    settings = read_settings(chosen.file, flags)
+    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+    if settings.strategy.kind in ZERO:
+        show_deepspeed(settings, chosen.processes)
+    print("the settings are valid", file=sys.stderr)
+
+
+def show_deepspeed(settings: Settings, processes: int | None) -> None:
+    """Prints what DeepSpeed will be given, as a comment to the settings, and what a user's file has said in vain.
+
+    Bucket sizes follow from the model, of whose files the headers are read.
+    """
+    from distrain_trainer.launch.node import this_node
+    from distrain_trainer.memory.advice import read_model
+    from distrain_trainer.memory.estimate import held
+    from distrain_trainer.parallel.zero_config import generated, merged
+    from distrain_trainer.settings.deepspeed_file import apply, read_user_config
+
+    node = this_node(processes)
+    world = node.count * node.processes
+    sizes = held(read_model(settings), settings)
+    config = generated(settings, world, sizes.trained, sizes.largest)
+    print(f"# What DeepSpeed is given on {world} process{'es' * (world > 1)}:")
+    print(textwrap.indent(json.dumps(merged(config, apply(settings)[1]), indent=2), "# "))
+    for note in read_user_config(settings.strategy.config).notes if settings.strategy.config else ():
+        print(note, file=sys.stderr)
+
+
+def plan(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Says how much memory a run takes on each GPU, by strategy, and whether it fits; needs no GPU."""
+    from distrain_trainer.memory.advice import document, memory_of, read_model, show
+
+    settings = read_settings(chosen.file, flags)
+    if chosen.gpus < 1:
+        raise SettingsError(f"--gpus is {chosen.gpus}; give 1 or more")
+    about = document(read_model(settings), settings, chosen.gpus, memory_of(chosen.gpu_memory))
+    if chosen.output == "json":
+        print(json.dumps(about, indent=2))
+    else:
+        show(about)
+
+
+def schema(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Prints the JSON schema of the settings."""
+    print(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+def sample(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Writes the sample data set: docstrings of Python's standard library, labelled by their package."""
+    from distrain_trainer.data.sample import write_sample
+
+    rows = write_sample(chosen.file)
+    print(f"{chosen.file}: {rows:,} rows", file=sys.stderr)
+
+
+def show_version(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Prints the version of distrain, and with --json of all that the numbers depend on."""
+    if chosen.json:
+        from distrain_trainer.hardware.machine import versions
+
+        print(json.dumps(versions()))
+    else:
+        print(version("distrain"))
