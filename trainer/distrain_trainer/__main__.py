@@ -10,7 +10,9 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
+from distrain_trainer import console
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+from distrain_trainer.launch.node import speaker
 from distrain_trainer.launch.termination import leave, report_of, write_error_file
 from distrain_trainer.settings.reader import read_settings, split_flags
 from distrain_trainer.training.stop import die_with_parent
@@ -32,6 +34,7 @@ def main(arguments: list[str]) -> NoReturn:
     try:
         cluster = ClusterEnvironment.read()
         settings = read_settings(options.file, flags)
+        console.configure(settings.log_level, speaker())
         quieten_libraries()
         from distrain_trainer.training.run import run
 

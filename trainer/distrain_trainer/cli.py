@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distrain_trainer import console
 from distrain_trainer.errors import DistrainError, SettingsError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import read_settings, split_flags, variable
@@ -35,12 +36,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = chosen.run(chosen, flags)
     except DistrainError as error:
-        print(f"distrain: {error}", file=sys.stderr)
+        console.error(str(error))
         code = error.exit_code
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("distrain"):
             raise
-        print(f"distrain: {error.name} is not installed; install distrain[trainer]", file=sys.stderr)
+        console.error(f"{error.name} is not installed; install distrain[trainer]")
         code = USAGE_ERROR
     except BrokenPipeError:  # the reader of our output, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,6 +86,7 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     if chosen.resume and chosen.overwrite:
         raise SettingsError("--resume and --overwrite contradict each other; keep one of them")
     node, cluster = this_node(chosen.processes), ClusterEnvironment.read()
+    console.configure(settings.log_level, node.title if node.count > 1 else "")
     if settings.strategy.kind == "single" and node.count * node.processes > 1:
         raise SettingsError(
             f"strategy.kind is single but there are {node.count * node.processes} processes; start one, or set "

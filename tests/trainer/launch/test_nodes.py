@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -89,7 +90,7 @@ def test_two_nodes_end_as_one_does_whatever_dies(
     said = [end(node) for node in nodes]
     assert digest(cluster.output / "final") == digest(one_node / "final"), said
     assert losses(cluster.output) == losses(one_node)
-    assert "all-reduce over 2 processes: " in said[0]
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ node 0 rank 0: all-reduce over 2 processes: ", said[0], re.M)
     log = cluster.output / "logs" / "node-1.attempt-1.log"
     assert log.read_text().startswith("attempt 1 on node 1 (machine-1)\n")
     if fault == "node 0":

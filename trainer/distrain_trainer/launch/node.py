@@ -39,6 +39,13 @@ class Node:
         return titled(self.index, self.name)
 
 
+def speaker(environment: Mapping[str, str] = os.environ) -> str:
+    """`node 1 rank 8`: the worker that a launcher's environment describes, empty where the run has one node."""
+    rank, world = (int(environment.get(name, 0)) for name in ("RANK", "WORLD_SIZE"))
+    on_each = int(environment.get("LOCAL_WORLD_SIZE", world))
+    return f"node {rank // on_each} rank {rank}" if world > on_each else ""
+
+
 def titled(index: int, name: str) -> str:
     """`node 3 (gpu-17)`: Kubernetes' name is what the chart's `avoidNodes` takes."""
     return f"node {index} ({name})" if name else f"node {index}"

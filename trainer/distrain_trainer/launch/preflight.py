@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from distrain_trainer.console import say
+from distrain_trainer.console import warn
 from distrain_trainer.errors import VolumeError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.retry import failure
@@ -47,8 +47,8 @@ def check_locked_memory(nodes: int, devices: Path = Path("/dev/infiniband")) -> 
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if limit == resource.RLIM_INFINITY or limit >= LOCKED_BYTES or _capabilities() & IPC_LOCK:
         return
-    say(
-        f"distrain: RDMA devices are here but a process may lock only {limit // 1024} KB of memory, at which NCCL "
+    warn(
+        f"RDMA devices are here but a process may lock only {limit // 1024} KB of memory, at which NCCL "
         "fails; raise the container runtime's limit (LimitMEMLOCK=infinity, --ulimit memlock=-1), or set "
         "NCCL_IB_DISABLE=1"
     )

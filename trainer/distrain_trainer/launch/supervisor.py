@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from distrain_trainer.console import say
+from distrain_trainer.console import debug, say, warn
 from distrain_trainer.errors import DistrainError, FailureReport, LostPeer, RunFailed, Stopped, is_retried
 from distrain_trainer.hardware.machine import versions
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
@@ -114,7 +114,7 @@ def supervise(job: Job, requests: Requests) -> int:
             return 0
         if requests.asked or not outcome.again:
             raise RunFailed(outcome.failure)
-        say(f"distrain: {outcome.failure.sentence}; starting again")
+        warn(f"{outcome.failure.sentence}; starting again")
         requests.pause(_pause(job))
 
 
@@ -127,7 +127,7 @@ def export_metrics(folder: Path, port: int | None) -> None:
     try:
         export(folder, port)
     except OSError as error:
-        say(f"distrain: no Prometheus endpoint at port {port}: {error}")
+        warn(f"no Prometheus endpoint at port {port}: {error}")
 
 
 def _coordinate(job: Job, store: Any, requests: Requests) -> AttemptOutcome:
@@ -202,6 +202,7 @@ def _workers(job: Job, start: Start, requests: Requests) -> Iterator[Workers]:
             log.parent.mkdir(exist_ok=True)
             with log.open("a") as file:
                 file.write(f"attempt {start.attempt} on {job.node.title}\n")
+    debug(f"attempt {start.attempt} starts its workers, whose process group meets at port {start.port}")
     with TemporaryDirectory(prefix="distrain-") as scratch:
         workers = requests.workers = Workers(job.work, arguments, job.node, start.port, log, Path(scratch))
         if requests.asked:
@@ -223,7 +224,7 @@ def _report(job: Job, attempt: int, workers: Workers) -> FailureReport:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"node-{job.node.index}.json", asdict(report) | {"time": time.time()})
     except OSError as failed:
-        say(f"distrain: {folder} cannot be written: {failed.strerror}")
+        warn(f"{folder} cannot be written: {failed.strerror}")
     return report
 
 

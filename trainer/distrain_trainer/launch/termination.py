@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from distrain_trainer.console import say
+from distrain_trainer import console
 from distrain_trainer.errors import (
     DistrainError,
     FailureReport,
@@ -75,7 +75,7 @@ def write_error_file(report: FailureReport) -> None:
     """Leaves a worker's report where the launcher looks for it; without a launcher, tells the person."""
     path = os.environ.get(ERROR_FILE)
     if path is None:
-        say(f"distrain: {report.sentence}")
+        console.error(report.sentence)
         return
     message = {"message": report.sentence, "exit_code": report.exit_code, "timestamp": str(time.time())}
     Path(path).write_text(json.dumps({"message": message, "report": asdict(report)}))
@@ -118,7 +118,7 @@ def last_words(error: Exception, asked: bool, folder: Path | None) -> int:
             with suppress(OSError):
                 if folder and folder.is_dir():
                     _keep(error, folder / "errors")
-    say(f"distrain: {report.sentence}")
+    console.error(report.sentence)
     with suppress(OSError):
         if TERMINATION_LOG.is_file():
             TERMINATION_LOG.write_text(report.sentence[:4000])

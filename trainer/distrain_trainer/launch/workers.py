@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from distrain_trainer.console import debug
 from distrain_trainer.errors import FailureReport, LostPeer, Stopped
 from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.launch.node import Node
@@ -92,6 +93,7 @@ class Workers:
             code, sentence = Stopped.exit_code, "stopped before the first step; start the same command again"
         else:
             sentence = f"process {rank}{_death(code, self._log)}"
+        debug(f"process {rank} has left with {code}: {sentence}")
         self.failures.append(FailureReport(code, sentence, rank, self._node.name or None))
         if code in (Stopped.exit_code, LostPeer.exit_code):
             self._deadline = min(self._deadline, time.monotonic() + SECONDS_TO_FOLLOW)
