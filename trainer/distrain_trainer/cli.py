@@ -80,7 +80,7 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     """Makes sure that this machine can train, and supervises its workers. arguments: theirs. Raises DistrainError."""
     from distrain_trainer.launch.cluster_environment import ClusterEnvironment
     from distrain_trainer.launch.node import gpus_here, this_node
-    from distrain_trainer.launch.preflight import check_locked_memory, check_shared_memory
+    from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory
     from distrain_trainer.storage.run_folder import claim
 
     if chosen.resume and chosen.overwrite:
@@ -95,6 +95,7 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     if chosen.overwrite and node.count > 1:
         raise SettingsError("--overwrite cannot be used on several nodes; remove the old run's folder first")
     check_shared_memory(settings, node.processes, gpus_here(cluster))
+    check_rdma(cluster.rdma)
     check_locked_memory(node.count)
     claim(settings, chosen.resume, chosen.overwrite)
     from distrain_trainer.__main__ import main as work

@@ -17,7 +17,7 @@ from torch.distributed import TCPStore
 from distrain_trainer.errors import FailureReport, RestartsUsedUp, SettingsError, VolumeError
 from distrain_trainer.launch import preflight
 from distrain_trainer.launch.node import Node, this_node
-from distrain_trainer.launch.preflight import check_locked_memory, check_shared_memory, check_volume
+from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory, check_volume
 from distrain_trainer.launch.rendezvous import AttemptOutcome, Coordinator, Member, open_store
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
@@ -159,6 +159,17 @@ def test_memory_that_rdma_may_not_lock_is_told(
         assert not capsys.readouterr().err
     finally:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+
+
+def test_rdma_that_was_promised_and_is_not_there_is_refused(tmp_path: Path) -> None:
+    loadable = "libc.so.6"
+    with pytest.raises(SettingsError, match=r"RDMA was promised but .* cannot be loaded \(libno\.so\.1"):
+        check_rdma(True, tmp_path, "libno.so.1")
+    with pytest.raises(SettingsError, match=r"RDMA was promised but .* has no uverbs device here"):
+        check_rdma(True, tmp_path, loadable)
+    check_rdma(False, tmp_path, "libno.so.1")
+    (tmp_path / "uverbs0").write_text("")
+    check_rdma(True, tmp_path, loadable)
 
 
 @pytest.fixture

@@ -45,6 +45,18 @@ def test_a_volume_that_is_away_at_the_start_has_the_pod_started_again(
     assert capsys.readouterr().err == f"distrain: {sentence}\n"
 
 
+def test_a_promise_of_rdma_that_is_not_kept_is_refused_before_a_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUN_RDMA", "1")
+    assert train(tmp_path / "out") == 64
+    assert capsys.readouterr().err.startswith("distrain: RDMA was promised but ")
+    monkeypatch.setenv("RUN_RDMA", "maybe")
+    assert train(tmp_path / "out") == 64
+    assert capsys.readouterr().err.startswith("distrain: RUN_RDMA is 'maybe', but it should be a valid boolean; ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unforeseen_error_of_the_supervisor_leaves_138_a_sentence_and_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

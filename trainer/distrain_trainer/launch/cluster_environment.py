@@ -24,6 +24,8 @@ class ClusterEnvironment(BaseModel):
     """Port of the Prometheus endpoint."""
     node_name: str | None = None
     """Kubernetes' name of this machine."""
+    rdma: bool = False
+    """Whether the pod has been promised RDMA devices, InfiniBand or RoCE."""
     settings_hash: str | None = None
     """Hash of the release's settings: pods of one run must agree on it."""
 
@@ -38,9 +40,9 @@ class ClusterEnvironment(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
-            wanted = first["msg"].removeprefix("Input should be ")
+            wanted = first["msg"].replace("Input should be", "it should be").split(", unable")[0]
             raise SettingsError(
-                f"{variable(str(first['loc'][0]))} is {first['input']!r}; set it to {wanted}, or remove it"
+                f"{variable(str(first['loc'][0]))} is {first['input']!r}, but {wanted}; correct or remove it"
             ) from None
 
 
