@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from distrain_trainer.cli import main
 from distrain_trainer.errors import FailureReport
 from distrain_trainer.launch import termination
-from distrain_trainer.launch.termination import report_of
+from distrain_trainer.launch.termination import read_error_file, report_of, write_error_file
 from runs import FAILING
 
 
@@ -95,6 +96,16 @@ def test_a_worker_that_loses_a_file_system_is_restarted_and_one_that_misses_a_fi
     assert report.sentence.startswith("a file system or the network failed (OSError: [Errno 116]")
     assert report_of(FileNotFoundError(errno.ENOENT, "No such file"), 0, None).exit_code == 70
     assert report_of(OSError("no model of this name"), 0, None).exit_code == 70
+
+
+def test_torchrun_and_the_supervisor_read_the_same_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, report = tmp_path / "error.json", FailureReport(65, "no rows", 3, "gpu-17")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    write_error_file(report)
+    assert read_error_file(file) == report
+    failure = ProcessFailure(local_rank=3, pid=1, exitcode=65, error_file=str(file))
+    assert "no rows" in str(ChildFailedError("worker", {3: failure}))
+    assert failure.timestamp > 0
 
 
 def test_a_broken_gpu_is_told_with_the_name_that_avoid_nodes_takes() -> None:

@@ -77,8 +77,8 @@ def write_error_file(report: FailureReport) -> None:
     if path is None:
         console.error(report.sentence)
         return
-    message = {"message": report.sentence, "exit_code": report.exit_code, "timestamp": str(time.time())}
-    Path(path).write_text(json.dumps({"message": message, "report": asdict(report)}))
+    for_torchrun = {"message": report.sentence, "extraInfo": {"timestamp": str(int(time.time()))}}
+    Path(path).write_text(json.dumps({"message": for_torchrun, "report": asdict(report)}))
 
 
 def read_error_file(path: Path) -> FailureReport | None:
