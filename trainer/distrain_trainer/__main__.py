@@ -1,21 +1,20 @@
 """The worker program: one process of a run. The supervisor, torchrun or `accelerate launch` start it.
 
-Its arguments are those of `distrain train`. What fails is one sentence on stderr and, where the launcher names a file
-in TORCHELASTIC_ERROR_FILE, the same sentence with the exit code there.
+Its arguments are those of `distrain train`. What fails is one sentence: in the file that the launcher names, together
+with the exit code, or else on stderr.
 """
 
 import argparse
-import json
 import os
 import sys
-import time
-import traceback
-from pathlib import Path
+from importlib import import_module
 from typing import NoReturn
 
-from distrain_trainer.errors import DistrainError, LostPeer
+from distrain_trainer import console
+from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+from distrain_trainer.launch.node import speaker
+from distrain_trainer.launch.termination import leave, report_of, write_error_file
 from distrain_trainer.settings.reader import read_settings, split_flags
-from distrain_trainer.storage.retry import passes
 from distrain_trainer.training.stop import die_with_parent
 
 OPTIONS = {"resume": False, "attempt": True}
@@ -31,31 +30,26 @@ def main(arguments: list[str]) -> NoReturn:
     options = parser.parse_args(rest)
     if options.attempt:
         die_with_parent()
+    cluster: ClusterEnvironment | None = None
     try:
+        cluster = ClusterEnvironment.read()
         settings = read_settings(options.file, flags)
+        console.configure(settings.log_level, speaker())
         quieten_libraries()
         from distrain_trainer.training.run import run
 
+        # What it returns is kept, and an error is not let out of its `except`: see `leave`.
         _kept = run(settings, options.resume, options.attempt)
         leave(0)
-    except DistrainError as error:
-        report(str(error), error.exit_code)
-        leave(error.exit_code)
     except Exception as error:  # whatever it is, the launcher must hear of it
-        sentence, code = unforeseen(error)
-        report(sentence, code)
-        leave(code)
+        report = report_of(error, int(os.environ.get("RANK", 0)), cluster.node_name if cluster else None)
+        write_error_file(report)
+        leave(report.exit_code)
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process without taking the model and its process group apart.
-
-    Their destructors wait for threads that wait for Python, which now and then is for ever; all that matters is on
-    disk. Hence, too, a run's return value is kept and errors are not let out of their `except`.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def preload() -> None:
+    """Imports what a worker needs, so that workers that are forked afterwards share it and need not."""
+    import_module("distrain_trainer.training.run")
 
 
 def quieten_libraries() -> None:
@@ -66,45 +60,6 @@ def quieten_libraries() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def unforeseen(error: Exception) -> tuple[str, int]:
-    """Sentence and exit code of an error that nobody has foreseen."""
-    import torch
-
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    if isinstance(error, torch.OutOfMemoryError):
-        advice = "lower batch.tokens, or set model.gradient_checkpointing or precision=bf16"
-        return f"the GPU's memory is used up ({text}); {advice}", DistrainError.exit_code
-    if isinstance(error, torch.distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "Gloo")):
-        return f"lost another process of the run ({text})", LostPeer.exit_code
-    if isinstance(error, torch.AcceleratorError):
-        return gpu_failed(text, os.environ.get("RUN_NODE_NAME")), LostPeer.exit_code
-    if isinstance(error, OSError) and passes(error):
-        traceback.print_exception(error)
-        return f"a file system or the network failed ({text}); it may answer again later", LostPeer.exit_code
-    traceback.print_exception(error)
-    return f"unforeseen error: {text}", DistrainError.exit_code
-
-
-def gpu_failed(text: str, node: str | None) -> str:
-    """Sentence about a broken GPU; node: Kubernetes' name of the machine, where it is known."""
-    if node is None:
-        return f"the GPU of this process failed ({text}); see dmesg of the node for its Xid"
-    return (
-        f"a GPU of {node} failed ({text}); see dmesg there for its Xid, and put {node} into avoidNodes of the chart "
-        "where it fails again"
-    )
-
-
-def report(sentence: str, code: int) -> None:
-    """Leaves the error where the launcher looks for it; without one, tells the person."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if path is None:
-        print(f"distrain: {sentence}", file=sys.stderr)
-        return
-    message = {"message": sentence, "exit_code": code, "timestamp": str(time.time())}
-    Path(path).write_text(json.dumps({"message": message}))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distrain_trainer import console
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import read_settings
@@ -45,13 +46,15 @@ def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
 
 def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[str], requests: "Requests") -> int:
     """Makes sure that this machine can train, and supervises its workers. arguments: theirs. Raises DistrainError."""
+    from distrain_trainer.launch.cluster_environment import ClusterEnvironment
     from distrain_trainer.launch.node import gpus_here, this_node
-    from distrain_trainer.launch.preflight import check_locked_memory, check_shared_memory
+    from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory
     from distrain_trainer.storage.run_folder import claim
 
     if chosen.resume and chosen.overwrite:
         raise SettingsError("--resume and --overwrite contradict each other; keep one of them")
-    node = this_node(chosen.processes)
+    node, cluster = this_node(chosen.processes), ClusterEnvironment.read()
+    console.configure(settings.log_level, node.title if node.count > 1 else "")
     if settings.strategy.kind == "single" and node.count * node.processes > 1:
         raise SettingsError(
             f"strategy.kind is single but there are {node.count * node.processes} processes; start one, or set "
@@ -59,12 +62,17 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
         )
     if chosen.overwrite and node.count > 1:
         raise SettingsError("--overwrite cannot be used on several nodes; remove the old run's folder first")
-    check_shared_memory(settings, node.processes, gpus_here())
+    check_shared_memory(settings, node.processes, gpus_here(cluster))
+    check_rdma(cluster.rdma)
     check_locked_memory(node.count)
     claim(settings, chosen.resume, chosen.overwrite)
+    from distrain_trainer.__main__ import main as work
+    from distrain_trainer.__main__ import preload
     from distrain_trainer.launch.supervisor import Job, supervise
 
-    return supervise(Job(node, settings, arguments, resume=chosen.resume, by_hand=chosen.resume), requests)
+    preload()
+    job = Job(node, cluster, settings, work, arguments, resume=chosen.resume, by_hand=chosen.resume)
+    return supervise(job, requests)
 
 
 def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

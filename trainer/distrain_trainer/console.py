@@ -1,11 +1,62 @@
-"""What the program says to a person, and how numbers look in a sentence."""
+"""What the program says to a person, and how numbers look in a sentence.
 
+Messages are sentences on stderr, of four levels: `debug`, `say` (info), `warn` and `error`. A run of several nodes puts
+the time and the process that speaks before each, because their logs are read together. On a terminal warnings and
+errors have a colour, unless NO_COLOR is set (no-color.org).
+"""
+
+import os
 import sys
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+COLOURS: dict[Level, str] = {"warning": "\x1b[33m", "error": "\x1b[31m"}
+RESET = "\x1b[0m"
+
+_level: Level = "info"
+_speaker = ""
+
+
+def configure(level: Level, speaker: str = "") -> None:
+    """Sets the least level that is shown. speaker: who speaks, such as `node 3`, where several share a log."""
+    global _level, _speaker
+    _level, _speaker = level, speaker
+
+
+def debug(text: str) -> None:
+    """Says what only helps to find a fault."""
+    _print("debug", text)
 
 
 def say(text: str) -> None:
-    """Says one sentence to the person on stderr; above the bar where there is one."""
+    """Says one sentence to the person; above the bar where there is one."""
+    _print("info", text)
+
+
+def warn(text: str) -> None:
+    """Says what the person should know although the program goes on."""
+    _print("warning", f"distrain: {text}")
+
+
+def error(text: str) -> None:
+    """Says what has ended the program, or a part of it."""
+    _print("error", f"distrain: {text}")
+
+
+def _print(level: Level, text: str) -> None:
+    if LEVELS.index(level) < LEVELS.index(_level):
+        return
+    if _speaker:
+        text = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {_speaker}: {text}"
+    if level in COLOURS and _shows_colours():
+        text = f"{COLOURS[level]}{text}{RESET}"
     print(text, file=sys.stderr, flush=True)
+
+
+def _shows_colours() -> bool:
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def short(number: float) -> str:

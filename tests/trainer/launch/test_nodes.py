@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -13,11 +14,11 @@ from typing import Any
 import pytest
 from torch.distributed import TCPStore
 
-from distrain_trainer.errors import RestartsUsedUp, SettingsError, VolumeError
+from distrain_trainer.errors import FailureReport, RestartsUsedUp, SettingsError, VolumeError
 from distrain_trainer.launch import preflight
 from distrain_trainer.launch.node import Node, this_node
-from distrain_trainer.launch.preflight import check_locked_memory, check_shared_memory, check_volume
-from distrain_trainer.launch.rendezvous import Failure, Guest, Host, Verdict, open_store
+from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory, check_volume
+from distrain_trainer.launch.rendezvous import AttemptOutcome, Coordinator, Member, open_store
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from runs import Victim, digest, finish, losses, train
@@ -58,7 +59,7 @@ def one_node(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def end(node: Victim, code: int = 0) -> str:
     """What a node said until its end."""
-    _, said = node.process.communicate(timeout=120)
+    said: str = node.process.communicate(timeout=120)[1]
     assert node.process.returncode == code, said
     assert "Traceback" not in said
     return said
@@ -68,7 +69,9 @@ MORE = ("worker of node 1", "node 1", "node 1 is asked to leave")
 
 
 @pytest.mark.parametrize("fault", ["none", "node 0", *(pytest.param(f, marks=pytest.mark.matrix) for f in MORE)])
-def test_two_nodes_end_as_one_does_whatever_dies(bert: Path, texts: Path, one_node: Path, tmp_path: Path, fault: str):
+def test_two_nodes_end_as_one_does_whatever_dies(
+    bert: Path, texts: Path, one_node: Path, tmp_path: Path, fault: str
+) -> None:
     cluster = Cluster(bert, texts, tmp_path / "out")
     nodes = [cluster.node(0), cluster.node(1)]
     if fault != "none":
@@ -87,7 +90,7 @@ def test_two_nodes_end_as_one_does_whatever_dies(bert: Path, texts: Path, one_no
     said = [end(node) for node in nodes]
     assert digest(cluster.output / "final") == digest(one_node / "final"), said
     assert losses(cluster.output) == losses(one_node)
-    assert "all-reduce over 2 processes: " in said[0]
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ node 0 rank 0: all-reduce over 2 processes: ", said[0], re.M)
     log = cluster.output / "logs" / "node-1.attempt-1.log"
     assert log.read_text().startswith("attempt 1 on node 1 (machine-1)\n")
     if fault == "node 0":
@@ -97,7 +100,7 @@ def test_two_nodes_end_as_one_does_whatever_dies(bert: Path, texts: Path, one_no
     assert attempts.spent <= (0 if fault in ("none", "node 1 is asked to leave") else 1)
 
 
-def test_nodes_with_other_settings_are_refused_by_all(bert: Path, texts: Path, tmp_path: Path):
+def test_nodes_with_other_settings_are_refused_by_all(bert: Path, texts: Path, tmp_path: Path) -> None:
     cluster = Cluster(bert, texts, tmp_path / "out")
     nodes = [cluster.node(0), cluster.node(1, "--seed", "7")]
     said = [end(node, code=64) for node in nodes]
@@ -105,34 +108,34 @@ def test_nodes_with_other_settings_are_refused_by_all(bert: Path, texts: Path, t
         assert "the hash of the settings is" in text and "start all nodes from the same image and settings" in text
 
 
-def test_a_finished_run_is_left_alone_without_meeting_anyone(bert: Path, texts: Path, one_node: Path):
+def test_a_finished_run_is_left_alone_without_meeting_anyone(bert: Path, texts: Path, one_node: Path) -> None:
     cluster = Cluster(bert, texts, one_node)
     before = read_attempts(one_node)
     assert "is finished" in end(cluster.node(1))
     assert read_attempts(one_node) == before
 
 
-def test_a_node_that_waits_for_the_others_can_be_stopped(bert: Path, texts: Path, tmp_path: Path):
+def test_a_node_that_waits_for_the_others_can_be_stopped(bert: Path, texts: Path, tmp_path: Path) -> None:
     node = Cluster(bert, texts, tmp_path / "out").node(0)
     assert node.wait_for(lambda: node.output.exists())
     node.process.send_signal(signal.SIGTERM)
     assert "stopped" in end(node, code=143)
 
 
-def test_a_volume_that_is_not_shared_is_found_out(tmp_path: Path):
+def test_a_volume_that_is_not_shared_is_found_out(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="ReadWriteMany"):
         check_volume(lambda: "", "token", tmp_path, patience=0.1)
     check_volume(lambda: "token", "token", tmp_path)
 
 
-def test_shared_memory_that_loaders_would_fill_is_found_out(tmp_path: Path):
+def test_shared_memory_that_loaders_would_fill_is_found_out(tmp_path: Path) -> None:
     loaders = Settings.model_validate({"data": {"workers": 64}})
     with pytest.raises(VolumeError, match=r"has \d+ MB and 64000000 loader processes need 1024000000; enlarge it"):
         check_shared_memory(loaders, processes=1_000_000, folder=tmp_path)
     check_shared_memory(Settings(), processes=1_000_000, folder=tmp_path)
 
 
-def test_shared_memory_that_nccl_would_fill_is_found_out(tmp_path: Path):
+def test_shared_memory_that_nccl_would_fill_is_found_out(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=r"has \d+ MB and 1000000 processes with GPUs need 16000000; enlarge it"):
         check_shared_memory(Settings(), processes=1_000_000, gpus=8, folder=tmp_path)
     check_shared_memory(Settings(), processes=1, gpus=1, folder=tmp_path)
@@ -140,7 +143,7 @@ def test_shared_memory_that_nccl_would_fill_is_found_out(tmp_path: Path):
 
 def test_memory_that_rdma_may_not_lock_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, before[1]))
     try:
@@ -158,6 +161,17 @@ def test_memory_that_rdma_may_not_lock_is_told(
         resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
 
 
+def test_rdma_that_was_promised_and_is_not_there_is_refused(tmp_path: Path) -> None:
+    loadable = "libc.so.6"
+    with pytest.raises(SettingsError, match=r"RDMA was promised but .* cannot be loaded \(libno\.so\.1"):
+        check_rdma(True, tmp_path, "libno.so.1")
+    with pytest.raises(SettingsError, match=r"RDMA was promised but .* has no uverbs device here"):
+        check_rdma(True, tmp_path, loadable)
+    check_rdma(False, tmp_path, "libno.so.1")
+    (tmp_path / "uverbs0").write_text("")
+    check_rdma(True, tmp_path, loadable)
+
+
 @pytest.fixture
 def pair() -> tuple[Node, TCPStore, Node, TCPStore]:
     """Two nodes that have names, with their stores."""
@@ -170,32 +184,35 @@ def pair() -> tuple[Node, TCPStore, Node, TCPStore]:
     return nodes[0], stores[0], nodes[1], stores[1]
 
 
-def test_nodes_tell_each_other_what_they_are_called(pair: tuple[Node, TCPStore, Node, TCPStore]):
+def test_nodes_tell_each_other_what_they_are_called(pair: tuple[Node, TCPStore, Node, TCPStore]) -> None:
     first, store, second, connection = pair
     facts = {"the version of torch": "2"}
-    host = Host(first, store, 1, facts, lambda: False)
-    guest = Guest(second, connection, 0, facts, lambda: False)
-    host.gather()
-    host.start(1, "token", resume=False)
-    go = guest.wait_for_start()
-    assert go and go.host == "gpu-0"
-    guest.failed(Failure(70, "no", asked=False))
-    host.failed(Failure(138, "lost another", asked=False))
-    while (cause := host.cause()) is None:
+    coordinator = Coordinator(first, store, 1, facts, lambda: False)
+    member = Member(second, connection, 0, facts, lambda: False)
+    coordinator.gather()
+    coordinator.start(1, "token", resume=False)
+    start = member.wait_for_start()
+    assert start and start.coordinator == "gpu-0"
+    report = FailureReport(70, "no", rank=1, node="gpu-1")
+    member.fail(report, asked=False)
+    coordinator.fail(FailureReport(138, "lost another"), asked=False)
+    while (cause := coordinator.cause()) is None:
         time.sleep(0.05)
-    assert (cause[0], cause[1].sentence, host.title(cause[0])) == (1, "no", "node 1 (gpu-1)")
-    threading.Thread(target=guest.close, args=(False,)).start()
-    host.close(Verdict(70, "no", again=False))
+    assert (*cause, coordinator.title(cause[0])) == (1, report, "node 1 (gpu-1)")
+    threading.Thread(target=member.close, args=(False,)).start()
+    coordinator.close(AttemptOutcome(report))
+    assert member.outcome == AttemptOutcome(report)
 
 
-def test_another_build_of_the_same_version_is_refused(pair: tuple[Node, TCPStore, Node, TCPStore]):
+def test_another_build_of_the_same_version_is_refused(pair: tuple[Node, TCPStore, Node, TCPStore]) -> None:
     first, store, second, connection = pair
-    host = Host(first, store, 1, {"the version of distrain": "1", "the hash of distrain's code": "a"}, lambda: False)
-    guest = Guest(second, connection, 0, {"the version of distrain": "1"}, lambda: False)
+    facts = {"the version of distrain": "1", "the hash of distrain's code": "a"}
+    coordinator = Coordinator(first, store, 1, facts, lambda: False)
+    member = Member(second, connection, 0, {"the version of distrain": "1"}, lambda: False)
     with pytest.raises(SettingsError, match=r"code is None on node 1 \(gpu-1\) and a on node 0 \(gpu-0\)"):
-        host.gather()
-    threading.Thread(target=guest.close, args=(False,)).start()
-    host.close(Verdict(64, "no", again=False))
+        coordinator.gather()
+    threading.Thread(target=member.close, args=(False,)).start()
+    coordinator.close(AttemptOutcome(FailureReport(64, "no")))
 
 
 PET = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "run1-master-0", "PET_MASTER_PORT": "23456"}
@@ -223,15 +240,15 @@ PET = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "run1-master-
 )
 def test_the_environment_says_which_node_this_is(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], processes: int | None, node: Node
-):
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", environment.get("CUDA_VISIBLE_DEVICES", ""))
     assert this_node(processes, environment) == node
 
 
-def test_sagemaker_says_which_node_this_is(tmp_path: Path):
+def test_sagemaker_says_which_node_this_is(tmp_path: Path) -> None:
     file = tmp_path / "resourceconfig.json"
     file.write_text(json.dumps({"current_host": "algo-2", "hosts": ["algo-2", "algo-1"]}))
-    assert this_node(4, {}, sagemaker=file) == Node(1, 2, 4, "algo-1", 29500)
+    assert this_node(4, {}, resources=file) == Node(1, 2, 4, "algo-1", 29500)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +260,7 @@ def test_sagemaker_says_which_node_this_is(tmp_path: Path):
         ({"PET_NPROC_PER_NODE": "0"}, "give 1 or more"),
     ],
 )
-def test_an_environment_that_makes_no_sense_is_refused(changes: dict[str, str], sentence: str):
+def test_an_environment_that_makes_no_sense_is_refused(changes: dict[str, str], sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         this_node(None, PET | {"PET_NPROC_PER_NODE": "1"} | changes)
 
@@ -254,7 +271,7 @@ def attempt_and(folder: Path, failure: str | None, **options: Any) -> Attempts:
     return begun
 
 
-def test_restarts_are_counted_since_the_newest_checkpoint_and_stops_are_free(tmp_path: Path):
+def test_restarts_are_counted_since_the_newest_checkpoint_and_stops_are_free(tmp_path: Path) -> None:
     assert [attempt_and(tmp_path, None).spent for _ in range(9)] == [0] * 9
     assert [attempt_and(tmp_path, f"failure {n}").spent for n in range(3)] == [0, 1, 2]
     (tmp_path / "checkpoint-5").mkdir()
@@ -264,13 +281,13 @@ def test_restarts_are_counted_since_the_newest_checkpoint_and_stops_are_free(tmp
     assert begin_attempt(tmp_path, max_restarts=4, forgive=True).spent == 0
 
 
-def test_an_attempt_that_was_killed_without_a_word_counts(tmp_path: Path):
+def test_an_attempt_that_was_killed_without_a_word_counts(tmp_path: Path) -> None:
     assert [begin_attempt(tmp_path, 2).spent for _ in range(3)] == [0, 1, 2]
     with pytest.raises(RestartsUsedUp, match="the last ones were killed"):
         begin_attempt(tmp_path, 2)
 
 
-def test_the_same_failure_at_the_same_step_three_times_is_enough(tmp_path: Path):
+def test_the_same_failure_at_the_same_step_three_times_is_enough(tmp_path: Path) -> None:
     for _ in range(3):
         attempt_and(tmp_path, "the GPU's memory is used up")
     with pytest.raises(RestartsUsedUp, match="failed 3 times at step 0 in the same way: the GPU's memory is used up"):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from distrain_k8s.cli import main
-from distrain_trainer.__main__ import unforeseen
+from distrain_trainer.errors import FailureReport
 from distrain_trainer.launch import termination
+from distrain_trainer.launch.termination import read_error_file, report_of, write_error_file
 from runs import FAILING
 
 
@@ -36,7 +38,7 @@ def train(output: Path, *more: str) -> int:
 
 def test_a_volume_that_is_away_at_the_start_has_the_pod_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     (tmp_path / "settings.json").symlink_to(FAILING)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     assert train(tmp_path) == 138
@@ -44,9 +46,21 @@ def test_a_volume_that_is_away_at_the_start_has_the_pod_started_again(
     assert capsys.readouterr().err == f"distrain: {sentence}\n"
 
 
+def test_a_promise_of_rdma_that_is_not_kept_is_refused_before_a_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUN_RDMA", "1")
+    assert train(tmp_path / "out") == 64
+    assert capsys.readouterr().err.startswith("distrain: RDMA was promised but ")
+    monkeypatch.setenv("RUN_RDMA", "maybe")
+    assert train(tmp_path / "out") == 64
+    assert capsys.readouterr().err.startswith("distrain: RUN_RDMA is 'maybe', but it should be a valid boolean; ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unforeseen_error_of_the_supervisor_leaves_138_a_sentence_and_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     (tmp_path / "attempt.json").write_text("{")
     (tmp_path / "log").write_text("")
     monkeypatch.setattr(termination, "TERMINATION_LOG", tmp_path / "log")
@@ -60,7 +74,7 @@ def test_an_unforeseen_error_of_the_supervisor_leaves_138_a_sentence_and_its_tra
 
 def test_no_code_ends_the_job_after_sigterm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     file = tmp_path / "settings.json"
     file.symlink_to(FAILING)
 
@@ -76,20 +90,32 @@ def test_no_code_ends_the_job_after_sigterm(
     assert train(tmp_path, "--seed", "x") == 64
 
 
-def test_a_worker_that_loses_a_file_system_is_restarted_and_one_that_misses_a_file_is_not():
-    sentence, code = unforeseen(OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
-    assert code == 138 and sentence.startswith("a file system or the network failed (OSError: [Errno 116]")
-    assert unforeseen(FileNotFoundError(errno.ENOENT, "No such file"))[1] == 70
-    assert unforeseen(OSError("no model of this name"))[1] == 70
+def test_a_worker_that_loses_a_file_system_is_restarted_and_one_that_misses_a_file_is_not() -> None:
+    report = report_of(OSError(errno.ESTALE, os.strerror(errno.ESTALE)), 3, None)
+    assert (report.exit_code, report.rank) == (138, 3)
+    assert report.sentence.startswith("a file system or the network failed (OSError: [Errno 116]")
+    assert report_of(FileNotFoundError(errno.ENOENT, "No such file"), 0, None).exit_code == 70
+    assert report_of(OSError("no model of this name"), 0, None).exit_code == 70
 
 
-def test_a_broken_gpu_is_told_with_the_name_that_avoid_nodes_takes(monkeypatch: pytest.MonkeyPatch):
+def test_torchrun_and_the_supervisor_read_the_same_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, report = tmp_path / "error.json", FailureReport(65, "no rows", 3, "gpu-17")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    write_error_file(report)
+    assert read_error_file(file) == report
+    failure = ProcessFailure(local_rank=3, pid=1, exitcode=65, error_file=str(file))
+    assert "no rows" in str(ChildFailedError("worker", {3: failure}))
+    assert failure.timestamp > 0
+
+
+def test_a_broken_gpu_is_told_with_the_name_that_avoid_nodes_takes() -> None:
     error = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
-    assert unforeseen(error) == (
+    assert report_of(error, 0, None) == FailureReport(
+        138,
         "the GPU of this process failed (AcceleratorError: CUDA error: uncorrectable ECC error encountered); see dmesg "
         "of the node for its Xid",
-        138,
+        0,
     )
-    monkeypatch.setenv("RUN_NODE_NAME", "gpu-17")
-    sentence, code = unforeseen(error)
-    assert code == 138 and "a GPU of gpu-17 failed" in sentence and "put gpu-17 into avoidNodes" in sentence
+    report = report_of(error, 9, "gpu-17")
+    assert (report.exit_code, report.rank, report.node) == (138, 9, "gpu-17")
+    assert "a GPU of gpu-17 failed" in report.sentence and "put gpu-17 into avoidNodes" in report.sentence

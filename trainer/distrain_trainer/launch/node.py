@@ -1,15 +1,14 @@
 """Which machine of a run this is, as whoever started it says."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.launch import sagemaker
+from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 
-SAGEMAKER = Path("/opt/ml/input/config/resourceconfig.json")
 PORT = 29500
 
 
@@ -18,8 +17,8 @@ class Node:
     """A machine of a run.
 
     index: from 0, fixed for the run's life; it is what a replacement takes over. count: machines of the run.
-    processes: workers on each. address, port: of node 0, where the nodes meet. name: Kubernetes' name of the machine,
-    empty where it is not known.
+    processes: workers on each. address, port: of node 0, where the rendezvous is. name: Kubernetes' name of the
+    machine, empty where it is not known.
     """
 
     index: int
@@ -31,7 +30,7 @@ class Node:
 
     @property
     def first(self) -> bool:
-        """Whether this node decides and writes for all."""
+        """Whether this node coordinates the run."""
         return self.index == 0
 
     @property
@@ -40,52 +39,58 @@ class Node:
         return titled(self.index, self.name)
 
 
+def speaker(environment: Mapping[str, str] = os.environ) -> str:
+    """`node 1 rank 8`: the worker that a launcher's environment describes, empty where the run has one node."""
+    rank, world = (int(environment.get(name, 0)) for name in ("RANK", "WORLD_SIZE"))
+    on_each = int(environment.get("LOCAL_WORLD_SIZE", world))
+    return f"node {rank // on_each} rank {rank}" if world > on_each else ""
+
+
 def titled(index: int, name: str) -> str:
     """`node 3 (gpu-17)`: Kubernetes' name is what the chart's `avoidNodes` takes."""
     return f"node {index} ({name})" if name else f"node {index}"
 
 
-def this_node(processes: int | None, environment: Mapping[str, str] = os.environ, sagemaker: Path = SAGEMAKER) -> Node:
+def this_node(
+    processes: int | None, environment: Mapping[str, str] = os.environ, resources: Path = sagemaker.RESOURCES
+) -> Node:
     """The node that the environment describes: Kubeflow's PET_* variables, then SageMaker's file, else one of one.
 
     (RANK and WORLD_SIZE count nodes in a PyTorchJob and processes under torchrun, so they are not read.)
     processes: asked for by hand, None to take what the environment or the machine offers. Raises SettingsError.
     """
+    cluster = ClusterEnvironment.read(environment)
+    count, index, address, port = 1, 0, "127.0.0.1", PORT
     if environment.get("PET_NNODES"):
         count = _number(environment, "PET_NNODES")
         index = _number(environment, "PET_NODE_RANK") if count > 1 else 0
         address, port = environment.get("PET_MASTER_ADDR", ""), _number(environment, "PET_MASTER_PORT", PORT)
         asked = environment.get("PET_NPROC_PER_NODE", "")
-        processes = processes or (int(asked) if asked.isdigit() else processes_here())
-    elif sagemaker.exists():
-        description: dict[str, Any] = json.loads(sagemaker.read_text())
-        hosts = sorted(description["hosts"])
-        count, index = len(hosts), hosts.index(description["current_host"])
-        address, port, processes = hosts[0], PORT, processes or processes_here()
-    else:
-        count, index, address, port, processes = 1, 0, "127.0.0.1", PORT, processes or processes_here()
+        processes = processes or (int(asked) if asked.isdigit() else processes_here(cluster))
+    elif hosts := sagemaker.read_hosts(resources):
+        count, index, address = len(hosts.names), hosts.index, hosts.names[0]
+    processes = processes_here(cluster) if processes is None else processes
     if processes < 1:
         raise SettingsError(f"--processes is {processes}; give 1 or more")
     if not 0 <= index < count:
         raise SettingsError(f"PET_NODE_RANK is {index} but PET_NNODES is {count}; count nodes from 0")
     if count > 1 and not address:
         raise SettingsError(f"PET_NNODES is {count} but PET_MASTER_ADDR is not set; set it to the address of node 0")
-    return Node(index, count, processes, address or "127.0.0.1", port, environment.get("RUN_NODE_NAME", ""))
+    return Node(index, count, processes, address or "127.0.0.1", port, cluster.node_name or "")
 
 
-def processes_here() -> int:
-    """Processes to start on this machine: one a GPU, or one without GPUs."""
-    return max(gpus_here(), 1)
+def processes_here(cluster: ClusterEnvironment) -> int:
+    """Processes to start on this machine: one per GPU, or one without GPUs."""
+    return max(gpus_here(cluster), 1)
 
 
-def gpus_here() -> int:
-    """GPUs of this machine that may be used; what the cluster has promised (RUN_GPUS_PER_NODE), where one has.
+def gpus_here(cluster: ClusterEnvironment) -> int:
+    """GPUs of this machine that may be used: those that the cluster has promised, where one has.
 
-    No library is asked, for workers are forked from this process.
+    No library is asked, because workers are forked from this process.
     """
-    promised = os.environ.get("RUN_GPUS_PER_NODE", "")
-    if promised.isdigit():
-        return int(promised)
+    if cluster.gpus_per_node is not None:
+        return cluster.gpus_per_node
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])

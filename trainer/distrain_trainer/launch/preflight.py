@@ -1,13 +1,14 @@
 """What a node makes sure of before it starts workers, because later it would be a riddle."""
 
+import ctypes
 import os
 import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from distrain_trainer.console import say
-from distrain_trainer.errors import VolumeError
+from distrain_trainer.console import warn
+from distrain_trainer.errors import SettingsError, VolumeError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.retry import failure
 
@@ -20,6 +21,12 @@ LOCKED_BYTES = 64 * MIB
 """Least memory that a process should be free to lock for InfiniBand or RoCE."""
 IPC_LOCK = 1 << 14
 """CAP_IPC_LOCK in a mask of capabilities: no limit holds for who has it."""
+
+
+DEVICES = Path("/dev/infiniband")
+"""Where RDMA devices are, InfiniBand's and RoCE's."""
+VERBS = "libibverbs.so.1"
+"""What NCCL loads to use them."""
 
 
 def check_shared_memory(settings: Settings, processes: int, gpus: int = 0, folder: Path = Path("/dev/shm")) -> None:
@@ -40,18 +47,38 @@ def check_shared_memory(settings: Settings, processes: int, gpus: int = 0, folde
         )
 
 
-def check_locked_memory(nodes: int, devices: Path = Path("/dev/infiniband")) -> None:
+def check_locked_memory(nodes: int, devices: Path = DEVICES) -> None:
     """Warns where NCCL will use RDMA between nodes and may not lock the memory that it needs for it."""
     if nodes == 1 or os.environ.get("NCCL_IB_DISABLE") == "1" or not list(devices.glob("uverbs*")):
         return
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if limit == resource.RLIM_INFINITY or limit >= LOCKED_BYTES or _capabilities() & IPC_LOCK:
         return
-    say(
-        f"distrain: RDMA devices are here but a process may lock only {limit // 1024} KB of memory, at which NCCL "
+    warn(
+        f"RDMA devices are here but a process may lock only {limit // 1024} KB of memory, at which NCCL "
         "fails; raise the container runtime's limit (LimitMEMLOCK=infinity, --ulimit memlock=-1), or set "
         "NCCL_IB_DISABLE=1"
     )
+
+
+def check_rdma(promised: bool, devices: Path = DEVICES, library: str = VERBS) -> None:
+    """Makes sure that NCCL can use RDMA where it was promised: it falls back to TCP without a word. Raises
+    SettingsError.
+    """
+    if not promised:
+        return
+    try:
+        ctypes.CDLL(library)
+    except OSError as error:
+        raise SettingsError(
+            f"RDMA was promised but the library that NCCL uses it by cannot be loaded ({error}); install the verbs "
+            "libraries in the image (libibverbs1 and ibverbs-providers), or set rdma.enabled=false"
+        ) from None
+    if not list(devices.glob("uverbs*")):
+        raise SettingsError(
+            f"RDMA was promised but {devices} has no uverbs device here; check the node's RDMA device plugin and "
+            "driver, or set rdma.enabled=false"
+        )
 
 
 def _capabilities() -> int:

@@ -1,9 +1,10 @@
-"""How the nodes of a run meet for an attempt and learn that it is over.
+"""The rendezvous of a run's nodes: how they meet for an attempt and learn that it is over.
 
-Node 0 holds a store (torch's TCPStore), in which every attempt has its own keys. A guest says one thing each second:
-who it is, and how its workers ended if they did. The host, node 0, says two: that all have come (`go`), and that the
-attempt is over and what follows (`verdict`). Who is silent for `SILENCE` is lost. A thread does the talking, so that
-a dead network cannot hold up the one that ends the workers. With one node there is nobody to talk to and no store.
+Node 0, the coordinator, holds a store (torch's TCPStore), in which every attempt has its own keys. Each other node, a
+member, sends one heartbeat a second: who it is, and how its workers ended if they did. The coordinator answers twice:
+that all members are there (`start`), and that the attempt is over and what follows (`outcome`). A node that is silent
+for `SILENCE` is lost. A thread reads and writes the store, so that a dead network cannot hold up the one that ends the
+workers. A run of one node has no members and no store.
 """
 
 import json
@@ -11,96 +12,120 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from torch.distributed import DistError, TCPStore
 
 from distrain_trainer.console import say
-from distrain_trainer.errors import LostPeer, SettingsError, Stopped
+from distrain_trainer.errors import FailureReport, LostPeer, SettingsError, Stopped
 from distrain_trainer.launch.node import Node, titled
 
 SILENCE = 10.0
-"""Seconds without a word after which a node counts as lost."""
+"""Seconds without a heartbeat after which a node counts as lost."""
 BEAT = 1.0
-"""Seconds between two words of a node."""
+"""Seconds between two heartbeats."""
 SETTLE = 5.0
-"""Seconds that the host waits for a better explanation of a failure."""
+"""Seconds that the coordinator waits for a better explanation of a failure."""
 SETTLE_STOPPED = 25.0
 """The same where all it knows is that workers were stopped or lost others: they may be saving."""
 PATIENCE = 10.0
-"""Seconds that the host stays for guests to hear the verdict."""
+"""Seconds that the coordinator stays for the members to read the outcome."""
 TOLD_EVERY = 30.0
 """Seconds between two sentences about who is waited for."""
 ANSWER = timedelta(seconds=5)
 WEAK = (Stopped.exit_code, LostPeer.exit_code)
-"""Endings that follow from others."""
+"""Exit codes of failures that follow from others."""
 
 Stopping = Callable[[], bool]
+Message = Mapping[str, Any]
+"""A JSON object in the store. Names that are not known here are ignored, because another build may know more."""
 
 
 @dataclass(frozen=True)
-class Failure:
-    """How the workers of a node ended badly. asked: because that node was asked to stop."""
+class Start:
+    """The coordinator's signal to start the workers.
 
-    code: int
-    sentence: str
-    asked: bool
-
-
-@dataclass(frozen=True)
-class Go:
-    """The host's word to begin. token: what the volume must show. port: where the workers meet. resume: whether they
-    continue a run. nonces: of the guests that have come, by index. host: Kubernetes' name of node 0's machine."""
+    attempt: its number. token: what the volume must show. port: where the workers' process group meets. resume:
+    whether they continue a run. nonces: of the members that take part, by index. coordinator: Kubernetes' name of node
+    0's machine.
+    """
 
     attempt: int
     token: str
     port: int
     resume: bool
     nonces: list[str]
-    host: str
+    coordinator: str = ""
+
+    @staticmethod
+    def read(message: Message) -> "Start":
+        attempt, token, port = message["attempt"], message["token"], message["port"]
+        return Start(attempt, token, port, message["resume"], message["nonces"], message.get("coordinator", ""))
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How an attempt ended, for all nodes. again: whether they meet for another."""
+class AttemptOutcome:
+    """How an attempt ended, for all nodes. failure: None where the run is finished. again: whether the nodes meet for
+    another attempt."""
 
-    code: int
-    sentence: str
-    again: bool
+    failure: FailureReport | None
+    again: bool = False
+
+    @staticmethod
+    def read(message: Message) -> "AttemptOutcome":
+        return AttemptOutcome(_report(message.get("failure")), message.get("again", False))
 
 
-@dataclass
-class Word:
-    """What a guest says of itself. nonce: tells it from its replacement. facts: what must be the same everywhere.
-    name: Kubernetes' name of its machine."""
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a member says of itself.
+
+    nonce: tells it from its replacement. facts: what must be the same on all nodes. name: Kubernetes' name of its
+    machine. beat: counts its heartbeats. failure: how its workers failed. asked: whether they failed because that node
+    was asked to stop. finished: whether its workers have finished.
+    """
 
     nonce: str
-    facts: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     beat: int = 0
-    failure: dict[str, Any] | None = None
+    failure: FailureReport | None = None
+    asked: bool = False
     finished: bool = False
 
+    @staticmethod
+    def read(message: Message) -> "Heartbeat":
+        return Heartbeat(
+            message["nonce"],
+            message.get("facts", {}),
+            message.get("name", ""),
+            message.get("beat", 0),
+            _report(message.get("failure")),
+            message.get("asked", False),
+            message.get("finished", False),
+        )
 
-class Host:
+
+class Coordinator:
     """Node 0's part in an attempt. store: None where the run has one node."""
 
     def __init__(self, node: Node, store: Any, number: int, facts: dict[str, Any], stopping: Stopping):
         self._node, self._store, self._number, self._facts, self._stopping = node, store, number, facts, stopping
-        self._words: dict[int, Word] = {}
+        self._heartbeats: dict[int, Heartbeat] = {}
         self._heard_at: dict[int, float] = {}
-        self._own: Failure | None = None
+        self._own: FailureReport | None = None
+        self._own_asked = False
         self._first_failure: float | None = None
-        self._started: list[Word] = []
-        self._talk = _Talk(self._listen) if store is not None else None
+        self._started: list[Heartbeat] = []
+        self._exchange = _Exchange(self._listen) if store is not None else None
         if store is not None:
             store.set("attempt", str(number))
 
     def gather(self) -> None:
-        """Waits for all guests, however long it takes, and compares facts. Raises SettingsError, Stopped."""
+        """Waits for all members, however long it takes, and compares facts. Raises SettingsError, Stopped."""
         told = time.monotonic()
         while missing := [index for index in range(1, self._node.count) if self._silence(index) > SILENCE]:
             _check(self._stopping)
@@ -108,130 +133,136 @@ class Host:
                 told = time.monotonic()
                 say(f"waiting for {_listed(missing)} of {self._node.count}")
             time.sleep(0.1)
-        for index, word in sorted(self._words.items()):
+        for index, heartbeat in sorted(self._heartbeats.items()):
             for fact, value in self._facts.items():
-                if word.facts.get(fact) != value:
+                if heartbeat.facts.get(fact) != value:
                     raise SettingsError(
-                        f"{fact} is {word.facts.get(fact)} on {titled(index, word.name)} and {value} on "
+                        f"{fact} is {heartbeat.facts.get(fact)} on {titled(index, heartbeat.name)} and {value} on "
                         f"{self._node.title}; start all nodes from the same image and settings"
                     )
 
-    def start(self, attempt: int, token: str, resume: bool) -> Go:
-        """Lets all start their workers."""
-        self._started = [self._words[index] for index in range(1, self._node.count)]
-        go = Go(attempt, token, _free_port(), resume, [word.nonce for word in self._started], self._node.name)
-        self._tell("go", go)
-        return go
+    def start(self, attempt: int, token: str, resume: bool) -> Start:
+        """Lets all nodes start their workers."""
+        self._started = [self._heartbeats[index] for index in range(1, self._node.count)]
+        nonces = [heartbeat.nonce for heartbeat in self._started]
+        start = Start(attempt, token, _free_port(), resume, nonces, self._node.name)
+        self._send("start", start)
+        return start
 
-    def failed(self, failure: Failure) -> None:
-        """Notes how node 0's own workers ended."""
-        self._own = failure
+    def fail(self, report: FailureReport, asked: bool) -> None:
+        """Notes how node 0's own workers failed. asked: because node 0 was asked to stop."""
+        self._own, self._own_asked = report, asked
 
     def title(self, index: int) -> str:
         """What a person calls the node with this index, which has taken part from the start of the attempt."""
         return titled(index, self._started[index - 1].name) if index else self._node.title
 
-    def guests_finished(self) -> bool:
-        """Whether the workers of all guests have finished."""
-        return all(index in self._words and self._words[index].finished for index in range(1, self._node.count))
+    def members_finished(self) -> bool:
+        """Whether the workers of all members have finished."""
+        indices = range(1, self._node.count)
+        return all(index in self._heartbeats and self._heartbeats[index].finished for index in indices)
 
-    def cause(self) -> tuple[int, Failure] | None:
+    def cause(self) -> tuple[int, FailureReport] | None:
         """The node and the failure that end the attempt; None while there is none, or while a better one may come."""
         now = time.monotonic()
         failures = {0: self._own} if self._own else {}
+        asked = [0] if self._own and self._own_asked else []
         reported = set(failures)
-        for index, word in sorted(self._words.items()):
-            if word.nonce != self._started[index - 1].nonce:
-                return index, Failure(LostPeer.exit_code, "it was replaced", asked=True)
-            if word.failure is not None:
-                failures[index] = Failure(**word.failure)
-            if word.failure is not None or word.finished:
+        for index, heartbeat in sorted(self._heartbeats.items()):
+            if heartbeat.nonce != self._started[index - 1].nonce:
+                return index, FailureReport(LostPeer.exit_code, "it was replaced")
+            if heartbeat.failure is not None:
+                failures[index] = heartbeat.failure
+                asked += [index] * heartbeat.asked
+            if heartbeat.failure is not None or heartbeat.finished:
                 reported.add(index)
             elif self._silence(index) > SILENCE:
-                return index, Failure(LostPeer.exit_code, f"it said nothing for {SILENCE:.0f} s", asked=False)
+                return index, FailureReport(LostPeer.exit_code, f"it said nothing for {SILENCE:.0f} s")
         if not failures:
             return None
         self._first_failure = self._first_failure or now
-        strong = {index: failure for index, failure in failures.items() if failure.code not in WEAK}
+        strong = [index for index, report in failures.items() if report.exit_code not in WEAK]
         patience = SETTLE if strong else SETTLE_STOPPED
         if len(reported) < self._node.count and now - self._first_failure < patience:
             return None
-        asked = {index: failure for index, failure in failures.items() if failure.asked}
-        return next(iter((strong or asked or failures).items()))
+        index = next(iter(strong or asked or failures))
+        return index, failures[index]
 
-    def close(self, verdict: Verdict) -> None:
-        """Tells all guests that the attempt is over, and gives them time to hear it."""
-        self._tell("verdict", verdict)
-        if self._talk is None:
+    def close(self, outcome: AttemptOutcome) -> None:
+        """Tells all members that the attempt is over, and gives them time to read it."""
+        self._send("outcome", outcome)
+        if self._exchange is None:
             return
         deadline = time.monotonic() + PATIENCE
-        there = sum(self._silence(index) < SILENCE for index in self._words)
+        there = sum(self._silence(index) < SILENCE for index in self._heartbeats)
         while time.monotonic() < deadline and self._store.add(f"{self._number}/heard", 0) < there:
             time.sleep(0.05)
-        self._talk.end()
+        self._exchange.end()
 
-    def _tell(self, what: str, content: Go | Verdict) -> None:
+    def _send(self, key: str, content: Start | AttemptOutcome) -> None:
         if self._store is not None:
-            self._store.set(f"{self._number}/{what}", json.dumps(asdict(content)))
+            self._store.set(f"{self._number}/{key}", json.dumps(asdict(content)))
 
     def _listen(self) -> None:
         for index in range(1, self._node.count):
-            text = _read(self._store, f"{self._number}/node/{index}")
-            if text is None:
+            message = _read(self._store, f"{self._number}/node/{index}")
+            if message is None:
                 continue
-            word = Word(**text)
-            before = self._words.get(index)
-            if before is None or (word.nonce, word.beat) != (before.nonce, before.beat):
-                self._words[index], self._heard_at[index] = word, time.monotonic()
+            heartbeat = Heartbeat.read(message)
+            before = self._heartbeats.get(index)
+            if before is None or (heartbeat.nonce, heartbeat.beat) != (before.nonce, before.beat):
+                self._heartbeats[index], self._heard_at[index] = heartbeat, time.monotonic()
 
     def _silence(self, index: int) -> float:
         return time.monotonic() - self._heard_at.get(index, -SILENCE)
 
 
-class Guest:
+class Member:
     """The part of any other node in an attempt. after: number of the attempt that it took part in before.
 
-    Raises LostPeer where the host cannot be reached, Stopped.
+    Raises LostPeer where the coordinator cannot be reached, Stopped.
     """
 
     def __init__(self, node: Node, store: Any, after: int, facts: dict[str, Any], stopping: Stopping):
         self._store, self._stopping = store, stopping
-        self._word = Word(secrets.token_hex(8), facts, node.name)
+        self._nonce, self._facts, self._name = secrets.token_hex(8), facts, node.name
+        self._beat, self._finished = 0, False
+        self._failure: tuple[FailureReport | None, bool] = (None, False)
         self.number = self._next_attempt(after)
         self._key = f"{self.number}/node/{node.index}"
-        self.verdict: Verdict | None = None
-        self._go: Go | None = None
-        self._talk = _Talk(self._say_and_listen)
+        self.outcome: AttemptOutcome | None = None
+        self._start: Start | None = None
+        self._exchange = _Exchange(self._send_and_listen)
 
-    def wait_for_start(self) -> Go | None:
-        """Waits for the host's word; None where the attempt is over before, or has begun without this node."""
-        while self.verdict is None:
+    def wait_for_start(self) -> Start | None:
+        """Waits for the coordinator's signal; None where the attempt is over before, or has begun without this node."""
+        while self.outcome is None:
             _check(self._stopping)
-            self.check_host()
-            if self._go is not None and self._word.nonce in self._go.nonces:
-                return self._go
+            self.check_coordinator()
+            if self._start is not None and self._nonce in self._start.nonces:
+                return self._start
             time.sleep(0.1)
         return None
 
-    def check_host(self) -> None:
-        """Raises LostPeer where the host is silent."""
-        if time.monotonic() - self._talk.answered > SILENCE:
-            raise LostPeer(f"lost {titled(0, self._go.host if self._go else '')}")
+    def check_coordinator(self) -> None:
+        """Raises LostPeer where the coordinator is silent."""
+        if time.monotonic() - self._exchange.answered > SILENCE:
+            raise LostPeer(f"lost {titled(0, self._start.coordinator if self._start else '')}")
 
-    def failed(self, failure: Failure) -> None:
-        """Says how this node's workers ended."""
-        self._word.failure = asdict(failure)
-        self._talk.wake()
+    def fail(self, report: FailureReport, asked: bool) -> None:
+        """Tells how this node's workers failed. asked: because this node was asked to stop."""
+        self._failure = report, asked
+        self._exchange.wake()
 
     def close(self, finished: bool) -> None:
-        """Ends the talking, with a last word where it is heard."""
-        self._word.finished = finished
+        """Sends a last heartbeat, where it is heard."""
+        self._finished = finished
         try:
-            self._say_and_listen()
+            self._send_and_listen()
             self._store.add(f"{self.number}/heard", 1)
         except DistError:
             pass
-        self._talk.end()
+        self._exchange.end()
 
     def _next_attempt(self, after: int) -> int:
         number = after
@@ -244,36 +275,38 @@ class Guest:
                 raise LostPeer(f"lost node 0 ({error})") from None
         return number
 
-    def _say_and_listen(self) -> None:
-        self._word.beat += 1
-        self._store.set(self._key, json.dumps(asdict(self._word)))
-        if self._go is None and (go := _read(self._store, f"{self.number}/go")):
-            self._go = Go(**go)
-        if self.verdict is None and (verdict := _read(self._store, f"{self.number}/verdict")):
-            self.verdict = Verdict(**verdict)
+    def _send_and_listen(self) -> None:
+        self._beat += 1
+        heartbeat = Heartbeat(self._nonce, self._facts, self._name, self._beat, *self._failure, self._finished)
+        self._store.set(self._key, json.dumps(asdict(heartbeat)))
+        if self._start is None and (message := _read(self._store, f"{self.number}/start")):
+            self._start = Start.read(message)
+        if self.outcome is None and (message := _read(self._store, f"{self.number}/outcome")):
+            self.outcome = AttemptOutcome.read(message)
 
 
-class _Talk:
-    """A thread that talks each second. answered: when the other side last did, by the monotonic clock."""
+class _Exchange:
+    """A thread that reads and writes the store each second. answered: when the store last did, by the monotonic
+    clock."""
 
-    def __init__(self, talk: Callable[[], None]):
+    def __init__(self, exchange: Callable[[], None]):
         self.answered = time.monotonic()
-        self._talk, self._wake, self._ended = talk, threading.Event(), False
+        self._exchange, self._wake, self._ended = exchange, threading.Event(), False
         threading.Thread(target=self._run, daemon=True).start()
 
     def wake(self) -> None:
-        """Has it talk now."""
+        """Has it exchange now."""
         self._wake.set()
 
     def end(self) -> None:
-        """Has it fall silent."""
+        """Ends the thread."""
         self._ended = True
         self._wake.set()
 
     def _run(self) -> None:
         try:
             while not self._ended:
-                self._talk()
+                self._exchange()
                 self.answered = time.monotonic()
                 self._wake.wait(BEAT)
                 self._wake.clear()
@@ -300,8 +333,12 @@ def open_store(node: Node, stopping: Stopping) -> TCPStore | None:
         time.sleep(0.5)
 
 
-def _read(store: Any, key: str) -> dict[str, Any] | None:
+def _read(store: Any, key: str) -> Message | None:
     return json.loads(store.get(key)) if store.check([key]) else None
+
+
+def _report(values: Message | None) -> FailureReport | None:
+    return FailureReport.read(values) if values else None
 
 
 def _check(stopping: Stopping) -> None:
@@ -312,7 +349,8 @@ def _check(stopping: Stopping) -> None:
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("", 0))
-        return listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+    return port
 
 
 def _listed(indices: list[int]) -> str:

@@ -10,23 +10,23 @@ Ctrl-C or SIGTERM asks the workers of all nodes to save and leave (143); a secon
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from distrain_trainer.console import say
-from distrain_trainer.errors import DistrainError, LostPeer, Stopped
+from distrain_trainer.console import debug, say, warn
+from distrain_trainer.errors import DistrainError, FailureReport, LostPeer, RunFailed, Stopped, is_retried
 from distrain_trainer.hardware.machine import versions
+from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import Node
 from distrain_trainer.launch.preflight import check_volume
-from distrain_trainer.launch.rendezvous import Failure, Guest, Host, Verdict, open_store
+from distrain_trainer.launch.rendezvous import AttemptOutcome, Coordinator, Member, Start, open_store
 from distrain_trainer.launch.signals import Requests
-from distrain_trainer.launch.workers import Workers
+from distrain_trainer.launch.workers import Work, Workers
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from distrain_trainer.storage.files import write_json
@@ -42,12 +42,15 @@ LONGEST_PAUSE = 60.0
 class Job:
     """What is to be run on this node.
 
-    arguments: of the worker program. resume: whether the folder may hold this run. by_hand: a person has asked to
-    resume, so that earlier failures do not count.
+    cluster: what the cluster says about this machine. work: the worker program, of which all imports are done.
+    arguments: its arguments. resume: whether the folder may hold this run. by_hand: a person has asked to resume, so
+    that earlier failures do not count.
     """
 
     node: Node
+    cluster: ClusterEnvironment
     settings: Settings
+    work: Work
     arguments: list[str]
     resume: bool
     by_hand: bool
@@ -72,8 +75,7 @@ class Job:
             "the hash of distrain's code": _hash_of_code(),
             "the number of nodes": self.node.count,
             "the number of processes": self.node.processes,
-            "the hash of the settings": os.environ.get("RUN_SETTINGS_HASH")
-            or hashlib.sha256(values.encode()).hexdigest()[:12],
+            "the hash of the settings": self.cluster.settings_hash or hashlib.sha256(values.encode()).hexdigest()[:12],
         }
 
 
@@ -89,7 +91,7 @@ def _hash_of_code() -> str:
 def supervise(job: Job, requests: Requests) -> int:
     """Runs this node's part of a run to its end and returns 0. Raises DistrainError, with the code to leave with."""
     store, after = None, 0
-    export_metrics(job.folder)
+    export_metrics(job.folder, job.cluster.metrics_port)
     if job.finished():
         say(f"the run in {job.folder} is finished; give it more schedule.epochs to train on")
         return 0
@@ -99,113 +101,110 @@ def supervise(job: Job, requests: Requests) -> int:
                 raise Stopped("stopped before the first step; start the same command again")
             store = store or open_store(job.node, lambda: requests.asked)
             if job.node.first:
-                verdict = _lead(job, store, requests)
+                outcome = _coordinate(job, store, requests)
             else:
-                verdict, after = _follow(job, store, after, requests)
+                outcome, after = _take_part(job, store, after, requests)
         except LostPeer as lost:
-            verdict = Verdict(lost.exit_code, str(lost), again=True)
+            outcome = AttemptOutcome(FailureReport(lost.exit_code, str(lost)), again=True)
             store, after = None, 0
         except Stopped as stopped:
-            verdict = Verdict(stopped.exit_code, str(stopped), again=True)
+            outcome = AttemptOutcome(FailureReport(stopped.exit_code, str(stopped)), again=True)
         job.by_hand, job.resume = False, True
-        if verdict.code == 0 or job.finished():
+        if outcome.failure is None or job.finished():
             return 0
-        if requests.asked or not verdict.again:
-            ended = DistrainError(verdict.sentence)
-            ended.exit_code = verdict.code
-            raise ended
-        say(f"distrain: {verdict.sentence}; starting again")
+        if requests.asked or not outcome.again:
+            raise RunFailed(outcome.failure)
+        warn(f"{outcome.failure.sentence}; starting again")
         requests.pause(_pause(job))
 
 
-def export_metrics(folder: Path) -> None:
-    """Starts the Prometheus endpoint where RUN_METRICS_PORT asks for it; a run goes on without one."""
-    port = os.environ.get("RUN_METRICS_PORT", "")
-    if not port:
+def export_metrics(folder: Path, port: int | None) -> None:
+    """Starts the Prometheus endpoint where the cluster has a port for it; a run does without one."""
+    if port is None:
         return
     from distrain_trainer.reporting.prometheus import export
 
     try:
-        export(folder, int(port))
-    except (OSError, ValueError) as error:
-        say(f"distrain: no Prometheus endpoint at RUN_METRICS_PORT={port}: {error}")
+        export(folder, port)
+    except OSError as error:
+        warn(f"no Prometheus endpoint at port {port}: {error}")
 
 
-def _lead(job: Job, store: Any, requests: Requests) -> Verdict:
+def _coordinate(job: Job, store: Any, requests: Requests) -> AttemptOutcome:
     """Node 0's part in an attempt."""
     number = _read(job).attempt + 1
-    host = Host(job.node, store, number, job.facts(), lambda: requests.asked)
+    coordinator = Coordinator(job.node, store, number, job.facts(), lambda: requests.asked)
     try:
-        host.gather()
+        coordinator.gather()
         resume = job.holds_run()
         begun = begin_attempt(job.folder, job.settings.checkpoint.max_restarts, forgive=job.by_hand)
     except DistrainError as error:
-        verdict = Verdict(error.exit_code, str(error), again=isinstance(error, Stopped))
-        host.close(verdict)
-        return verdict
-    go, failure = host.start(begun.attempt, begun.token, resume), ""
-    with _workers(job, go.attempt, go.port, go.resume, requests) as workers:
-        told = False
-        while True:
-            if workers.over() and workers.cause() and not told:
+        outcome = AttemptOutcome(FailureReport(error.exit_code, str(error)), again=isinstance(error, Stopped))
+        coordinator.close(outcome)
+        return outcome
+    start = coordinator.start(begun.attempt, begun.token, resume)
+    with _workers(job, start, requests) as workers:
+        cause, told = None, False
+        while not (workers.over() and not workers.failures and coordinator.members_finished()):
+            if workers.over() and workers.failures and not told:
                 told = True
-                host.failed(_failure(job, go.attempt, workers, requests))
-            if not workers.endings and workers.over() and host.guests_finished():
-                verdict = Verdict(0, "finished", again=False)
-                break
-            if cause := host.cause():
-                verdict, failure = _judge(*cause, job.node, host.title(cause[0])), cause[1].sentence
+                coordinator.fail(_report(job, start.attempt, workers), asked=requests.asked)
+            if cause := coordinator.cause():
                 break
             time.sleep(TICK)
-    if verdict.code != 0:
+    outcome = AttemptOutcome(None)
+    if cause is not None:
+        index, report = cause
+        outcome = _outcome(report, job.node, coordinator.title(index))
         # Without the machine's name: the same failure may follow the run to another.
-        end_attempt(job.folder, None if verdict.code == Stopped.exit_code else failure)
-    host.close(verdict)
-    return verdict
+        end_attempt(job.folder, None if report.exit_code == Stopped.exit_code else report.sentence)
+    coordinator.close(outcome)
+    return outcome
 
 
-def _follow(job: Job, store: Any, after: int, requests: Requests) -> tuple[Verdict, int]:
+def _take_part(job: Job, store: Any, after: int, requests: Requests) -> tuple[AttemptOutcome, int]:
     """Any other node's part in an attempt, and the attempt's number."""
-    guest = Guest(job.node, store, after, job.facts(), lambda: requests.asked)
-    go = guest.wait_for_start()
-    if go is None:
-        assert guest.verdict is not None
-        guest.close(finished=False)
-        return guest.verdict, guest.number
-    verdict, told = None, False
-    with _workers(job, go.attempt, go.port, go.resume, requests) as workers:
+    member = Member(job.node, store, after, job.facts(), lambda: requests.asked)
+    start = member.wait_for_start()
+    if start is None:
+        assert member.outcome is not None
+        member.close(finished=False)
+        return member.outcome, member.number
+    outcome, told = None, False
+    with _workers(job, start, requests) as workers:
         try:
-            check_volume(lambda: read_attempts(job.folder).token, go.token, job.folder)
+            check_volume(lambda: read_attempts(job.folder).token, start.token, job.folder)
         except DistrainError as error:
             told = True
-            guest.failed(Failure(error.exit_code, str(error), asked=False))
+            member.fail(FailureReport(error.exit_code, str(error), node=job.node.name or None), asked=False)
             workers.kill()
-        while verdict is None:
-            if workers.over() and not workers.endings:
-                verdict = Verdict(0, "finished", again=False)
+        while outcome is None:
+            if workers.over() and not workers.failures:
+                outcome = AttemptOutcome(None)
             elif workers.over() and not told:
                 told = True
-                guest.failed(_failure(job, go.attempt, workers, requests))
+                member.fail(_report(job, start.attempt, workers), asked=requests.asked)
             else:
-                guest.check_host()
-                verdict = guest.verdict
+                member.check_coordinator()
+                outcome = member.outcome
             time.sleep(TICK)
-    guest.close(finished=verdict.code == 0)
-    return verdict, guest.number
+    member.close(finished=outcome.failure is None)
+    return outcome, member.number
 
 
 @contextmanager
-def _workers(job: Job, attempt: int, port: int, resume: bool, requests: Requests) -> Iterator[Workers]:
+def _workers(job: Job, start: Start, requests: Requests) -> Iterator[Workers]:
     """The workers of an attempt; none is left afterwards."""
-    arguments = [*job.arguments, "--attempt", str(attempt), *(["--resume"] if resume else [])]
-    log = job.folder / "logs" / f"node-{job.node.index}.attempt-{attempt}.log"
+    arguments = [*job.arguments, "--attempt", str(start.attempt), *(["--resume"] if start.resume else [])]
+    log = job.folder / "logs" / f"node-{job.node.index}.attempt-{start.attempt}.log"
     if job.node.name:
         with suppress(OSError):
             log.parent.mkdir(exist_ok=True)
             with log.open("a") as file:
-                file.write(f"attempt {attempt} on {job.node.title}\n")
+                file.write(f"attempt {start.attempt} on {job.node.title}\n")
+    debug(f"attempt {start.attempt} starts its workers, whose process group meets at port {start.port}")
     with TemporaryDirectory(prefix="distrain-") as scratch:
-        workers = requests.workers = Workers(arguments, job.node, port, log, Path(scratch))
+        workers = requests.workers = Workers(job.work, arguments, job.node, start.port, log, Path(scratch))
         if requests.asked:
             workers.ask()
         try:
@@ -216,32 +215,31 @@ def _workers(job: Job, attempt: int, port: int, resume: bool, requests: Requests
             workers.wait()
 
 
-def _failure(job: Job, attempt: int, workers: Workers, requests: Requests) -> Failure:
-    """How this node's workers ended, also written to `errors/`."""
-    cause = workers.cause()
-    assert cause is not None
+def _report(job: Job, attempt: int, workers: Workers) -> FailureReport:
+    """How this node's workers failed, also written to `errors/`."""
+    report = workers.cause()
+    assert report is not None
     folder = job.folder / "errors" / f"attempt-{attempt}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        error = {"rank": cause.rank, "exit_code": cause.code, "sentence": cause.sentence, "time": time.time()}
-        write_json(folder / f"node-{job.node.index}.json", error | {"node": job.node.name or None})
+        write_json(folder / f"node-{job.node.index}.json", asdict(report) | {"time": time.time()})
     except OSError as failed:
-        say(f"distrain: {folder} cannot be written: {failed.strerror}")
-    return Failure(cause.code, cause.sentence, asked=requests.asked)
+        warn(f"{folder} cannot be written: {failed.strerror}")
+    return report
 
 
-def _judge(index: int, failure: Failure, node: Node, title: str) -> Verdict:
-    """What follows from a failure of the node with this index and title."""
+def _outcome(report: FailureReport, node: Node, title: str) -> AttemptOutcome:
+    """What follows from a failure on the node with this title. node: this one."""
     where = f"{title}: "
-    if node.count == 1 and (not node.name or failure.code < 128 or failure.code == Stopped.exit_code):
+    if node.count == 1 and (not node.name or not is_retried(report.exit_code) or report.exit_code == Stopped.exit_code):
         where = ""
-    elif failure.code == Stopped.exit_code:
+    elif report.exit_code == Stopped.exit_code:
         where = f"{title} was asked to leave: "
-    return Verdict(failure.code, f"{where}{failure.sentence}", again=failure.code >= 128)
+    return AttemptOutcome(replace(report, sentence=f"{where}{report.sentence}"), again=is_retried(report.exit_code))
 
 
 def _pause(job: Job) -> float:
-    """Seconds to wait before the next attempt; a guest waits for its host instead."""
+    """Seconds to wait before the next attempt; a member waits for the coordinator instead."""
     if not job.node.first:
         return 0.0
     record = _read(job)

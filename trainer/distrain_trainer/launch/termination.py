@@ -1,16 +1,103 @@
-"""How `distrain train` ends where it has not finished: an exit code for the cluster, and last words."""
+"""How a process of a run ends where it has not finished: an exit code for the cluster, and a sentence for a person.
 
+A worker leaves its report in a file that the launcher names; a supervisor leaves its own where Kubernetes looks for it.
+"""
+
+import json
+import os
 import platform
+import sys
+import time
 import traceback
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
-from distrain_trainer.console import say
-from distrain_trainer.errors import DistrainError, LostPeer, Stopped
+from distrain_trainer import console
+from distrain_trainer.errors import (
+    DistrainError,
+    FailureReport,
+    LostPeer,
+    RunFailed,
+    Stopped,
+    TrainingError,
+    is_retried,
+)
+from distrain_trainer.storage.retry import passes
 
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""The variable in which a launcher, this one or torchrun, names the file that takes a worker's report."""
 TERMINATION_LOG = Path("/dev/termination-log")
-"""Where Kubernetes looks for a container's last words."""
+"""Where Kubernetes looks for a container's last message."""
+
+
+def report_of(error: Exception, rank: int | None, node: str | None) -> FailureReport:
+    """How an error ends a worker. rank: of its process. node: Kubernetes' name of the machine, where it is known.
+
+    The traceback of an error that is neither the user's nor the cluster's is printed.
+    """
+    if isinstance(error, DistrainError):
+        code, sentence = error.exit_code, str(error)
+    else:
+        code, sentence = _unforeseen(error, node)
+    return FailureReport(code, sentence, rank, node)
+
+
+def _unforeseen(error: Exception, node: str | None) -> tuple[int, str]:
+    import torch
+
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    if isinstance(error, torch.OutOfMemoryError):
+        advice = "lower batch.tokens, or set model.gradient_checkpointing or precision=bf16"
+        return TrainingError.exit_code, f"the GPU's memory is used up ({text}); {advice}"
+    if isinstance(error, torch.distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "Gloo")):
+        return LostPeer.exit_code, f"lost another process of the run ({text})"
+    if isinstance(error, torch.AcceleratorError):
+        return LostPeer.exit_code, _gpu_failed(text, node)
+    traceback.print_exception(error)
+    if isinstance(error, OSError) and passes(error):
+        return LostPeer.exit_code, f"a file system or the network failed ({text}); it may answer again later"
+    return TrainingError.exit_code, f"unforeseen error: {text}"
+
+
+def _gpu_failed(text: str, node: str | None) -> str:
+    if node is None:
+        return f"the GPU of this process failed ({text}); see dmesg of the node for its Xid"
+    return (
+        f"a GPU of {node} failed ({text}); see dmesg there for its Xid, and put {node} into avoidNodes of the chart "
+        "where it fails again"
+    )
+
+
+def write_error_file(report: FailureReport) -> None:
+    """Leaves a worker's report where the launcher looks for it; without a launcher, tells the person."""
+    path = os.environ.get(ERROR_FILE)
+    if path is None:
+        console.error(report.sentence)
+        return
+    for_torchrun = {"message": report.sentence, "extraInfo": {"timestamp": str(int(time.time()))}}
+    Path(path).write_text(json.dumps({"message": for_torchrun, "report": asdict(report)}))
+
+
+def read_error_file(path: Path) -> FailureReport | None:
+    """The report of a worker, None where it has left none that can be read."""
+    try:
+        return FailureReport.read(json.loads(path.read_text())["report"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process without taking the model and its process group apart.
+
+    Their destructors wait for threads that wait for Python, which now and then is for ever; all that matters is on
+    disk.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def last_words(error: Exception, asked: bool, folder: Path | None) -> int:
@@ -19,19 +106,23 @@ def last_words(error: Exception, asked: bool, folder: Path | None) -> int:
     asked: whether it was asked to stop. Exit codes count even while a pod is being deleted, so none may then end the
     job for good. folder: the run's; it keeps the traceback of an error that nobody has foreseen.
     """
-    if isinstance(error, DistrainError):
-        code, sentence = error.exit_code, str(error)
-    else:  # ours, and no reason to give the run up
-        code, sentence = LostPeer.exit_code, f"unforeseen error of the supervisor: {type(error).__name__}: {error}"
-        traceback.print_exception(error)
-        with suppress(OSError):
-            if folder and folder.is_dir():
-                _keep(error, folder / "errors")
-    say(f"distrain: {sentence}")
+    match error:
+        case RunFailed():
+            report = error.report
+        case DistrainError():
+            report = FailureReport(error.exit_code, str(error))
+        case _:  # ours, and no reason to give the run up
+            sentence = f"unforeseen error of the supervisor: {type(error).__name__}: {error}"
+            report = FailureReport(LostPeer.exit_code, sentence)
+            traceback.print_exception(error)
+            with suppress(OSError):
+                if folder and folder.is_dir():
+                    _keep(error, folder / "errors")
+    console.error(report.sentence)
     with suppress(OSError):
         if TERMINATION_LOG.is_file():
-            TERMINATION_LOG.write_text(sentence[:4000])
-    return Stopped.exit_code if asked and code < 128 else code
+            TERMINATION_LOG.write_text(report.sentence[:4000])
+    return Stopped.exit_code if asked and not is_retried(report.exit_code) else report.exit_code
 
 
 def _keep(error: Exception, folder: Path) -> None:

@@ -1,51 +1,43 @@
 """The worker processes of one attempt on this machine.
 
-They are forked from a process that has imported everything and touched no device: a start costs one import of torch
-and transformers however many workers and attempts there are.
+They are forked from a process that has imported what they need and touched no device: a start costs one import of
+torch and transformers, however many workers and attempts there are.
 """
 
-import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from distrain_trainer.errors import LostPeer, Stopped
+from distrain_trainer.console import debug
+from distrain_trainer.errors import FailureReport, LostPeer, Stopped
 from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.launch.node import Node
+from distrain_trainer.launch.termination import ERROR_FILE, read_error_file
 
 SECONDS_TO_FOLLOW = 20.0
 """How long the other workers get to leave by themselves when one was stopped or has lost another."""
 KILLED = 128 + signal.SIGKILL
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a worker ended badly. code: as a shell gives it, 128 + n for signal n. sentence: what to tell a person."""
-
-    rank: int
-    code: int
-    sentence: str
+Work = Callable[[list[str]], NoReturn]
+"""The worker program: takes its arguments and ends the process that it runs in."""
 
 
 class Workers:
     """The running workers. Each has a session of its own, so that the terminal's Ctrl-C reaches only us.
 
-    arguments: of the worker program. port: on node 0, where the workers meet. log: takes what all but the first of
-    this machine print. scratch: an empty folder for their error files.
+    work: what each of them does. arguments: of that. port: on node 0, where their process group meets. log: takes what
+    all but the first of this machine print. scratch: an empty folder for their error files.
     """
 
-    def __init__(self, arguments: list[str], node: Node, port: int, log: Path, scratch: Path):
-        from distrain_trainer import __main__ as worker
-        from distrain_trainer.training import run  # noqa: F401, imported here so that no worker has to
-
-        self.endings: list[Ending] = []
-        self._arguments, self._node, self._log, self._scratch = arguments, node, log, scratch
-        self._main = worker.main
+    def __init__(self, work: Work, arguments: list[str], node: Node, port: int, log: Path, scratch: Path):
+        self.failures: list[FailureReport] = []
+        self._work, self._arguments, self._node, self._log, self._scratch = work, arguments, node, log, scratch
         self._running: dict[int, int] = {}
         self._deadline = float("inf")
         environment = _environment(node, port)
@@ -55,7 +47,7 @@ class Workers:
             sys.stderr.flush()
             pid = os.fork()
             if pid == 0:
-                self._work(local_rank, environment)
+                self._become_worker(local_rank, environment)
             self._running[pid] = local_rank
 
     def over(self) -> bool:
@@ -87,23 +79,28 @@ class Workers:
         while not self.over():
             time.sleep(0.02)
 
-    def cause(self) -> Ending | None:
-        """The ending that explains the others: one that lost a peer is not the cause if there is another."""
-        causes = [ending for ending in self.endings if ending.code != LostPeer.exit_code]
-        return next(iter(causes or self.endings), None)
+    def cause(self) -> FailureReport | None:
+        """The failure that explains the others: a lost peer is not the cause if there is another."""
+        causes = [report for report in self.failures if report.exit_code != LostPeer.exit_code]
+        return next(iter(causes or self.failures), None)
 
     def _note(self, local_rank: int, code: int) -> None:
         rank = self._node.index * self._node.processes + local_rank
-        said = self._said(local_rank)
-        if said is None and code == 128 + signal.SIGUSR1:
-            code, said = Stopped.exit_code, "stopped before the first step; start the same command again"
-        self.endings.append(Ending(rank, code, said or f"process {rank}{_death(code, self._log)}"))
+        said = read_error_file(self._error_file(local_rank))
+        if said is not None:
+            sentence = said.sentence
+        elif code == 128 + signal.SIGUSR1:
+            code, sentence = Stopped.exit_code, "stopped before the first step; start the same command again"
+        else:
+            sentence = f"process {rank}{_death(code, self._log)}"
+        debug(f"process {rank} has left with {code}: {sentence}")
+        self.failures.append(FailureReport(code, sentence, rank, self._node.name or None))
         if code in (Stopped.exit_code, LostPeer.exit_code):
             self._deadline = min(self._deadline, time.monotonic() + SECONDS_TO_FOLLOW)
         else:
             self.kill()
 
-    def _work(self, local_rank: int, environment: dict[str, str]) -> NoReturn:
+    def _become_worker(self, local_rank: int, environment: dict[str, str]) -> NoReturn:
         """The life of a worker."""
         try:
             os.setsid()
@@ -115,25 +112,19 @@ class Workers:
             if "WORLD_SIZE" in environment:
                 rank = self._node.index * self._node.processes + local_rank
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank)}
-            os.environ["TORCHELASTIC_ERROR_FILE"] = str(self._error_file(local_rank))
+            os.environ[ERROR_FILE] = str(self._error_file(local_rank))
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             if local_rank:
-                with suppress(OSError):  # its words then stand between those of the first
+                with suppress(OSError):  # its messages then stand between those of the first
                     log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
                     os.dup2(log, 1)
                     os.dup2(log, 2)
-            self._main(self._arguments)
+            self._work(self._arguments)
         finally:
             os._exit(70)
 
     def _error_file(self, local_rank: int) -> Path:
         return self._scratch / f"error-{local_rank}.json"
-
-    def _said(self, local_rank: int) -> str | None:
-        try:
-            return json.loads(self._error_file(local_rank).read_text())["message"]["message"]
-        except (OSError, ValueError, KeyError):
-            return None
 
 
 def _environment(node: Node, port: int) -> dict[str, str]:

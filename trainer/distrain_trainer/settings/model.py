@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from distrain_trainer.console import Level
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.sections import (
     SHARDED,
@@ -49,6 +50,8 @@ class Settings(Section):
     """Deterministic kernels only: slower, and what bit-exact resumes on a GPU need. A CPU is always exact."""
     max_hours: float | None = Field(None, gt=0)
     """Hours of training over all attempts after which the run writes a checkpoint and leaves with 71."""
+    log_level: Level = "info"
+    """The least important messages that are shown."""
     run_id: str | None = None
     """Name of the run. A folder that carries the same name is continued without being asked."""
     output_dir: str = "out"
@@ -248,6 +251,7 @@ MAY_CHANGE = frozenset(
         "optimizer.nonfinite_limit",
         "deterministic",
         "max_hours",
+        "log_level",
         "run_id",
         "output_dir",
     }

@@ -1,7 +1,6 @@
 """The training loop: a step reads as the algorithm."""
 
 import math
-import os
 import resource
 import sys
 import time
@@ -15,6 +14,7 @@ import torch
 from distrain_trainer.data.loader import Collator, StepBatch
 from distrain_trainer.data.plan import MicroBatches, Plan
 from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError
+from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel
 from distrain_trainer.parallel.collectives import ProcessRank
@@ -284,9 +284,9 @@ def save(run: Run) -> None:
 def warn_of_grace(run: Run, seconds: float) -> None:
     """Says that a checkpoint takes too long for a pod that is asked to leave. seconds: what one has taken.
 
-    RUN_GRACE_SECONDS: what the cluster gives between SIGTERM and SIGKILL.
+    It is compared with what the cluster gives between SIGTERM and SIGKILL.
     """
-    grace = float(os.environ.get("RUN_GRACE_SECONDS") or "inf")
+    grace = ClusterEnvironment.read().grace_seconds or math.inf
     if seconds > grace / 2:
         run.say(
             f"the checkpoint took {seconds:.0f} s, over half of the {grace:.0f} s that a pod has to leave; raise "

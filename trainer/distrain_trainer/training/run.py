@@ -25,6 +25,7 @@ from distrain_trainer.hardware.machine import device_memory
 from distrain_trainer.hardware.numerics import set_up_numerics
 from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.inference.chat import answer_held_out, tell_endless
+from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.memory.advice import read_model, size
 from distrain_trainer.memory.estimate import auto_tokens, kind_of
 from distrain_trainer.metrics.metrics import check_metric, default_metric, greater_is_better
@@ -62,7 +63,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     # What is asked for, and what an earlier attempt has already decided.
     claimed = claim(asked, resume, overwrite=False)
     settings = claimed.settings
-    check_device(settings, process.local_world)
+    check_device(settings, process.local_world, ClusterEnvironment.read().gpus_per_node or 0)
     set_up_numerics(threads, settings.deterministic)
 
     # The tokenizer and the data, before any process waits for another.
@@ -192,13 +193,12 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
 STATUS: dict[type[DistrainError], str] = {Stopped: "stopped", OutOfTime: "out_of_time"}
 
 
-def check_device(settings: Settings, local_world: int = 1) -> None:
+def check_device(settings: Settings, local_world: int = 1, promised: int = 0) -> None:
     """Refuses what this machine does not have, where Accelerate would take something else without a word.
 
-    local_world: processes on this machine. RUN_GPUS_PER_NODE: GPUs that the cluster has promised.
+    local_world: processes on this machine. promised: GPUs that the cluster has promised.
     """
     cuda = torch.cuda.is_available()
-    promised = int(os.environ.get("RUN_GPUS_PER_NODE", 0))
     if promised and not cuda:
         raise SettingsError(
             f"{promised} GPUs a node were promised but there is no CUDA device here; check the node's driver and "
