@@ -76,9 +76,10 @@ kind-down: .venv/ready ## Remove the cluster; what was built stays in the cache
 	@$(CLUSTER) down
 
 .PHONY: lint
-lint: .venv/ready ## Check style and types
+lint: .venv/ready ## Check style, types and imports
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 	@.venv/bin/mypy --strict $(STRICT) && .venv/bin/mypy --strict tests/conftest.py
+	@.venv/bin/lint-imports
 
 .PHONY: bench
 bench: .venv/ready ## Measure: distrain beside a bare loop and transformers' Trainer, and 1, 2, 4 processes

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from distrain_trainer.cli import COMMANDS, Command
 from distrain_trainer.errors import DistrainError, SettingsError
-from distrain_trainer.settings.reader import split_flags
+from distrain_trainer.settings.reader import split_flags, takes_next
 from distrain_trainer.settings.reference import settings_help
 
 INTERRUPTED = 130
@@ -37,8 +37,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Parses the arguments and runs what they ask for; the exit code. Raises DistrainError."""
-    name = next((argument for argument in arguments if not argument.startswith("-")), "")
-    command = next((command for command in COMMANDS if command.name == name), None)
+    arguments = command_first(arguments)
+    command = next((command for command in COMMANDS if command.name == arguments[0]), None) if arguments else None
     parser = build_parser(command)
     if command is None:
         parser.parse_args(arguments)  # which answers --help, or says what is wrong, and exits
@@ -57,6 +57,23 @@ def run(arguments: list[str]) -> int:
             f"distrain {command.name} needs {error.name}, which is not installed; run pip install 'distrain[trainer]'"
         ) from None
     return code or 0
+
+
+def command_first(arguments: list[str]) -> list[str]:
+    """The arguments with the sub-command before its options: `--gpus 8 plan` is `plan --gpus 8`.
+
+    As they are where no sub-command is among them.
+    """
+    known = options(COMMANDS)
+    place = 0
+    while place < len(arguments):
+        argument = arguments[place]
+        if not argument.startswith("-"):
+            return [argument, *arguments[:place], *arguments[place + 1 :]]
+        name, equals, _ = argument.lstrip("-").partition("=")
+        takes_value = known[name] if name in known else takes_next(name, arguments[place + 1 :])
+        place += 2 if takes_value and not equals else 1
+    return arguments
 
 
 def options(commands: Iterable[Command]) -> Mapping[str, bool]:

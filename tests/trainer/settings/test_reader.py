@@ -112,5 +112,11 @@ def test_flags_are_told_from_the_commands_own_options():
     assert rest == ["run.yaml", "--processes", "2", "--resume"]
 
 
+def test_a_switch_takes_no_word_that_is_not_its_value() -> None:
+    flags, rest = split_flags(["--deterministic", "run.yaml", "--batch.packing", "false", "--model.compile"], {})
+    assert flags == {"deterministic": "true", "batch.packing": "false", "model.compile": "true"}
+    assert rest == ["run.yaml"]
+
+
 def test_flat_and_nested_are_inverse():
     assert Settings.model_validate(nested(flat(Settings()))) == Settings()

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -23,6 +23,8 @@ from distrain_trainer.settings.model import Settings, first_fault, flat, nested
 from distrain_trainer.settings.sections import Section
 
 PREFIX = "DISTRAIN_"
+SWITCH_VALUES = ("true", "t", "yes", "y", "on", "1", "false", "f", "no", "n", "off", "0", "null", "none")
+"""What may stand behind a setting that is true or false; other words behind it are not its value."""
 
 
 def read_settings(
@@ -79,11 +81,20 @@ def split_flags(arguments: list[str], options: Mapping[str, bool]) -> tuple[dict
                 rest.append(waiting.pop(0))
         elif equals:
             flags[name] = value
-        elif waiting and not waiting[0].startswith("--"):
-            flags[name] = waiting.pop(0)
         else:
-            flags[name] = "true"
+            flags[name] = waiting.pop(0) if takes_next(name, waiting) else "true"
     return flags, rest
+
+
+def takes_next(name: str, following: list[str]) -> bool:
+    """Whether the first of the following arguments is the value of `--name`, a setting's.
+
+    One that is true or false leaves a word alone that is neither: `--deterministic run.yaml`.
+    """
+    if not following or following[0].startswith("--"):
+        return False
+    is_switch = name in flat(Settings()) and bool in _types(name)
+    return not is_switch or following[0].lower() in SWITCH_VALUES
 
 
 def _from_file(file: str) -> dict[str, Any]:
@@ -162,6 +173,12 @@ def _sentence(error: ValidationError, places: Mapping[str, str]) -> str:
     description = _field(name).description or ""
     about = f" ({description.split('. ')[0].rstrip('.')})" if description else ""
     return f"{places.get(name, name)} is {first['input']!r}, but {wanted}{about}"
+
+
+def _types(name: str) -> tuple[Any, ...]:
+    """The types that a setting may have."""
+    annotation = _field(name).annotation
+    return get_args(annotation) or (annotation,)
 
 
 def _field(name: str) -> FieldInfo:
