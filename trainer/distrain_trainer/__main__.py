@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from distrain_trainer.errors import DistrainError, LostPeer
 from distrain_trainer.settings.reader import read_settings, split_flags
-from distrain_trainer.storage.retry import passes
+from distrain_trainer.storage.retry import is_transient
 from distrain_trainer.training.stop import die_with_parent
 
 OPTIONS = {"resume": False, "attempt": True}
@@ -80,7 +80,7 @@ def unforeseen(error: Exception) -> tuple[str, int]:
         return f"lost another process of the run ({text})", LostPeer.exit_code
     if isinstance(error, torch.AcceleratorError):
         return gpu_failed(text, os.environ.get("RUN_NODE_NAME")), LostPeer.exit_code
-    if isinstance(error, OSError) and passes(error):
+    if isinstance(error, OSError) and is_transient(error):
         traceback.print_exception(error)
         return f"a file system or the network failed ({text}); it may answer again later", LostPeer.exit_code
     traceback.print_exception(error)

@@ -30,7 +30,7 @@ from distrain_trainer.launch.workers import Workers
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from distrain_trainer.storage.files import write_json
-from distrain_trainer.storage.retry import patiently
+from distrain_trainer.storage.retry import with_retries
 from distrain_trainer.storage.run_folder import claim, is_finished
 
 TICK = 0.05
@@ -249,4 +249,4 @@ def _pause(job: Job) -> float:
 
 
 def _read(job: Job) -> Attempts:
-    return patiently("cannot be read", job.folder, lambda: read_attempts(job.folder))
+    return with_retries("cannot be read", job.folder, lambda: read_attempts(job.folder))
