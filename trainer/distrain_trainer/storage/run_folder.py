@@ -1,4 +1,8 @@
-"""The output folder of a run: which run it belongs to, and how a run is found again in it."""
+"""The output folder of a run: which run it belongs to, and how a run is found again in it.
+
+`claim` writes, and is called once per node, by whoever starts its processes. Everything else here only reads, apart
+from `remove_run`.
+"""
 
 import json
 import secrets
@@ -30,15 +34,24 @@ class Claim:
 
 
 def claim(asked: Settings, resume: bool, overwrite: bool) -> Claim:
-    """Makes sure that the output folder can be written and holds this run or none.
+    """Makes sure that the output folder exists, can be written, and holds this run or none. Once per node.
 
-    Raises SettingsError if it holds another run or a setting changed that may not, VolumeError or VolumeLost if it
-    cannot be written, CheckpointError if it has checkpoints but no settings.json.
+    overwrite: a run in it is removed. Raises what `check_writable` and `read_claim` raise.
     """
     folder = Path(asked.output_dir)
-    with_retries("cannot be written", folder, lambda: _probe_writing(folder))
+    check_writable(folder)
     if overwrite:
         with_retries("cannot be written", folder, lambda: remove_run(folder))
+    return read_claim(asked, resume)
+
+
+def read_claim(asked: Settings, resume: bool) -> Claim:
+    """What the output folder holds of this run. Only reads: the folder need not even exist.
+
+    Raises SettingsError if it holds another run or a setting changed that may not, CheckpointError if it has
+    checkpoints but no settings.json, VolumeError or VolumeLost if it cannot be read.
+    """
+    folder = Path(asked.output_dir)
     stored = _stored(folder)
     if stored is None:
         return Claim(folder, asked, None)
@@ -107,6 +120,14 @@ def finished_steps(folder: Path) -> int | None:
     return steps
 
 
+def check_writable(folder: Path) -> None:
+    """Creates the folder if it is missing, and writes, renames and removes a file in it.
+
+    Raises VolumeError, VolumeLost.
+    """
+    with_retries("cannot be written", folder, lambda: _probe_writing(folder))
+
+
 def remove_run(folder: Path) -> None:
     """Removes what a run has written; whatever else lies in the folder stays. Raises OSError."""
     names = [folder / name for name in RUN_FILES]
@@ -140,7 +161,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
 
 
 def _probe_writing(folder: Path) -> None:
-    """Creates the folder, and writes, renames and removes a file in it. Raises OSError."""
+    """Raises OSError."""
     probe = folder / f"tmp.probe.{secrets.token_hex(8)}"  # random, since every container's process is number 1
     folder.mkdir(parents=True, exist_ok=True)
     probe.write_text("")

@@ -26,7 +26,7 @@ from distrain_trainer.models.load import resolve as locate_model
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, changed, explicit, flat
-from distrain_trainer.storage.run_folder import Claim, claim
+from distrain_trainer.storage.run_folder import Claim
 from distrain_trainer.training.checks import check_device, check_same_data
 from distrain_trainer.training.planning import plan_of, plan_sentence
 
@@ -61,14 +61,13 @@ class ResolvedRun:
         return plan_sentence(self.plan, self.data.train, self.process.world)
 
 
-def resolve(asked: Settings, resume: bool, process: ProcessRank, tell: Callable[[str], None]) -> ResolvedRun:
+def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callable[[str], None]) -> ResolvedRun:
     """Decides what the settings leave open, and prepares the data. No process waits for another here.
 
-    resume: whether a run in the output folder is continued. tell: takes sentences for a person.
+    claimed: what the output folder holds of the run. tell: takes sentences for a person.
     Also sets this process's threads and numerics. Raises DistrainError.
     """
     threads = threads_for(process.local_world)
-    claimed = claim(asked, resume, overwrite=False)
     settings = claimed.settings
     check_device(settings, process.local_world)
     set_up_numerics(threads, settings.deterministic)

@@ -19,7 +19,7 @@ from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.files import write_json
-from distrain_trainer.storage.run_folder import finished_steps
+from distrain_trainer.storage.run_folder import claim, finished_steps, read_claim
 from distrain_trainer.training import results
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.reader import restore
@@ -44,7 +44,9 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> TrainingSe
     tell: Callable[[str], None] = say if process.is_main else lambda text: None
 
     # Everything is decided before a process waits for another. Their number only says who does what.
-    resolved = resolve(asked, resume, process, tell)
+    claims = attempt is None and process.local_rank == 0  # our own launcher has claimed the folder, others do not
+    claimed = claim(asked, resume, overwrite=False) if claims else read_claim(asked, resume)
+    resolved = resolve(asked, claimed, process, tell)
     folder = resolved.folder
     if finished_steps(folder) == resolved.plan.steps:
         tell(f"the run in {folder} is finished; raise schedule.epochs to train on")
