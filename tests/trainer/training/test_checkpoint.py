@@ -146,6 +146,14 @@ def test_the_newest_stay_and_the_rest_go(lab: Lab) -> None:
     assert not list(lab.folder.glob("tmp.*"))
 
 
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_end_the_run(lab: Lab) -> None:
+    lab.train_and_save(2)
+    (lab.folder / "tmp.discarded.checkpoint-1").write_text("in the way")
+    lab.train_and_save(1)
+    assert [path.name for path in published_checkpoints(lab.folder)] == ["checkpoint-3", "checkpoint-2", "checkpoint-1"]
+    assert any("checkpoint-1 could not be removed (Not a directory)" in text for text in lab.said)
+
+
 def damage_truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 

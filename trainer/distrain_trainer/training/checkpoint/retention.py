@@ -45,10 +45,13 @@ class Retention:
             self.say(f"{BEST} was not updated ({reason(error)}); the best model so far is that of step {step}")
 
     def prune(self) -> None:
-        """Removes the oldest checkpoints."""
+        """Removes the oldest checkpoints. One that cannot be removed stays, and is tried again after the next."""
         whole = [path for path in published_checkpoints(self.folder) if path.name not in self.damaged]
         for path in whole[self.keep :]:
-            discard(path)
+            try:
+                discard(path)
+            except OSError as error:
+                self.say(f"{path.name} could not be removed ({reason(error)}); it stays for now")
 
     def clean(self) -> None:
         """Removes what earlier attempts left half-written."""
