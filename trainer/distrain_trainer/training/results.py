@@ -18,7 +18,7 @@ from distrain_trainer.reporting.model_card import model_card
 from distrain_trainer.reporting.report import write_report
 from distrain_trainer.storage.files import sync_folder, write_json, write_text
 from distrain_trainer.storage.layout import BEST, published_checkpoints
-from distrain_trainer.training.checkpoint.format import TrainingState
+from distrain_trainer.training.checkpoint.format import TrainingState, reason
 from distrain_trainer.training.checkpoint.retention import copy_model
 from distrain_trainer.training.resolve import ResolvedRun
 from distrain_trainer.training.session import TrainingSession
@@ -115,12 +115,25 @@ def publish_final(folder: Path, record: dict[str, Any], state: TrainingState) ->
     sync_folder(folder)
 
 
+def conclude_early(session: TrainingSession, error: DistrainError) -> None:
+    """Leaves the results of a session that ends before the run is finished. On all processes.
+
+    A disk that does not take them must not hide `error`, which decides what the cluster does next.
+    """
+    if not session.process.is_main:
+        return
+    try:
+        conclude(session, error)
+    except OSError as failed:
+        session.say(f"training_info.json and report.html could not be written ({reason(failed)})")
+
+
 def conclude(
     session: TrainingSession, error: DistrainError | None, answers: list[dict[str, str]] | None = None
 ) -> None:
-    """Writes training_info.json and the report of a session that ends here, well or badly.
+    """Writes training_info.json and the report. Raises OSError.
 
-    error: why it ends before the run is finished. answers: samples of a chat.
+    error: why the session ends before the run is finished. answers: samples of a chat.
     """
     folder = session.resolved.folder
     write_json(folder / "training_info.json", training_info(session, error) | {"answers": answers})

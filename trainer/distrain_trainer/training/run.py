@@ -105,8 +105,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> TrainingSe
         try:
             train(session)
         except DistrainError as error:
-            if process.is_main:
-                results.conclude(session, error)
+            results.conclude_early(session, error)
             raise
         record_line({"step": state.step, "event": "end"})
     results.publish(session, record)
