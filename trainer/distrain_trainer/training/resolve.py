@@ -162,6 +162,7 @@ def with_defaults(settings: Settings, revision: str | None, data: Tokenized, max
 
 def _identity(asked: Settings, claimed: Claim) -> tuple[str, dict[str, object]]:
     """The run's id, and what was asked for at its first start."""
-    stored, values = claimed.stored or {}, flat(asked)
-    run_id = stored.get("run_id") or asked.run_id or uuid.uuid4().hex[:12]
-    return run_id, stored.get("asked") or {name: values[name] for name in sorted(explicit(asked))}
+    if claimed.stored:
+        return claimed.stored["run_id"], claimed.stored["asked"]
+    values = flat(asked)
+    return asked.run_id or uuid.uuid4().hex[:12], {name: values[name] for name in sorted(explicit(asked))}
