@@ -11,7 +11,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from distrain_trainer.settings.reader import read_settings
-from distrain_trainer.training.run import plan_of
+from distrain_trainer.training.planning import plan_of
 from report import COLOURS, axes, machine, save, say, spread, table
 from rows import token_rows
 from running import Lines, run_distrain, run_program, write_settings

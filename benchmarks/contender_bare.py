@@ -16,7 +16,7 @@ from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.models.load import sample_model
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import read_settings
-from distrain_trainer.training.run import plan_of
+from distrain_trainer.training.planning import plan_of
 from rows import LABELS, token_rows
 from running import Steps
 

@@ -43,7 +43,7 @@ def test_sixteen_promised_gpus_that_are_none_end_the_run_with_64(
     assert run.ended() == "Failed"
     words = run.last_words()  # of those that the operator has left: it removes what still runs
     assert words and all(code == 64 for code, _ in words.values()), words
-    assert any("8 GPUs a node were promised but there is no CUDA device" in said for _, said in words.values()), words
+    assert any("8 GPUs per node were promised but there is no CUDA device" in said for _, said in words.values()), words
     assert not run.folder.exists() or not list(run.folder.glob("checkpoint-*"))
 
 

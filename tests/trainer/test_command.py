@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from distrain_trainer.training.checkpoint import numbered
+from distrain_trainer.storage.layout import published_checkpoints
 from runs import losses, metrics, write_texts
 
 QUICK = ("--batch.tokens", 512, "--optimizer.learning_rate", "3e-3", "--data.evaluation_fraction", "0.15")
@@ -162,7 +162,7 @@ def test_max_hours_writes_a_checkpoint_and_leaves_with_71(bert: Path, texts: Pat
     more = ("--max_hours", "1e-5", "--schedule.epochs", 100, "--output_dir", tmp_path / "out")
     done = run_command("train", *on(bert, texts, *more))
     assert done.returncode == 71, done.stderr
-    assert "max_hours" in done.stderr and numbered(tmp_path / "out")
+    assert "max_hours" in done.stderr and published_checkpoints(tmp_path / "out")
 
 
 def test_gradients_that_are_not_finite_end_the_run_with_70(bert: Path, texts: Path, run_command, tmp_path: Path):
@@ -261,12 +261,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_only_total_damage_ends_the_run(
     assert "checkpoint-10 is damaged" in done.stderr and "resuming from checkpoint-5" in done.stderr
     assert list(losses(output)) == list(range(1, 12))
 
-    whole = numbered(output)
+    whole = published_checkpoints(output)
     for path in whole:
         damage(path)
     done = run_command("train", "--output_dir", output, "--resume", "--schedule.max_steps", 12)
     assert done.returncode == 66, done.stderr
-    assert "nothing was deleted" in done.stderr and numbered(output) == whole
+    assert "nothing was deleted" in done.stderr and published_checkpoints(output) == whole
 
 
 def test_validate_prints_every_setting_and_schema_describes_them(run_command):

@@ -21,8 +21,8 @@ from distrain_trainer.errors import SettingsError
 from distrain_trainer.models.load import load_tokenizer
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.training.planning import plan_of
 from distrain_trainer.training.probes import check_packing
-from distrain_trainer.training.run import plan_of
 from runs import losses, metrics, tensors
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

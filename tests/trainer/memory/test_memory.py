@@ -44,7 +44,7 @@ from distrain_trainer.memory.model_shapes import Weights, read_folder, read_head
 from distrain_trainer.models.load import load_model
 from distrain_trainer.settings.deepspeed_buckets import BUCKET, bucket_elements
 from distrain_trainer.settings.model import Settings, changed
-from distrain_trainer.training.run import with_least_tokens
+from distrain_trainer.training.resolve import with_least_tokens
 from hub import Repository, serve
 from measured_cases import CHUNK_BYTES, measured_cases
 from runs import finish, train
@@ -457,7 +457,7 @@ def test_a_run_writes_down_what_auto_became(bert: Path, texts: Path, tmp_path: P
     more = ("--batch.tokens", "auto", "--schedule.max_steps", "2", "--data.max_length", "64")
     done = finish(train(bert, texts, tmp_path / "run", 2, *more))
     tokens = json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]["batch"]["tokens"]
-    assert f"batch.tokens is auto: {tokens:,} padded tokens a micro-batch, what the plan of ddp fits in " in done.stderr
+    assert f"batch.tokens is auto: {tokens:,} padded tokens per micro-batch, the memory plan of ddp for " in done.stderr
     assert 64 <= tokens <= estimate.MOST_TOKENS
 
 

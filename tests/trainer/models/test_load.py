@@ -26,7 +26,7 @@ from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel.api import freeze_unreached, parallelize
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Model
-from distrain_trainer.training.run import check_device
+from distrain_trainer.training.checks import check_device
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])

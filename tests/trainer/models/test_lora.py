@@ -27,8 +27,8 @@ from distrain_trainer.parallel.optimizer import build_optimizer, load_state, sta
 from distrain_trainer.settings.model import Settings, nested
 from distrain_trainer.settings.reader import read_settings
 from distrain_trainer.settings.sections import Optimizer
-from distrain_trainer.storage.safetensors_writer import SafetensorsFile
-from distrain_trainer.training.checkpoint import BEST
+from distrain_trainer.storage.layout import BEST
+from distrain_trainer.storage.safetensors_writer import SafetensorsWriter
 from distrain_trainer.training.run import run
 from runs import digest, finish, losses, tensors, train, write_texts
 
@@ -363,7 +363,7 @@ def test_the_state_of_eight_bits_comes_back_bit_for_bit(tmp_path: Path):
         new.data.copy_(old)
         state = state_tensors(optimizers[0], old)
         path = tmp_path / "state.safetensors"
-        file = SafetensorsFile(path, ((name, tensor.dtype, tensor.shape) for name, tensor in state.items()))
+        file = SafetensorsWriter(path, ((name, tensor.dtype, tensor.shape) for name, tensor in state.items()))
         for tensor in state.values():
             file.append(tensor)
         file.close()

@@ -24,7 +24,7 @@ from distrain_trainer.metrics.metrics import AVERAGES
 from distrain_trainer.models.load import load_config, load_model, load_tokenizer, longest_row
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import read_settings
-from distrain_trainer.training.run import plan_of
+from distrain_trainer.training.planning import plan_of
 from runs import losses, metrics, tensors
 
 BOTH = ("sgd", "adamw")

@@ -13,12 +13,12 @@ from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError,
 from distrain_trainer.launch.preflight import check_volume
 from distrain_trainer.settings.model import Settings, explicit, flat
 from distrain_trainer.storage.attempts import begin_attempt, current_attempt
-from distrain_trainer.storage.retry import LASTING, failure, patiently
-from distrain_trainer.storage.run_folder import claim, clear, is_finished
+from distrain_trainer.storage.retry import PERMANENT, volume_error, with_retries
+from distrain_trainer.storage.run_folder import claim, is_finished, remove_run
 from runs import FAILING
 
 
-def started(folder: Path, asked: Settings, **decided) -> None:
+def started(folder: Path, asked: Settings, **decided: Any) -> None:
     """Leaves what a run that was started with `asked` leaves."""
     settings = asked.model_copy(update=decided)
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,23 +31,23 @@ def started(folder: Path, asked: Settings, **decided) -> None:
     (folder / "settings.json").write_text(json.dumps(record))
 
 
-def asked(folder: Path, **sections) -> Settings:
+def asked(folder: Path, **sections: Any) -> Settings:
     return Settings.model_validate({"output_dir": str(folder), **sections})
 
 
-def test_an_empty_folder_is_anybodys(tmp_path: Path):
+def test_an_empty_folder_is_anybodys(tmp_path: Path) -> None:
     claimed = claim(asked(tmp_path / "new" / "out"), resume=True, overwrite=False)
     assert claimed.stored is None
     assert claimed.folder.is_dir()
 
 
-def test_another_runs_folder_is_refused_with_what_to_do(tmp_path: Path):
+def test_another_runs_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
     started(tmp_path, asked(tmp_path))
     with pytest.raises(SettingsError, match=r"holds another run \(abc\); --resume continues it, --overwrite"):
         claim(asked(tmp_path), resume=False, overwrite=False)
 
 
-def test_the_same_run_id_is_continued_without_being_asked_and_another_never(tmp_path: Path):
+def test_the_same_run_id_is_continued_without_being_asked_and_another_never(tmp_path: Path) -> None:
     started(tmp_path, asked(tmp_path, run_id="one"))
     assert claim(asked(tmp_path, run_id="one"), resume=False, overwrite=False).stored
     for resume in (False, True):
@@ -55,7 +55,7 @@ def test_the_same_run_id_is_continued_without_being_asked_and_another_never(tmp_
             claim(asked(tmp_path, run_id="two"), resume, overwrite=False)
 
 
-def test_what_was_decided_holds_for_the_runs_life(tmp_path: Path):
+def test_what_was_decided_holds_for_the_runs_life(tmp_path: Path) -> None:
     first = asked(tmp_path, batch={"tokens": 512}, optimizer={"learning_rate": 0.01})
     started(tmp_path, first, batch=first.batch.model_copy(update={"micro_batches": 4}))
     settings = claim(asked(tmp_path), resume=True, overwrite=False).settings
@@ -77,13 +77,13 @@ def test_what_was_decided_holds_for_the_runs_life(tmp_path: Path):
 )
 def test_another_strategy_that_does_not_go_with_the_run_is_refused(
     tmp_path: Path, first: dict[str, Any], then: str, sentence: str
-):
+) -> None:
     started(tmp_path, asked(tmp_path, **first))
     with pytest.raises(SettingsError, match=sentence):
         claim(asked(tmp_path, strategy={"kind": then}), resume=True, overwrite=False)
 
 
-def test_length_and_saving_may_change_on_resume(tmp_path: Path):
+def test_length_and_saving_may_change_on_resume(tmp_path: Path) -> None:
     started(tmp_path, asked(tmp_path, schedule={"max_steps": 100}))
     again = asked(tmp_path, schedule={"epochs": 9}, checkpoint={"keep": 5}, data={"workers": 2})
     settings = claim(again, resume=True, overwrite=False).settings
@@ -101,7 +101,9 @@ def test_length_and_saving_may_change_on_resume(tmp_path: Path):
         ({"model": {"name": "other"}}, "was started with 'sample'"),
     ],
 )
-def test_what_defines_the_result_may_not_change_on_resume(tmp_path: Path, changed: dict, sentence: str):
+def test_what_defines_the_result_may_not_change_on_resume(
+    tmp_path: Path, changed: dict[str, Any], sentence: str
+) -> None:
     first = asked(tmp_path)
     started(tmp_path, first, batch=first.batch.model_copy(update={"micro_batches": 4}))
     with pytest.raises(SettingsError) as refused:
@@ -109,35 +111,35 @@ def test_what_defines_the_result_may_not_change_on_resume(tmp_path: Path, change
     assert sentence in str(refused.value)
 
 
-def test_a_branch_that_was_resolved_to_a_commit_is_no_change(tmp_path: Path):
+def test_a_branch_that_was_resolved_to_a_commit_is_no_change(tmp_path: Path) -> None:
     first = asked(tmp_path, model={"name": "a/b", "revision": "main"})
     started(tmp_path, first, model=first.model.model_copy(update={"revision": "c0ffee"}))
     assert claim(first, resume=True, overwrite=False).settings.model.revision == "c0ffee"
 
 
-def test_checkpoints_without_a_description_are_never_a_fresh_start(tmp_path: Path):
+def test_checkpoints_without_a_description_are_never_a_fresh_start(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-5").mkdir()
     with pytest.raises(CheckpointError, match=r"checkpoints but no settings\.json"):
         claim(asked(tmp_path), resume=True, overwrite=False)
 
 
-def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path):
+def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     started(tmp_path, asked(tmp_path))
     (tmp_path / "checkpoint-5").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     assert claim(asked(tmp_path), resume=False, overwrite=True).stored is None
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    clear(tmp_path)
+    remove_run(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path):
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(VolumeError, match="cannot be written: Not a directory; choose another output_dir"):
         claim(asked(tmp_path / "file" / "out"), resume=False, overwrite=False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_folder_of_another_user_is_said_with_both_users(tmp_path: Path):
+def test_a_folder_of_another_user_is_said_with_both_users(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir(mode=0o755)
     os.seteuid(1234)
@@ -146,18 +148,20 @@ def test_a_folder_of_another_user_is_said_with_both_users(tmp_path: Path):
             claim(asked(folder), resume=False, overwrite=False)
     finally:
         os.seteuid(0)
-    assert "Permission denied, for this process is user 1234:0 and " in str(refused.value)
-    assert "is 0:0's (mode 7" in str(refused.value) and "docker run --user $(id -u):0" in str(refused.value)
+    assert "Permission denied, because this process runs as user 1234:0 and " in str(refused.value)
+    assert "belongs to 0:0 (mode 7" in str(refused.value) and "docker run --user $(id -u):0" in str(refused.value)
 
 
-def test_a_volume_that_fails_for_a_moment_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_volume_that_fails_for_a_moment_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "settings.json"
     file.symlink_to(FAILING)
     monkeypatch.setattr(time, "sleep", lambda seconds: file.unlink())
     assert claim(asked(tmp_path), resume=True, overwrite=False).stored is None
 
 
-def test_a_volume_that_goes_on_failing_is_no_reason_to_give_the_run_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_volume_that_goes_on_failing_is_no_reason_to_give_the_run_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = asked(tmp_path)
     started(tmp_path, first)
     claimed = claim(first, resume=True, overwrite=False)
@@ -180,8 +184,8 @@ def test_a_volume_that_goes_on_failing_is_no_reason_to_give_the_run_up(tmp_path:
     assert VolumeLost.exit_code == 138
 
 
-@pytest.mark.parametrize("number", sorted(LASTING))
-def test_what_lasts_is_not_tried_again(tmp_path: Path, number: int):
+@pytest.mark.parametrize("number", sorted(PERMANENT))
+def test_what_lasts_is_not_tried_again(tmp_path: Path, number: int) -> None:
     tries = []
 
     def act() -> None:
@@ -189,32 +193,32 @@ def test_what_lasts_is_not_tried_again(tmp_path: Path, number: int):
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(VolumeError, match="cannot be written"):
-        patiently("cannot be written", tmp_path, act)
+        with_retries("cannot be written", tmp_path, act)
     assert len(tries) == 1
 
 
-def test_the_advice_goes_with_the_reason(tmp_path: Path):
+def test_the_advice_goes_with_the_reason(tmp_path: Path) -> None:
     reasons = {errno.EROFS: "mount it writable", errno.ENOSPC: "make room", errno.ESTALE: "may answer again later"}
     for number, advice in reasons.items():
-        assert advice in str(failure("cannot be written", tmp_path, OSError(number, os.strerror(number))))
+        assert advice in str(volume_error("cannot be written", tmp_path, OSError(number, os.strerror(number))))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_settings_that_are_not_ours_are_called_damaged(tmp_path: Path, text: str):
+def test_settings_that_are_not_ours_are_called_damaged(tmp_path: Path, text: str) -> None:
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"settings\.json is damaged"):
         claim(asked(tmp_path), resume=True, overwrite=False)
 
 
-def test_a_run_of_another_version_is_refused_by_the_setting_that_is_new(tmp_path: Path):
+def test_a_run_of_another_version_is_refused_by_the_setting_that_is_new(tmp_path: Path) -> None:
     started(tmp_path, asked(tmp_path))
     record = json.loads((tmp_path / "settings.json").read_text())
     record["settings"]["batch"]["colour"] = "red"
     (tmp_path / "settings.json").write_text(json.dumps(record))
-    with pytest.raises(SettingsError, match=r"does not go with the run in .* \(batch\.colour: "):
+    with pytest.raises(SettingsError, match=r"conflict with the run in .* \(batch\.colour: "):
         claim(asked(tmp_path), resume=True, overwrite=False)
 
 
-def test_attempts_are_counted(tmp_path: Path):
+def test_attempts_are_counted(tmp_path: Path) -> None:
     assert current_attempt(tmp_path) == 0
     assert [begin_attempt(tmp_path).attempt, begin_attempt(tmp_path).attempt, current_attempt(tmp_path)] == [1, 2, 2]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,19 @@ from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.files import write_json
-from distrain_trainer.storage.safetensors_writer import SafetensorsFile
-from distrain_trainer.training.checkpoint import BEST, Checkpoints, State, numbered
+from distrain_trainer.storage.layout import BEST, published_checkpoints
+from distrain_trainer.storage.safetensors_writer import SafetensorsWriter
+from distrain_trainer.training.checkpoint.format import TrainingState
+from distrain_trainer.training.checkpoint.reader import restore
+from distrain_trainer.training.checkpoint.retention import Retention
+from distrain_trainer.training.checkpoint.writer import CheckpointWriter
 
 MICRO_BATCH = {
     "input_ids": torch.arange(5, 13).reshape(2, 4),
     "attention_mask": torch.ones(2, 4, dtype=torch.int64),
     "labels": torch.tensor([0, 1]),
 }
+ALONE = ProcessRank(rank=0, world=1, local_rank=0, local_world=1)
 
 
 class Lab:
@@ -37,8 +43,9 @@ class Lab:
         self.said: list[str] = []
         self.attempt = begin_attempt(folder).attempt
         self.parallel = self._parallel(seed=1)
-        self.checkpoints = self.reader(self.parallel)
-        self.state = State()
+        self.retention = Retention(folder, self.attempt, keep=2, say=self.said.append)
+        self.checkpoints = self._writer()
+        self.state = TrainingState()
 
     def _parallel(self, seed: int) -> Parallel:
         torch.manual_seed(seed)
@@ -48,24 +55,24 @@ class Lab:
         freeze_unreached(module, empty)
         return parallelize(Settings(), Accelerator(cpu=True), module, world=1)
 
-    def reader(self, parallel: Parallel) -> Checkpoints:
+    def _writer(self) -> CheckpointWriter:
         def write_static(folder: Path) -> None:
-            parallel.module.model.config.save_pretrained(folder)
+            module = self.parallel.module
+            assert isinstance(module, SummedLoss)
+            module.model.config.save_pretrained(folder)
             AutoTokenizer.from_pretrained(self.bert).save_pretrained(folder)
 
-        process = ProcessRank(0, 1, 0, 1)
-        args = (
-            self.folder,
-            process,
-            self.attempt,
-            "data",
-            2,
-            self.background,
-            parallel,
-            write_static,
-            self.said.append,
+        return CheckpointWriter(
+            folder=self.folder,
+            process=ALONE,
+            attempt=self.attempt,
+            fingerprint="data",
+            background=self.background,
+            parallel=self.parallel,
+            write_static=write_static,
+            retention=self.retention,
+            say=self.said.append,
         )
-        return Checkpoints(*args)
 
     def step(self) -> None:
         """One optimizer step."""
@@ -83,10 +90,13 @@ class Lab:
             self.step()
             assert self.save() == self.state.step
 
-    def restored(self) -> tuple[State | None, Parallel]:
+    def restored(self) -> tuple[TrainingState | None, Parallel]:
         """State and model of a fresh process that resumes."""
         parallel = self._parallel(seed=2)
-        return self.reader(parallel).restore(), parallel
+        return self.restore(parallel), parallel
+
+    def restore(self, parallel: Parallel) -> TrainingState | None:
+        return restore(self.folder, ALONE, "data", parallel, self.retention, self.said.append)
 
 
 @pytest.fixture
@@ -104,14 +114,14 @@ def assert_same(one: Parallel, other: Parallel) -> None:
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
-def test_weights_and_optimizer_come_back_bit_for_bit(lab: Lab):
+def test_weights_and_optimizer_come_back_bit_for_bit(lab: Lab) -> None:
     lab.train_and_save(3)
     state, parallel = lab.restored()
     assert state == lab.state
     assert_same(parallel, lab.parallel)
 
 
-def test_a_checkpoint_is_a_model_for_from_pretrained(lab: Lab):
+def test_a_checkpoint_is_a_model_for_from_pretrained(lab: Lab) -> None:
     lab.train_and_save(1)
     model = AutoModelForSequenceClassification.from_pretrained(lab.folder / "checkpoint-1", use_safetensors=True)
     loaded = dict(model.named_parameters())
@@ -119,7 +129,7 @@ def test_a_checkpoint_is_a_model_for_from_pretrained(lab: Lab):
         assert torch.equal(loaded[name], parameter), name
 
 
-def test_a_checkpoint_from_the_background_is_of_the_step_it_was_begun_at(bert: Path, tmp_path: Path):
+def test_a_checkpoint_from_the_background_is_of_the_step_it_was_begun_at(bert: Path, tmp_path: Path) -> None:
     lab = Lab(bert, tmp_path, background=True)
     lab.step()
     before = everything(lab.parallel)
@@ -130,10 +140,18 @@ def test_a_checkpoint_from_the_background_is_of_the_step_it_was_begun_at(bert: P
     assert all(torch.equal(before[name], tensor) for name, tensor in everything(parallel).items())
 
 
-def test_the_newest_stay_and_the_rest_go(lab: Lab):
+def test_the_newest_stay_and_the_rest_go(lab: Lab) -> None:
     lab.train_and_save(5)
-    assert [path.name for path in numbered(lab.folder)] == ["checkpoint-5", "checkpoint-4"]
+    assert [path.name for path in published_checkpoints(lab.folder)] == ["checkpoint-5", "checkpoint-4"]
     assert not list(lab.folder.glob("tmp.*"))
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_end_the_run(lab: Lab) -> None:
+    lab.train_and_save(2)
+    (lab.folder / "tmp.discarded.checkpoint-1").write_text("in the way")
+    lab.train_and_save(1)
+    assert [path.name for path in published_checkpoints(lab.folder)] == ["checkpoint-3", "checkpoint-2", "checkpoint-1"]
+    assert any("checkpoint-1 could not be removed (Not a directory)" in text for text in lab.said)
 
 
 def damage_truncate(path: Path) -> None:
@@ -148,7 +166,9 @@ def damage_flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
-def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(lab: Lab, damage, name: str):
+def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(
+    lab: Lab, damage: Callable[[Path], None], name: str
+) -> None:
     lab.train_and_save(2)
     if damage is damage_flip and name == "manifest.json":
         (lab.folder / "checkpoint-2" / name).write_bytes(b"\x00")
@@ -160,30 +180,30 @@ def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(lab: Lab, damage, 
     assert (lab.folder / "checkpoint-2").exists()
 
 
-def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(lab: Lab):
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(lab: Lab) -> None:
     lab.train_and_save(2)
     damage_flip(lab.folder / "checkpoint-2" / "model.safetensors")
-    lab.checkpoints.restore()
+    lab.restore(lab.parallel)
     lab.state.step = 2
     lab.train_and_save(1)
-    assert [path.name for path in numbered(lab.folder)] == ["checkpoint-3", "checkpoint-2", "checkpoint-1"]
+    assert [path.name for path in published_checkpoints(lab.folder)] == ["checkpoint-3", "checkpoint-2", "checkpoint-1"]
 
 
-def test_no_whole_checkpoint_is_an_error_and_never_a_fresh_start(lab: Lab):
+def test_no_whole_checkpoint_is_an_error_and_never_a_fresh_start(lab: Lab) -> None:
     lab.train_and_save(2)
-    for path in numbered(lab.folder):
+    for path in published_checkpoints(lab.folder):
         damage_flip(path / "model.safetensors")
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints") as refused:
         lab.restored()
     assert refused.value.exit_code == 66
-    assert len(numbered(lab.folder)) == 2
+    assert len(published_checkpoints(lab.folder)) == 2
 
 
-def test_a_folder_without_checkpoints_is_a_fresh_start(lab: Lab):
+def test_a_folder_without_checkpoints_is_a_fresh_start(lab: Lab) -> None:
     assert lab.restored()[0] is None
 
 
-def test_a_checkpoint_of_other_data_is_refused(lab: Lab):
+def test_a_checkpoint_of_other_data_is_refused(lab: Lab) -> None:
     lab.train_and_save(1)
     manifest = lab.folder / "checkpoint-1" / "manifest.json"
     write_json(manifest, json.loads(manifest.read_text()) | {"data": "other"})
@@ -191,26 +211,26 @@ def test_a_checkpoint_of_other_data_is_refused(lab: Lab):
         lab.restored()
 
 
-def test_what_a_kill_leaves_half_written_is_no_checkpoint(lab: Lab):
+def test_what_a_kill_leaves_half_written_is_no_checkpoint(lab: Lab) -> None:
     lab.train_and_save(1)
     shutil.copytree(lab.folder / "checkpoint-1", lab.folder / "tmp.2.1")
     state, _ = lab.restored()
     assert state is not None and state.step == 1
-    lab.checkpoints.clean()
+    lab.retention.clean()
     assert not list(lab.folder.glob("tmp.*"))
 
 
-def test_an_older_attempt_leaves_without_publishing(lab: Lab):
+def test_an_older_attempt_leaves_without_publishing(lab: Lab) -> None:
     lab.train_and_save(1)
     begin_attempt(lab.folder)
     lab.step()
     lab.checkpoints.begin(lab.state)
     with pytest.raises(Superseded):
         lab.checkpoints.finish()
-    assert [path.name for path in numbered(lab.folder)] == ["checkpoint-1"]
+    assert [path.name for path in published_checkpoints(lab.folder)] == ["checkpoint-1"]
 
 
-def test_the_best_model_is_kept_apart_and_outlives_its_checkpoint(lab: Lab):
+def test_the_best_model_is_kept_apart_and_outlives_its_checkpoint(lab: Lab) -> None:
     for step in range(1, 5):
         lab.step()
         if step == 2:
@@ -219,10 +239,10 @@ def test_the_best_model_is_kept_apart_and_outlives_its_checkpoint(lab: Lab):
     assert not (lab.folder / "checkpoint-2").exists()
     model = AutoModelForSequenceClassification.from_pretrained(lab.folder / BEST, use_safetensors=True)
     assert model.num_labels == 2
-    assert BEST not in [path.name for path in numbered(lab.folder)]
+    assert BEST not in [path.name for path in published_checkpoints(lab.folder)]
 
 
-def test_a_best_model_lost_in_a_kill_is_restored_on_resume(lab: Lab):
+def test_a_best_model_lost_in_a_kill_is_restored_on_resume(lab: Lab) -> None:
     lab.state.best = {"metric": "accuracy", "value": 0.5, "step": 1}
     lab.train_and_save(2)
     shutil.rmtree(lab.folder / BEST)
@@ -230,7 +250,7 @@ def test_a_best_model_lost_in_a_kill_is_restored_on_resume(lab: Lab):
     assert (lab.folder / BEST / "model.safetensors").exists()
 
 
-def test_a_full_disk_costs_one_checkpoint_and_no_more(bert: Path, tmp_path: Path):
+def test_a_full_disk_costs_one_checkpoint_and_no_more(bert: Path, tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     mount = subprocess.run(
@@ -246,7 +266,7 @@ def test_a_full_disk_costs_one_checkpoint_and_no_more(bert: Path, tmp_path: Path
         lab.step()
         assert lab.save() is None
         assert "No space left on device" in lab.said[-1] and "training goes on" in lab.said[-1]
-        assert [path.name for path in numbered(folder)] == ["checkpoint-1"]
+        assert [path.name for path in published_checkpoints(folder)] == ["checkpoint-1"]
         assert not list(folder.glob("tmp.*"))
         ballast.unlink()
         lab.step()
@@ -256,7 +276,7 @@ def test_a_full_disk_costs_one_checkpoint_and_no_more(bert: Path, tmp_path: Path
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_file_written_a_tensor_at_a_time_is_what_the_library_reads(tmp_path: Path):
+def test_a_file_written_a_tensor_at_a_time_is_what_the_library_reads(tmp_path: Path) -> None:
     tensors = {
         "weight": torch.randn(3, 5),
         "scalar": torch.tensor(2.5),
@@ -265,7 +285,7 @@ def test_a_file_written_a_tensor_at_a_time_is_what_the_library_reads(tmp_path: P
         "transposed": torch.randn(4, 6).T,
     }
     path = tmp_path / "x.safetensors"
-    file = SafetensorsFile(path, ((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()))
+    file = SafetensorsWriter(path, ((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()))
     for tensor in tensors.values():
         file.append(tensor)
     written = file.close()

@@ -15,7 +15,7 @@ from runs import Victim, digest, finish, losses, metrics, train
 @pytest.mark.parametrize(("wanted", "processes"), [(3, 2), pytest.param(10, 4, marks=pytest.mark.matrix)])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
     bert: Path, texts: Path, tmp_path: Path, wanted: int, processes: int
-):
+) -> None:
     options = ("--schedule.max_steps", "60", "--checkpoint.every_steps", "4", "--evaluation.every_steps", "30")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(train(bert, texts, whole, processes, *options))
@@ -51,7 +51,9 @@ def whole(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return output
 
 
-def test_a_worker_that_dies_costs_an_attempt_and_nothing_else(bert: Path, texts: Path, whole: Path, tmp_path: Path):
+def test_a_worker_that_dies_costs_an_attempt_and_nothing_else(
+    bert: Path, texts: Path, whole: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     victim = Victim(train(bert, texts, output, 2, *SIXTY_STEPS, "--checkpoint.every_steps", "5"), output)
     assert victim.wait_for(lambda: victim.step() >= 10)
@@ -63,7 +65,7 @@ def test_a_worker_that_dies_costs_an_attempt_and_nothing_else(bert: Path, texts:
     assert losses(output) == losses(whole)
 
 
-def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path: Path):
+def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     options = ("--schedule.epochs", "500", "--checkpoint.max_restarts", "1")
     victim = Victim(train(bert, texts, output, 1, *options), output, {"RUN_NODE_NAME": "machine-7"})
@@ -82,7 +84,7 @@ def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_stop_saves_leaves_with_143_and_ends_the_same(
     bert: Path, texts: Path, whole: Path, tmp_path: Path, number: signal.Signals
-):
+) -> None:
     options = (*SIXTY_STEPS, "--checkpoint.background", "true", "--checkpoint.every_steps", "3")
     stopped = tmp_path / "stopped"
     victim = Victim(train(bert, texts, stopped, 2, *options), stopped)
@@ -99,7 +101,7 @@ def test_a_run_that_is_asked_to_stop_saves_leaves_with_143_and_ends_the_same(
     assert losses(stopped) == losses(whole)
 
 
-def test_a_second_ctrl_c_leaves_at_once(bert: Path, texts: Path, tmp_path: Path):
+def test_a_second_ctrl_c_leaves_at_once(bert: Path, texts: Path, tmp_path: Path) -> None:
     victim = Victim(train(bert, texts, tmp_path / "out", 2, "--schedule.epochs", "500"), tmp_path / "out")
     assert victim.wait_for(lambda: victim.step() >= 5)
     children = victim.workers()
@@ -125,19 +127,19 @@ def alone(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.matrix)])
-def together(request, bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def together(request: pytest.FixtureRequest, bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run on several."""
     output = tmp_path_factory.mktemp("together") / "out"
     finish(train(bert, texts, output, request.param, *HUNDRED_STEPS))
     return output
 
 
-def test_each_loss_is_the_same_on_any_number_of_processes(alone: Path, together: Path):
+def test_each_loss_is_the_same_on_any_number_of_processes(alone: Path, together: Path) -> None:
     wanted = losses(alone)
     assert len(wanted) == 100
     assert losses(together) == pytest.approx(wanted, abs=1e-5)
 
 
-def test_evaluation_is_the_same_on_any_number_of_processes(alone: Path, together: Path):
+def test_evaluation_is_the_same_on_any_number_of_processes(alone: Path, together: Path) -> None:
     wanted, found = ([line for line in metrics(output) if "eval_loss" in line][-1] for output in (alone, together))
     assert found == pytest.approx(wanted, abs=1e-5)

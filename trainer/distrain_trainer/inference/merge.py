@@ -13,9 +13,9 @@ from distrain_trainer.hardware.numerics import DTYPES
 from distrain_trainer.inference.trained import Trained, load, model_folder
 from distrain_trainer.models.load import config_to_write
 from distrain_trainer.models.lora import CONFIG
+from distrain_trainer.reporting.model_card import adapter_line, card_head
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.files import sync_folder, write_json, write_text
-from distrain_trainer.training.results import adapter_line, card_head
 
 TEXTS = (
     "The harbour was quiet that morning, and only a few boats had left before the fog came in.",

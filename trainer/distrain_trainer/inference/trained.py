@@ -30,7 +30,7 @@ from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, changed, flat
 from distrain_trainer.settings.reader import read_settings
-from distrain_trainer.training.checkpoint import BEST, numbered
+from distrain_trainer.storage.layout import BEST, published_checkpoints
 from distrain_trainer.training.evaluation import evaluate, plan_evaluation
 from distrain_trainer.training.probes import choose_loss
 
@@ -67,7 +67,7 @@ class Trained:
 def model_folder(path: str) -> Path:
     """The model that `path` means: itself, or of a run its final/, else its best, else its newest checkpoint."""
     folder = Path(path)
-    for candidate in (folder, folder / "final", folder / BEST, *numbered(folder)):
+    for candidate in (folder, folder / "final", folder / BEST, *published_checkpoints(folder)):
         described = (candidate / "config.json").exists() or (candidate / CONFIG).exists()
         if described and (candidate / "settings.json").exists():
             return candidate

@@ -10,7 +10,7 @@ from pathlib import Path
 from distrain_trainer.console import warn
 from distrain_trainer.errors import SettingsError, VolumeError
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.storage.retry import failure
+from distrain_trainer.storage.retry import volume_error
 
 MIB = 1 << 20
 LOADER_BYTES = 16 * MIB
@@ -107,5 +107,5 @@ def check_volume(seen: Callable[[], str], token: str, folder: Path, patience: fl
             break
         time.sleep(0.2)
     if trouble:
-        raise failure("cannot be read", folder, trouble)
+        raise volume_error("cannot be read", folder, trouble)
     raise VolumeError(f"{folder} is not the folder that node 0 writes to; give all nodes the same ReadWriteMany volume")

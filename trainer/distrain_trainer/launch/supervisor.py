@@ -30,8 +30,8 @@ from distrain_trainer.launch.workers import Work, Workers
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from distrain_trainer.storage.files import write_json
-from distrain_trainer.storage.retry import patiently
-from distrain_trainer.storage.run_folder import claim, is_finished
+from distrain_trainer.storage.retry import with_retries
+from distrain_trainer.storage.run_folder import is_finished, read_claim
 
 TICK = 0.05
 LONGEST_PAUSE = 60.0
@@ -60,13 +60,12 @@ class Job:
         return Path(self.settings.output_dir)
 
     def holds_run(self) -> bool:
-        """Claims the folder; whether there is something in it to continue. Raises DistrainError."""
-        return claim(self.settings, self.resume, overwrite=False).stored is not None
+        """Whether there is something in the folder to continue. Raises DistrainError."""
+        return read_claim(self.settings, self.resume).stored is not None
 
     def finished(self) -> bool:
         """Whether the run has come to the end of the schedule that is asked for. Raises DistrainError."""
-        claimed = claim(self.settings, self.resume, overwrite=False)
-        return claimed.stored is not None and is_finished(claimed)
+        return is_finished(read_claim(self.settings, self.resume))
 
     def facts(self) -> dict[str, Any]:
         """What must be the same on all nodes."""
@@ -247,4 +246,4 @@ def _pause(job: Job) -> float:
 
 
 def _read(job: Job) -> Attempts:
-    return patiently("cannot be read", job.folder, lambda: read_attempts(job.folder))
+    return with_retries("cannot be read", job.folder, lambda: read_attempts(job.folder))

@@ -25,7 +25,7 @@ from distrain_trainer.errors import (
     TrainingError,
     is_retried,
 )
-from distrain_trainer.storage.retry import passes
+from distrain_trainer.storage.retry import is_transient
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """The variable in which a launcher, this one or torchrun, names the file that takes a worker's report."""
@@ -57,7 +57,7 @@ def _unforeseen(error: Exception, node: str | None) -> tuple[int, str]:
     if isinstance(error, torch.AcceleratorError):
         return LostPeer.exit_code, _gpu_failed(text, node)
     traceback.print_exception(error)
-    if isinstance(error, OSError) and passes(error):
+    if isinstance(error, OSError) and is_transient(error):
         return LostPeer.exit_code, f"a file system or the network failed ({text}); it may answer again later"
     return TrainingError.exit_code, f"unforeseen error: {text}"
 

@@ -1,7 +1,7 @@
-"""The attempts at a run, counted on its volume: when one begins, because one that is killed cannot say so.
+"""The attempts at a run, recorded on its volume when each begins: one that is killed cannot record its own end.
 
 `attempt.json` outlives every pod. A restart costs one of `checkpoint.max_restarts` unless the attempt was asked to
-stop; a new checkpoint gives all of them back.
+stop; a new checkpoint restores the whole budget.
 """
 
 import json
@@ -12,16 +12,17 @@ from pathlib import Path
 
 from distrain_trainer.errors import RestartsUsedUp
 from distrain_trainer.storage.files import write_json
+from distrain_trainer.storage.layout import checkpoint_step, published_checkpoints
 from distrain_trainer.storage.metrics_log import read_metrics
-from distrain_trainer.storage.retry import patiently
+from distrain_trainer.storage.retry import with_retries
 
-SAME = 3
-"""So many times the same failure at the same step is no accident."""
+SAME_FAILURES = 3
+"""The same failure at the same step, so many times in a row, is not worth another restart."""
 
 
 @dataclass(frozen=True)
-class Failure:
-    """How an attempt ended. step: the newest that it had done."""
+class FailedAttempt:
+    """An attempt that failed. step: the newest that it had done."""
 
     step: int
     sentence: str
@@ -29,11 +30,12 @@ class Failure:
 
 @dataclass
 class Attempts:
-    """What `attempt.json` holds.
+    """The content of `attempt.json`.
 
-    attempt: number of the newest, 0 before the first. token: random, so that a node can tell whether it sees the same
-    volume as node 0. checkpoint: step of the newest checkpoint when the attempt began, -1 for none. spent: restarts
-    since then. excused: the newest attempt was asked to stop and costs nothing. failures: since that checkpoint.
+    attempt: number of the newest attempt, 0 before the first. token: random, so that a node can tell whether it sees
+    the same volume as node 0. checkpoint: step of the newest checkpoint when the attempt began, -1 if there was none.
+    spent: restarts since that checkpoint. excused: the newest attempt was asked to stop and costs no restart.
+    failures: the last ones since that checkpoint.
     """
 
     attempt: int = 0
@@ -41,7 +43,7 @@ class Attempts:
     checkpoint: int = -1
     spent: int = 0
     excused: bool = True
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[FailedAttempt] = field(default_factory=list)
 
 
 def read_attempts(folder: Path) -> Attempts:
@@ -50,49 +52,48 @@ def read_attempts(folder: Path) -> Attempts:
         values = json.loads((folder / "attempt.json").read_text())
     except FileNotFoundError:
         return Attempts()
-    return Attempts(**values | {"failures": [Failure(**failure) for failure in values["failures"]]})
+    return Attempts(**values | {"failures": [FailedAttempt(**failure) for failure in values["failures"]]})
 
 
 def begin_attempt(folder: Path, max_restarts: int | None = None, forgive: bool = False) -> Attempts:
-    """Writes down that an attempt begins.
+    """Records that an attempt begins.
 
-    max_restarts: without a new checkpoint, None for any number. forgive: earlier failures do not count. Raises
-    RestartsUsedUp (69) where none is left to try, VolumeError, VolumeLost.
+    max_restarts: restarts without a new checkpoint, None for no limit. forgive: earlier failures do not count. Raises
+    RestartsUsedUp (69) if the budget is spent, VolumeError, VolumeLost.
     """
-    found, newest = patiently("cannot be read", folder, lambda: (read_attempts(folder), _newest_checkpoint(folder)))
+    found, newest = with_retries("cannot be read", folder, lambda: (read_attempts(folder), _newest_checkpoint(folder)))
     if forgive or newest > found.checkpoint:
         found.checkpoint, found.spent, found.failures = newest, 0, []
     elif not found.excused:
         found.spent += 1
-    last = found.failures[-SAME:]
-    if max_restarts is not None and len(last) == SAME and len(set(last)) == 1:
-        raise RestartsUsedUp(f"failed {SAME} times at step {last[0].step} in the same way: {last[0].sentence}")
+    last = found.failures[-SAME_FAILURES:]
+    if max_restarts is not None and len(last) == SAME_FAILURES and len(set(last)) == 1:
+        raise RestartsUsedUp(f"failed {SAME_FAILURES} times at step {last[0].step} in the same way: {last[0].sentence}")
     if max_restarts is not None and found.spent > max_restarts:
         ended = f"; the last one: {last[-1].sentence}" if last else "; the last ones were killed"
         raise RestartsUsedUp(
             f"restarted {max_restarts} times without a new checkpoint (checkpoint.max_restarts){ended}"
         )
     found.attempt, found.token, found.excused = found.attempt + 1, secrets.token_hex(8), False
-    patiently("cannot be written", folder, lambda: write_json(folder / "attempt.json", asdict(found)))
+    with_retries("cannot be written", folder, lambda: write_json(folder / "attempt.json", asdict(found)))
     return found
 
 
 def end_attempt(folder: Path, failure: str | None) -> None:
-    """Writes down how the newest attempt ended: with a failure, or because it was asked to stop (None)."""
-    with suppress(OSError):  # of a full disk: the attempt then counts as one that was killed
+    """Records how the newest attempt ended: with a failure, or because it was asked to stop (None)."""
+    with suppress(OSError):  # on a full disk: the attempt then counts as one that was killed
         found = read_attempts(folder)
         found.excused = failure is None
         if failure is not None:
             step = max((line.get("step", 0) for line in read_metrics(folder / "metrics.jsonl")), default=0)
-            found.failures = [*found.failures, Failure(step, failure)][-SAME:]
+            found.failures = [*found.failures, FailedAttempt(step, failure)][-SAME_FAILURES:]
         write_json(folder / "attempt.json", asdict(found))
 
 
 def current_attempt(folder: Path) -> int:
-    """The number of the newest attempt, 0 before the first."""
+    """The number of the newest attempt, 0 before the first. Raises OSError."""
     return read_attempts(folder).attempt
 
 
 def _newest_checkpoint(folder: Path) -> int:
-    steps = [path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")]
-    return max((int(step) for step in steps if step.isdigit()), default=-1)
+    return max(map(checkpoint_step, published_checkpoints(folder)), default=-1)

@@ -1,6 +1,6 @@
-"""Files written at once and durably: a reader never sees half of one.
+"""Files that are written atomically and durably: a reader never sees half of one.
 
-What is new is written beside its place, made durable and renamed.
+New content is written to a temporary file beside the target, synced and renamed.
 """
 
 import json
@@ -12,38 +12,44 @@ from pathlib import Path
 
 
 def json_line(line: Mapping[str, object]) -> str:
-    """One line of JSON, keys in the order given, numbers that are not finite as null. ASCII: fit for any log."""
-    return json.dumps(plain(line), allow_nan=False)
+    """One line of JSON, keys in the order given, non-finite numbers as null. ASCII only, so that any log takes it."""
+    return json.dumps(to_json(line), allow_nan=False)
 
 
-def plain(value: object) -> object:
-    """The same value in what JSON knows: NumPy's numbers as Python's, tuples as lists, not finite as None."""
+def to_json(value: object) -> object:
+    """The same value in types that JSON has: NumPy's numbers as Python's, tuples as lists, non-finite numbers as None.
+
+    Raises TypeError for any other type.
+    """
     match value:
         case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
+            return {str(key): to_json(item) for key, item in value.items()}
         case list() | tuple():
-            return [plain(item) for item in value]
+            return [to_json(item) for item in value]
         case None | str() | bool():
             return value
         case Integral():
             return int(value)
         case Real():
             return float(value) if math.isfinite(value) else None
-    raise TypeError(f"{type(value).__name__} has no place in JSON: {value!r}")
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Writes an indented JSON file, names sorted, at once: a reader finds the old file or the new one.
+    """Writes an indented JSON file with sorted names, atomically and durably. Raises OSError.
 
     Innermost lists stay on one line, so that a confusion matrix reads as one.
     """
-    write_text(path, _indented(plain(content), "") + "\n")
+    write_text(path, _indented(to_json(content), "") + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file at once and durably: a reader, also after a crash, finds the old file or the new one."""
+    """Writes a file atomically and durably: a reader, even after a crash, finds the old file or the new one.
+
+    Raises OSError.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    # Half a surrogate pair is no UTF-8; as an escape it is at least valid JSON.
+    # Half a surrogate pair is not UTF-8; as an escape it is at least valid JSON.
     with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
@@ -53,7 +59,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes durable which files a folder holds and what they are called."""
+    """Makes a folder's entries durable: which files it holds, under which names. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,45 +1,45 @@
-"""metrics.jsonl: what a run writes about its steps, one JSON object a line."""
+"""metrics.jsonl: one JSON object a line for each step, evaluation and event of a run."""
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from distrain_trainer.storage.files import json_line, write_text
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl, one JSON object a line, each readable as soon as `write` returns.
+    """Appends lines to metrics.jsonl, each readable as soon as `write` returns.
 
     A train line holds step, epoch, loss, learning_rate, grad_norm, samples, tokens, tokens_per_second,
-    padding_fraction, step_seconds, data_seconds, sync_seconds, memory_bytes, gpu_utilization, mfu (null where
-    unknown); an evaluation line step, epoch, eval_*; an event line step, event and what else there is to say.
+    padding_fraction, step_seconds, data_seconds, sync_seconds, memory_bytes, gpu_utilization and mfu (null if
+    unknown); an evaluation line step, epoch and eval_*; an event line step, event and the event's own values.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.exists():
-            # What a kill left after the last line break would be glued to the next line.
+            # A kill can leave half a line at the end, to which the next line would be appended.
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         self._file = path.open("ab", buffering=0)
-        self._waiting = b""
+        self._pending = b""
 
     def write(self, line: Mapping[str, object]) -> bool:
-        """Appends one line. Numbers that are not finite become null, since JSON has none.
+        """Appends one line. Non-finite numbers become null, since JSON has none.
 
-        Returns False where the disk does not take it; it then waits in memory and goes out with a later line.
+        Returns False if the disk refused it; the line then stays in memory and is written with a later one.
         """
-        self._waiting += (json_line(line) + "\n").encode("ascii")
+        self._pending += (json_line(line) + "\n").encode("ascii")
         try:
-            while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
         except OSError:
             return False
         return True
 
     def cut_back(self, step: int) -> None:
-        """Forgets every line after `step`, so that a run resumed there writes each step once."""
+        """Drops every line after `step`, so that a run resumed there writes each step once. Raises OSError."""
         self._file.close()
         kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
         write_text(self.path, "".join(json_line(line) + "\n" for line in kept))
@@ -55,9 +55,8 @@ class MetricsLog:
         self.close()
 
 
-def read_metrics(path: Path) -> list[dict]:
-    """The lines of metrics.jsonl; none where there is no file. A torn line, left by a kill or a full disk, is
-    dropped."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, none if there is no file. Torn lines, left by a kill or a full disk, are skipped."""
     if not path.exists():
         return []
     lines = []

@@ -1,4 +1,4 @@
-"""What fails on the output volume: what passes by itself, as a network file system's does, and what does not."""
+"""Errors of the output volume: which of them pass by themselves, as those of a network file system do, and retries."""
 
 import errno
 import os
@@ -13,70 +13,70 @@ T = TypeVar("T")
 
 DENIED = {errno.EACCES, errno.EPERM}
 FULL = {errno.ENOSPC, errno.EDQUOT}
-MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
-LASTING = DENIED | FULL | MISPLACED | {errno.EROFS, errno.EOPNOTSUPP}
-"""Failures that a later try meets again. Any other, such as ESTALE, EIO or ETIMEDOUT, may pass."""
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between two tries."""
+WRONG_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
+PERMANENT = DENIED | FULL | WRONG_PATH | {errno.EROFS, errno.EOPNOTSUPP}
+"""Errors that a retry meets again. Any other, such as ESTALE, EIO or ETIMEDOUT, is transient."""
+DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before each retry."""
 
 
-def passes(error: OSError) -> bool:
-    """Whether a later try may succeed."""
-    return error.errno is not None and error.errno not in LASTING
+def is_transient(error: OSError) -> bool:
+    """Whether a retry may succeed."""
+    return error.errno is not None and error.errno not in PERMANENT
 
 
-def patiently(what: str, folder: Path, act: Callable[[], T]) -> T:
-    """What `act` returns; tried again for 15 s where the volume fails in a way that passes.
+def with_retries(what: str, folder: Path, act: Callable[[], T]) -> T:
+    """The result of `act`, which is retried for 15 s while the volume fails with a transient error.
 
     what: `cannot be read` or `cannot be written`. Raises VolumeError, VolumeLost.
     """
-    for pause in (*PAUSES, None):
+    for delay in (*DELAYS, None):
         try:
             return act()
         except OSError as error:
-            if pause is None or not passes(error):
-                raise failure(what, folder, error) from None
-            time.sleep(pause)
+            if delay is None or not is_transient(error):
+                raise volume_error(what, folder, error) from None
+            time.sleep(delay)
     raise AssertionError
 
 
-def read(file: Path) -> str | None:
-    """The text of a file of the run, None where there is none. Raises VolumeError, VolumeLost."""
+def read_text(file: Path) -> str | None:
+    """The text of one of the run's files, None if it does not exist. Raises VolumeError, VolumeLost."""
 
-    def text() -> str | None:
+    def read() -> str | None:
         try:
             return file.read_text()
         except FileNotFoundError:
             return None
 
-    return patiently("cannot be read", file.parent, text)
+    return with_retries("cannot be read", file.parent, read)
 
 
-def failure(what: str, folder: Path, error: OSError) -> DistrainError:
-    """The error to raise: with a code that ends the run where it lasts, and one that has it restarted where not."""
+def volume_error(what: str, folder: Path, error: OSError) -> DistrainError:
+    """The error to raise for `error`: VolumeError ends the run, VolumeLost, for a transient one, restarts it."""
     place, reason = folder.absolute(), error.strerror or str(error)
-    if passes(error):
+    if is_transient(error):
         return VolumeLost(f"output_dir {place} {what}: {reason}; the volume may answer again later")
     if error.errno in DENIED:
         return VolumeError(
-            f"output_dir {place} {what}: {reason}, for this process is user {os.geteuid()}:{os.getegid()} and "
-            f"{_owner(place)}; start it as a user who may (docker run --user $(id -u):0, podSecurity.fsGroup of the "
-            "chart), or choose another output_dir"
+            f"output_dir {place} {what}: {reason}, because this process runs as user {os.geteuid()}:{os.getegid()} and "
+            f"{_owner(place)}; start it as a user with access (docker run --user $(id -u):0, podSecurity.fsGroup of "
+            "the chart), or choose another output_dir"
         )
     advice = "mount it writable"
     if error.errno in FULL:
         advice = "make room"
-    elif error.errno in MISPLACED:
+    elif error.errno in WRONG_PATH:
         advice = "choose another output_dir"
     return VolumeError(f"output_dir {place} {what}: {reason}; {advice}")
 
 
 def _owner(place: Path) -> str:
-    """`/out is 0:0's (mode 755)`: of the innermost folder that can be looked at."""
+    """`/out belongs to 0:0 (mode 755)`, for the innermost folder that can be inspected."""
     for path in (place, *place.parents):
         try:
             found = path.stat()
         except OSError:
             continue
-        return f"{path} is {found.st_uid}:{found.st_gid}'s (mode {found.st_mode & 0o777:o})"
-    return "its owner is hidden"
+        return f"{path} belongs to {found.st_uid}:{found.st_gid} (mode {found.st_mode & 0o777:o})"
+    return "its owner cannot be read"

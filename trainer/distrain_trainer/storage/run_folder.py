@@ -1,4 +1,8 @@
-"""The folder that a run leaves its results in: whose it is, and how a run is found again in it."""
+"""The output folder of a run: which run it belongs to, and how a run is found again in it.
+
+`claim` writes, and is called once per node, by whoever starts its processes. Everything else here only reads, apart
+from `remove_run`.
+"""
 
 import json
 import secrets
@@ -12,15 +16,17 @@ from pydantic import ValidationError
 
 from distrain_trainer.errors import CheckpointError, SettingsError
 from distrain_trainer.settings.model import MAY_CHANGE, Settings, explicit, first_fault, flat, nested
-from distrain_trainer.storage.retry import patiently, read
-
-OWN = ("settings.json", "attempt.json", "metrics.jsonl", "training_info.json", "report.html", "final", "logs", "errors")
-"""What a run writes into its folder, beside checkpoints and temporary folders."""
+from distrain_trainer.storage.layout import RUN_FILES
+from distrain_trainer.storage.retry import read_text, with_retries
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A folder that is ours. settings: those to run with. stored: settings.json of the run to continue, else None."""
+    """A folder that belongs to our run.
+
+    settings: to run with; on resume the stored ones, with what may change and was set anew. stored: settings.json of
+    the run to continue, None if there is none.
+    """
 
     folder: Path
     settings: Settings
@@ -28,15 +34,24 @@ class Claim:
 
 
 def claim(asked: Settings, resume: bool, overwrite: bool) -> Claim:
-    """Makes sure that the output folder can be written and holds this run or none.
+    """Makes sure that the output folder exists, can be written, and holds this run or none. Once per node.
 
-    Raises SettingsError where it holds another run or settings changed that may not, VolumeError where it cannot be
-    written, VolumeLost where that may pass, CheckpointError where it has checkpoints of a run that is not described.
+    overwrite: a run in it is removed. Raises what `check_writable` and `read_claim` raise.
     """
     folder = Path(asked.output_dir)
-    patiently("cannot be written", folder, lambda: _try_to_write(folder))
+    check_writable(folder)
     if overwrite:
-        patiently("cannot be written", folder, lambda: clear(folder))
+        with_retries("cannot be written", folder, lambda: remove_run(folder))
+    return read_claim(asked, resume)
+
+
+def read_claim(asked: Settings, resume: bool) -> Claim:
+    """What the output folder holds of this run. Only reads: the folder need not even exist.
+
+    Raises SettingsError if it holds another run or a setting changed that may not, CheckpointError if it has
+    checkpoints but no settings.json, VolumeError or VolumeLost if it cannot be read.
+    """
+    folder = Path(asked.output_dir)
     stored = _stored(folder)
     if stored is None:
         return Claim(folder, asked, None)
@@ -47,25 +62,92 @@ def claim(asked: Settings, resume: bool, overwrite: bool) -> Claim:
             "replaces it, or choose another output_dir"
         )
     try:
-        return Claim(folder, continued(asked, stored, folder), stored)
+        return Claim(folder, settings_on_resume(asked, stored, folder), stored)
     except ValidationError as error:
         name = ".".join(map(str, error.errors()[0]["loc"]))
         raise SettingsError(
-            f"what is asked for does not go with the run in {folder} ({name + ': ' if name else ''}"
-            f"{first_fault(error)}); ask for what does, or choose another output_dir"
+            f"these settings conflict with the run in {folder} ({name + ': ' if name else ''}{first_fault(error)}); "
+            "change them, or choose another output_dir"
         ) from None
 
 
+def settings_on_resume(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Settings:
+    """The stored settings, updated by those that were set anew and may change.
+
+    Raises SettingsError for one that may not, ValidationError if the result contradicts itself.
+    """
+    values = flat(Settings.model_validate(stored["settings"]))
+    asked_values, first_asked = flat(asked), stored["asked"]
+    names = explicit(asked)
+    for name in sorted(names):
+        value = asked_values[name]
+        before = values[name] if name not in first_asked else first_asked[name]
+        if name in MAY_CHANGE:
+            values[name] = value
+        elif value not in (None, before, values[name]):
+            raise SettingsError(
+                f"{name} is {value!r} but the run in {folder} was started with {before!r}, and settings that define "
+                "the data or the optimization may not change on resume; set it back, or choose another output_dir"
+            )
+    if "schedule.epochs" in names and "schedule.max_steps" not in names:
+        values["schedule.max_steps"] = None
+    return Settings.model_validate(nested(values))
+
+
+def is_finished(claimed: Claim) -> bool:
+    """Whether the run in a claimed folder has completed the schedule that is asked for.
+
+    Raises VolumeError, VolumeLost.
+    """
+    if claimed.stored is None:
+        return False
+    same_schedule = claimed.settings.schedule == Settings.model_validate(claimed.stored["settings"]).schedule
+    return same_schedule and finished_steps(claimed.folder) == claimed.stored["plan"]["steps"]
+
+
+def finished_steps(folder: Path) -> int | None:
+    """Steps of the schedule that the run in `folder` has completed, None if it has not.
+
+    Raises VolumeError, VolumeLost.
+    """
+    try:
+        info = json.loads(read_text(folder / "training_info.json") or "{}")
+    except ValueError:
+        return None
+    if info.get("status") != "finished" or not (folder / "final").is_dir():
+        return None
+    steps: int = info["steps"]
+    return steps
+
+
+def check_writable(folder: Path) -> None:
+    """Creates the folder if it is missing, and writes, renames and removes a file in it.
+
+    Raises VolumeError, VolumeLost.
+    """
+    with_retries("cannot be written", folder, lambda: _probe_writing(folder))
+
+
+def remove_run(folder: Path) -> None:
+    """Removes what a run has written; whatever else lies in the folder stays. Raises OSError."""
+    names = [folder / name for name in RUN_FILES]
+    for path in names + list(folder.glob("checkpoint-*")) + list(folder.glob("tmp.*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _stored(folder: Path) -> dict[str, Any] | None:
-    """settings.json of the run in a folder, None where there is no run.
+    """settings.json of the run in a folder, None if there is no run.
 
     Raises CheckpointError, VolumeError, VolumeLost.
     """
-    text = read(folder / "settings.json")
+    text = read_text(folder / "settings.json")
     if text is None:
-        if patiently("cannot be read", folder, lambda: any(folder.glob("checkpoint-*"))):
+        if with_retries("cannot be read", folder, lambda: any(folder.glob("checkpoint-*"))):
             raise CheckpointError(
-                f"{folder} has checkpoints but no settings.json; bring it back, choose another output_dir, or "
+                f"{folder} has checkpoints but no settings.json; restore it, choose another output_dir, or use "
                 "--overwrite"
             )
         return None
@@ -78,51 +160,9 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     return stored
 
 
-def continued(asked: Settings, stored: Mapping[str, Any], folder: Path) -> Settings:
-    """The stored settings with what was asked for anew, where that may change."""
-    values = flat(Settings.model_validate(stored["settings"]))
-    asked_values, first_asked = flat(asked), stored["asked"]
-    names = explicit(asked)
-    for name in sorted(names):
-        value = asked_values[name]
-        before = values[name] if name not in first_asked else first_asked[name]
-        if name in MAY_CHANGE:
-            values[name] = value
-        elif value not in (None, before, values[name]):
-            raise SettingsError(
-                f"{name} is {value!r} but the run in {folder} was started with {before!r}, and what defines the data "
-                "or the optimization may not change on resume; set it back, or choose another output_dir"
-            )
-    if "schedule.epochs" in names and "schedule.max_steps" not in names:
-        values["schedule.max_steps"] = None
-    return Settings.model_validate(nested(values))
-
-
-def is_finished(claimed: Claim) -> bool:
-    """Whether the run in a folder has come to the end of the schedule that is asked for."""
-    try:
-        info = json.loads(read(claimed.folder / "training_info.json") or "")
-    except ValueError:
-        return False
-    stored = claimed.stored
-    assert stored is not None
-    same = claimed.settings.schedule == Settings.model_validate(stored["settings"]).schedule
-    ended = info["status"] == "finished" and info["steps"] == stored["plan"]["steps"]
-    return same and ended and (claimed.folder / "final").is_dir()
-
-
-def clear(folder: Path) -> None:
-    """Removes a run's own files; whatever else lies in the folder stays."""
-    for path in [folder / name for name in OWN] + list(folder.glob("checkpoint-*")) + list(folder.glob("tmp.*")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _try_to_write(folder: Path) -> None:
-    """Makes the folder, and sees whether what must work in it does. Raises OSError."""
-    probe = folder / f"tmp.probe.{secrets.token_hex(8)}"  # in containers all are process 1
+def _probe_writing(folder: Path) -> None:
+    """Raises OSError."""
+    probe = folder / f"tmp.probe.{secrets.token_hex(8)}"  # random, since every container's process is number 1
     folder.mkdir(parents=True, exist_ok=True)
     probe.write_text("")
     renamed = probe.rename(folder / f"{probe.name}.renamed")
@@ -130,6 +170,7 @@ def _try_to_write(folder: Path) -> None:
 
 
 def _description(folder: Path, stored: Mapping[str, Any]) -> str:
+    """`abc, finished at step 60 of 60`; the run's id alone if nothing more can be read."""
     try:
         info = json.loads((folder / "training_info.json").read_text())
         return f"{stored['run_id']}, {info['status']} at step {info['step']} of {info['steps']}"

@@ -1,7 +1,8 @@
-"""One safetensors file, written a tensor at a time and hashed on the way.
+"""One safetensors file, written one tensor at a time and hashed while it is written.
 
-The library's own writer wants all tensors at once; a checkpoint gathers one full parameter after another and keeps
-none. The format: 8 bytes of header length, a JSON header, the tensors' bytes. Files are read with the library.
+The library's own writer takes all tensors at once; a checkpoint gathers one full parameter after another and keeps
+none. The format: 8 bytes with the header's length, a JSON header, the bytes of the tensors. Files are read with the
+library.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -25,24 +26,23 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Written:
-    """What is known of a whole file. size: bytes. sha256: of its content."""
+class WrittenFile:
+    """A file that is complete and durable. size: bytes. sha256: of its content."""
 
     size: int
     sha256: str
 
 
-class SafetensorsFile:
-    """A file that takes its tensors in the announced order.
+class SafetensorsWriter:
+    """Writes a file whose tensors arrive in the declared order.
 
-    announced: (name, dtype, shape) of each tensor. Raises OSError where the disk does. Left open by an error, the file
-    is closed as it is.
+    declared: (name, dtype, shape) of each tensor. Raises OSError. After an error the file is closed as it is.
     """
 
-    def __init__(self, path: Path, announced: Iterable[tuple[str, torch.dtype, torch.Size]]):
-        header: dict = {"__metadata__": {"format": "pt"}}
+    def __init__(self, path: Path, declared: Iterable[tuple[str, torch.dtype, torch.Size]]):
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
-        for name, dtype, shape in announced:
+        for name, dtype, shape in declared:
             start, end = end, end + shape.numel() * dtype.itemsize
             header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
@@ -52,16 +52,16 @@ class SafetensorsFile:
         self._append(len(text).to_bytes(8, "little") + text)
 
     def append(self, tensor: torch.Tensor) -> None:
-        """The next tensor."""
+        """Writes the next tensor."""
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         self._append(flat.view(torch.uint8).numpy().data)
 
-    def close(self) -> Written:
+    def close(self) -> WrittenFile:
         """Makes the file durable."""
         with self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
-            return Written(self._file.tell(), self._hash.hexdigest())
+            return WrittenFile(self._file.tell(), self._hash.hexdigest())
 
     def __enter__(self) -> Self:
         return self

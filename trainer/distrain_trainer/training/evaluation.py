@@ -20,14 +20,17 @@ Forward = Callable[[Tensors], tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found. metrics: by name, without a prefix. matrix: int [classes, classes], row = true."""
+    """The result of an evaluation.
+
+    metrics: by name, without a prefix. matrix: int [classes, classes], a row per true class.
+    """
 
     metrics: dict[str, float]
     matrix: np.ndarray | None = None
 
 
 def plan_evaluation(lengths: np.ndarray, settings: Settings) -> MicroBatches:
-    """The rows to evaluate on, longest first: all, or `evaluation.samples` of them drawn once by the seed."""
+    """The rows to evaluate on, longest first: all, or `evaluation.samples` of them drawn once under the seed."""
     rows = np.arange(len(lengths))
     if settings.evaluation.samples and settings.evaluation.samples < len(rows):
         generator = np.random.Generator(np.random.PCG64([settings.seed, EVALUATION]))
@@ -45,7 +48,7 @@ def evaluate(
     stop_asked: Callable[[], bool] = lambda: False,
     watch: Callable[[int, int], None] = lambda done, of: None,
 ) -> Evaluation | None:
-    """Metrics over the planned rows; None where a process was asked to stop before the end. On every process.
+    """Metrics over the planned rows; None if a process was asked to stop before the end. On all processes.
 
     forward: micro-batch -> (summed loss, predictions), of a model in evaluation mode. classes: 0 for language models.
     """

@@ -4,61 +4,29 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from distrain_trainer.data.loader import Collator, StepBatch
-from distrain_trainer.data.plan import MicroBatches, Plan
+from distrain_trainer.data.loader import StepBatch
 from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.parallel import collectives
-from distrain_trainer.parallel.api import Parallel
-from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.parallel.optimizer import learning_rate
-from distrain_trainer.settings.model import Settings
-from distrain_trainer.training.checkpoint import Checkpoints, State
+from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.evaluation import Evaluation, evaluate
-from distrain_trainer.training.stop import StopRequest
-
-
-@dataclass
-class Run:
-    """What the loop works with, and the little that it remembers between steps.
-
-    batches: this process's share of the steps, from `state.step` on. evaluation_plan: None where nothing is
-    evaluated. classes: 0 for language models. record: takes each line of metrics.jsonl. say: tells the person a
-    sentence. watch: how far an evaluation is. (The last three do nothing but on process 0.)
-    """
-
-    settings: Settings
-    process: ProcessRank
-    plan: Plan
-    batches: Iterator[StepBatch]
-    parallel: Parallel
-    checkpoints: Checkpoints
-    state: State
-    stop: StopRequest
-    evaluation_plan: MicroBatches | None
-    evaluation_collator: Collator | None
-    classes: int
-    record: Callable[[dict[str, Any]], None]
-    say: Callable[[str], None]
-    watch: Callable[[int, int], None]
-    evaluation: Evaluation | None = None
-    saved_step: int = -1
-    saved_at: float = 0.0
+from distrain_trainer.training.session import TrainingSession
 
 
 @dataclass(frozen=True)
-class Agreed:
+class StepSync:
     """What all processes know after the one message that they exchange between two steps.
 
-    loss: summed loss of the step that is done. targets: valid targets of the step that comes. stop: some process was
-    asked to stop. checkpoint_due, out_of_time: by process 0's clock. written: a checkpoint in flight is on disk.
+    loss: summed loss of the step that is done. targets: valid targets of the step to come. stop: a process was asked
+    to stop. checkpoint_due, out_of_time: by process 0's clock. written: all parts of the checkpoint in flight are on
+    disk.
     """
 
     loss: float
@@ -69,48 +37,48 @@ class Agreed:
     written: bool
 
 
-def train(run: Run) -> None:
-    """Trains from `run.state.step` to the plan's last step, evaluating and saving on the way. On every process.
+def train(session: TrainingSession) -> None:
+    """Trains from `state.step` to the plan's last step, evaluating and saving on the way. On all processes.
 
     Raises Stopped and OutOfTime, after a checkpoint; TrainingError without one.
     """
-    settings, state, parallel = run.settings, run.state, run.parallel
-    run.stop.defer()
-    run.saved_step, run.saved_at = state.step, time.monotonic()
-    if evaluation_due(run) and not run_evaluation(run):
-        leave(run, Stopped)
+    settings, state, parallel = session.settings, session.state, session.parallel
+    session.stop.defer()
+    session.saved_step, session.saved_at = state.step, time.monotonic()
+    if evaluation_due(session) and not run_evaluation(session):
+        leave(session, Stopped)
 
-    batch, data_seconds = fetch(run)
-    agreed = agree(run, torch.zeros(()), batch)
-    while state.step < run.plan.steps and not out_of_patience(run):
+    batch, data_seconds = fetch(session)
+    sync = synchronize(session, torch.zeros(()), batch)
+    while state.step < session.plan.steps and not out_of_patience(session):
         assert batch is not None
-        if agreed.stop or agreed.out_of_time:
-            leave(run, Stopped if agreed.stop else OutOfTime)
+        if sync.stop or sync.out_of_time:
+            leave(session, Stopped if sync.stop else OutOfTime)
         started = time.monotonic()
-        rate = learning_rate(settings.schedule, settings.optimizer.learning_rate, state.step, run.plan.steps)
-        targets = max(agreed.targets, 1.0)
+        rate = learning_rate(settings.schedule, settings.optimizer.learning_rate, state.step, session.plan.steps)
+        targets = max(sync.targets, 1.0)
         loss_sum = torch.zeros((), dtype=torch.float64, device=parallel.device)
         last = len(batch.micro_batches) - 1
         for position, micro_batch in enumerate(batch.micro_batches):
             with parallel.accumulate(last=position == last):
                 seed_dropout(settings.seed, batch.epoch, state.step, batch.indices[position])
                 loss, _ = parallel.forward(micro_batch)
-                parallel.backward(loss * (run.process.world / targets))
+                parallel.backward(loss * (session.process.world / targets))
             loss_sum += loss.detach()
         grad_norm = parallel.step(learning_rate=rate)
         state.step += 1
 
         done, waited = batch, data_seconds
-        batch, data_seconds = fetch(run)
+        batch, data_seconds = fetch(session)
         computed = time.monotonic()
-        agreed = agree(run, loss_sum, batch)
+        sync = synchronize(session, loss_sum, batch)
         now = time.monotonic()
-        count(state, done, agreed.loss, targets, seconds=now - started)
-        run.record(
+        count(state, done, sync.loss, targets, seconds=now - started)
+        session.record(
             {
                 "step": state.step,
-                "epoch": round(run.plan.epochs_done(state.step), 4),
-                "loss": agreed.loss / targets,
+                "epoch": round(session.plan.epochs_done(state.step), 4),
+                "loss": sync.loss / targets,
                 "learning_rate": rate,
                 "grad_norm": grad_norm,
                 "samples": done.samples,
@@ -125,20 +93,20 @@ def train(run: Run) -> None:
                 "mfu": None,
             }
         )
-        watch_finiteness(run, grad_norm)
-        if run.plan.ends_epoch(state.step):
-            close_epoch(run)
-        if evaluation_due(run) and not run_evaluation(run):
-            leave(run, Stopped)
-        if agreed.written:
-            publish(run)
-        if checkpoint_due(run, agreed):
-            save(run)
-    finish(run)
+        watch_finiteness(session, grad_norm)
+        if session.plan.ends_epoch(state.step):
+            close_epoch(session)
+        if evaluation_due(session) and not run_evaluation(session):
+            leave(session, Stopped)
+        if sync.written:
+            publish(session)
+        if checkpoint_due(session, sync):
+            save(session)
+    finish(session)
 
 
 def seed_dropout(seed: int, epoch: int, step: int, index: int) -> None:
-    """Seeds the device's generator for one micro-batch, so that dropout is the same wherever it is computed.
+    """Seeds the device's generator for one micro-batch, so that dropout is the same on whichever process it runs.
 
     index: the micro-batch's number within the epoch, -1 for an empty one.
     """
@@ -146,31 +114,31 @@ def seed_dropout(seed: int, epoch: int, step: int, index: int) -> None:
     torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
-def fetch(run: Run) -> tuple[StepBatch | None, float]:
-    """The next step's share, None after the last; and the seconds it was waited for."""
+def fetch(session: TrainingSession) -> tuple[StepBatch | None, float]:
+    """This process's share of the next step, None after the last; and the seconds spent waiting for it."""
     started = time.monotonic()
-    return next(run.batches, None), time.monotonic() - started
+    return next(session.batches, None), time.monotonic() - started
 
 
-def agree(run: Run, loss_sum: torch.Tensor, batch: StepBatch | None) -> Agreed:
-    """The one message between two steps. On every process."""
-    minutes, hours = run.settings.checkpoint.every_minutes, run.settings.max_hours
-    first, now = run.process.is_main, time.monotonic()
+def synchronize(session: TrainingSession, loss_sum: torch.Tensor, batch: StepBatch | None) -> StepSync:
+    """The one message between two steps, an all-reduce. On all processes."""
+    minutes, hours = session.settings.checkpoint.every_minutes, session.settings.max_hours
+    first, now = session.process.is_main, time.monotonic()
     sums = collectives.total(
         [
             float(loss_sum),
             batch.targets if batch else 0,
-            run.stop.asked,
-            first and minutes is not None and now - run.saved_at >= minutes * 60,
-            first and hours is not None and run.state.seconds >= hours * 3600,
-            run.checkpoints.written,
+            session.stop.asked,
+            first and minutes is not None and now - session.saved_at >= minutes * 60,
+            first and hours is not None and session.state.seconds >= hours * 3600,
+            session.checkpoints.written,
         ]
     )
     loss, targets, stop, due, out_of_time, written = sums
-    return Agreed(loss, targets, stop > 0, due > 0, out_of_time > 0, written == run.process.world)
+    return StepSync(loss, targets, stop > 0, due > 0, out_of_time > 0, written == session.process.world)
 
 
-def count(state: State, done: StepBatch, loss: float, targets: float, seconds: float) -> None:
+def count(state: TrainingState, done: StepBatch, loss: float, targets: float, seconds: float) -> None:
     """Adds a step to the run's totals."""
     state.tokens += done.tokens
     state.padded_tokens += done.padded_tokens
@@ -180,14 +148,14 @@ def count(state: State, done: StepBatch, loss: float, targets: float, seconds: f
     state.epoch_targets += targets
 
 
-def watch_finiteness(run: Run, grad_norm: float) -> None:
-    """Says that a step was skipped; ends the run, without a checkpoint, where too many were in a row."""
-    state, limit = run.state, run.settings.optimizer.nonfinite_limit
+def watch_finiteness(session: TrainingSession, grad_norm: float) -> None:
+    """Says that a step was skipped. Raises TrainingError, without a checkpoint, if too many were skipped in a row."""
+    state, limit = session.state, session.settings.optimizer.nonfinite_limit
     if math.isfinite(grad_norm):
         state.skipped = 0
         return
     state.skipped += 1
-    run.record({"step": state.step, "event": "nonfinite", "message": "the gradient is not finite; step skipped"})
+    session.record({"step": state.step, "event": "nonfinite", "message": "the gradient is not finite; step skipped"})
     if state.skipped > limit:
         raise TrainingError(
             f"the gradient was not finite in {state.skipped} steps in a row, up to step {state.step} "
@@ -195,35 +163,36 @@ def watch_finiteness(run: Run, grad_norm: float) -> None:
         )
 
 
-def close_epoch(run: Run) -> None:
-    """Says the epoch's average loss."""
-    state = run.state
+def close_epoch(session: TrainingSession) -> None:
+    """Says the average loss of the epoch that ends here, and starts the next sum."""
+    state = session.state
     average = state.epoch_loss / max(state.epoch_targets, 1)
-    run.say(f"epoch {run.plan.epochs_done(state.step):.3g} done at step {state.step}: average loss {average:.4f}")
+    epochs = session.plan.epochs_done(state.step)
+    session.say(f"epoch {epochs:.3g} done at step {state.step}: average loss {average:.4f}")
     state.epoch_loss = state.epoch_targets = 0.0
 
 
 # Evaluation
 
 
-def evaluation_due(run: Run) -> bool:
-    """Whether the model is to be evaluated as it stands after `state.step` steps."""
-    step, every = run.state.step, run.settings.evaluation.every_steps
-    if run.evaluation_plan is None or step in (0, run.state.evaluated_step):
+def evaluation_due(session: TrainingSession) -> bool:
+    """Whether the model is to be evaluated now, after `state.step` steps."""
+    step, every = session.state.step, session.settings.evaluation.every_steps
+    if session.evaluation_plan is None or step in (0, session.state.evaluated_step):
         return False
-    return step == run.plan.steps or (step % every == 0 if every else run.plan.ends_epoch(step))
+    return step == session.plan.steps or (step % every == 0 if every else session.plan.ends_epoch(step))
 
 
-def run_evaluation(run: Run) -> bool:
-    """Evaluates, records, and chooses the best; False where a process was asked to stop meanwhile."""
-    state, settings = run.state, run.settings.evaluation
-    found = evaluate_now(run)
+def run_evaluation(session: TrainingSession) -> bool:
+    """Evaluates, records, and updates the best; False if a process was asked to stop before the end."""
+    state, settings = session.state, session.settings.evaluation
+    found = evaluate_now(session)
     if found is None:
         return False
     assert settings.metric is not None
     state.evaluated_step = state.step
     values = {f"eval_{name}": value for name, value in found.metrics.items()}
-    run.record({"step": state.step, "epoch": round(run.plan.epochs_done(state.step), 4)} | values)
+    session.record({"step": state.step, "epoch": round(session.plan.epochs_done(state.step), 4)} | values)
     value = found.metrics[settings.metric]
     if better(value, state.best, settings.greater_is_better):
         state.best, state.misses = {"metric": settings.metric, "value": value, "step": state.step}, 0
@@ -232,110 +201,110 @@ def run_evaluation(run: Run) -> bool:
     return True
 
 
-def evaluate_now(run: Run) -> Evaluation | None:
-    """Evaluates the model as it stands."""
-    assert run.evaluation_plan is not None and run.evaluation_collator is not None
-    module = run.parallel.module
+def evaluate_now(session: TrainingSession) -> Evaluation | None:
+    """Evaluates the current model; None if a process was asked to stop before the end."""
+    assert session.evaluation_plan is not None and session.evaluation_collator is not None
+    module = session.parallel.module
     module.eval()
-    args = (run.evaluation_plan, run.evaluation_collator, run.process, run.classes)
-    run.evaluation = evaluate(run.parallel.forward, *args, lambda: run.stop.asked, run.watch)
+    args = (session.evaluation_plan, session.evaluation_collator, session.process, session.classes)
+    session.evaluation = evaluate(session.parallel.forward, *args, lambda: session.stop.asked, session.watch)
     module.train()
-    return run.evaluation
+    return session.evaluation
 
 
 def better(value: float, best: dict[str, Any] | None, greater: bool | None) -> bool:
-    """Whether a metric's value beats the best so far; one that is not finite never does."""
+    """Whether a metric's value beats the best so far; a non-finite one never does."""
     if not math.isfinite(value):
         return False
     return best is None or (value > best["value"] if greater else value < best["value"])
 
 
-def out_of_patience(run: Run) -> bool:
-    """Whether `evaluation.patience` is used up."""
-    patience = run.settings.evaluation.patience
-    if not patience or run.state.misses < patience:
+def out_of_patience(session: TrainingSession) -> bool:
+    """Whether `evaluation.patience` is used up; says so."""
+    patience = session.settings.evaluation.patience
+    if not patience or session.state.misses < patience:
         return False
-    text = f"no better {run.settings.evaluation.metric} in {patience} evaluations; ending early"
-    run.record({"step": run.state.step, "event": "early_stop", "message": text})
+    text = f"no better {session.settings.evaluation.metric} in {patience} evaluations; ending early"
+    session.record({"step": session.state.step, "event": "early_stop", "message": text})
     return True
 
 
 # Saving
 
 
-def checkpoint_due(run: Run, agreed: Agreed) -> bool:
+def checkpoint_due(session: TrainingSession, sync: StepSync) -> bool:
     """Whether a checkpoint is to be written now: by steps, by the clock, or because this is the best model so far."""
-    step, every = run.state.step, run.settings.checkpoint.every_steps
-    is_best = run.state.best is not None and run.state.best["step"] == step
-    return agreed.checkpoint_due or is_best or (every is not None and step % every == 0)
+    step, every = session.state.step, session.settings.checkpoint.every_steps
+    is_best = session.state.best is not None and session.state.best["step"] == step
+    return sync.checkpoint_due or is_best or (every is not None and step % every == 0)
 
 
-def save(run: Run) -> None:
-    """Writes a checkpoint, in the background if that is asked for."""
-    run.saved_at = time.monotonic()
-    scaler = run.parallel.loss_scaler
-    run.state.loss_scale = scaler.state_dict() if scaler is not None else None
-    run.checkpoints.begin(run.state)
-    if not run.settings.checkpoint.background:
-        publish(run)
-        warn_of_grace(run, time.monotonic() - run.saved_at)
+def save(session: TrainingSession) -> None:
+    """Writes a checkpoint, in the background if the settings say so."""
+    session.saved_at = time.monotonic()
+    scaler = session.parallel.loss_scaler
+    session.state.loss_scale = scaler.state_dict() if scaler is not None else None
+    session.checkpoints.begin(session.state)
+    if not session.settings.checkpoint.background:
+        publish(session)
+        warn_of_grace(session, time.monotonic() - session.saved_at)
 
 
-def warn_of_grace(run: Run, seconds: float) -> None:
-    """Says that a checkpoint takes too long for a pod that is asked to leave. seconds: what one has taken.
+def warn_of_grace(session: TrainingSession, seconds: float) -> None:
+    """Warns that a checkpoint takes too long for a pod that is asked to stop. seconds: that one took.
 
     It is compared with what the cluster gives between SIGTERM and SIGKILL.
     """
     grace = ClusterEnvironment.read().grace_seconds or math.inf
     if seconds > grace / 2:
-        run.say(
-            f"the checkpoint took {seconds:.0f} s, over half of the {grace:.0f} s that a pod has to leave; raise "
+        session.say(
+            f"the checkpoint took {seconds:.0f} s, over half of the {grace:.0f} s that a pod gets to stop; raise "
             "gracePeriodSeconds"
         )
 
 
-def publish(run: Run) -> None:
-    """Waits for the checkpoint in flight and records it."""
-    step = run.checkpoints.finish()
+def publish(session: TrainingSession) -> None:
+    """Publishes the checkpoint in flight and records it."""
+    step = session.checkpoints.finish()
     if step is not None:
-        run.saved_step = step
-        run.record({"step": step, "event": "checkpoint"})
+        session.saved_step = step
+        session.record({"step": step, "event": "checkpoint"})
 
 
-def settle(run: Run) -> bool:
-    """Makes the run durable as it stands; whether that went well."""
-    if run.checkpoints.in_flight:
-        publish(run)
-    if run.saved_step != run.state.step:
-        save(run)
-    if run.checkpoints.in_flight:
-        publish(run)
-    return run.saved_step == run.state.step
+def settle(session: TrainingSession) -> bool:
+    """Makes sure that a checkpoint of the current step is published; False if it could not be written."""
+    if session.checkpoints.in_flight:
+        publish(session)
+    if session.saved_step != session.state.step:
+        save(session)
+    if session.checkpoints.in_flight:
+        publish(session)
+    return session.saved_step == session.state.step
 
 
-def leave(run: Run, reason: type[Stopped] | type[OutOfTime]) -> None:
-    """Leaves before the end, after a checkpoint."""
-    state = run.state
-    kept = f"checkpoint-{state.step} is written" if settle(run) else "its checkpoint could NOT be written"
-    why = "stopped" if reason is Stopped else f"max_hours ({run.settings.max_hours:g}) reached"
-    text = f"{why} at step {state.step} of {run.plan.steps}; {kept}; --resume goes on from the newest checkpoint"
-    run.record({"step": state.step, "event": "preempted" if reason is Stopped else "out_of_time"})
+def leave(session: TrainingSession, reason: type[Stopped] | type[OutOfTime]) -> None:
+    """Ends the session before the run is finished, after a checkpoint, by raising `reason`."""
+    state = session.state
+    kept = f"checkpoint-{state.step} is written" if settle(session) else "its checkpoint could NOT be written"
+    why = "stopped" if reason is Stopped else f"max_hours ({session.settings.max_hours:g}) reached"
+    text = f"{why} at step {state.step} of {session.plan.steps}; {kept}; --resume continues from the newest checkpoint"
+    session.record({"step": state.step, "event": "preempted" if reason is Stopped else "out_of_time"})
     raise reason(text)
 
 
-def finish(run: Run) -> None:
-    """The last checkpoint, and what the report needs of the last evaluation."""
-    if run.evaluation_plan is not None and run.evaluation is None:
-        evaluate_now(run)
-    if not settle(run):
+def finish(session: TrainingSession) -> None:
+    """Writes the last checkpoint, and evaluates for the report if this session has not yet. Raises VolumeError."""
+    if session.evaluation_plan is not None and session.evaluation is None:
+        evaluate_now(session)
+    if not settle(session):
         raise VolumeError(
-            f"training is done but its last checkpoint could not be written to {run.settings.output_dir}; "
+            f"training is done but its last checkpoint could not be written to {session.resolved.folder}; "
             "make room there and --resume"
         )
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Most bytes that this process has had: on the GPU where there is one, else in memory."""
+    """Peak memory of this process in bytes: of the GPU if there is one, else of the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""Being asked to stop, as a worker hears it: a wish, which all processes agree on."""
+"""How a worker is asked to stop: by a signal, on which all processes agree before they act."""
 
 import ctypes
 import os
@@ -12,8 +12,9 @@ from distrain_trainer.errors import Stopped
 class StopRequest:
     """Listens for SIGTERM, SIGINT and the supervisor's SIGUSR1.
 
-    Until `defer` is called a signal ends the process at once by raising Stopped: there is nothing to save yet.
-    After it a signal only sets `asked`, and the loop leaves at a step that all processes agree on.
+    Until `defer` is called a signal raises Stopped, which ends the process at once: there is nothing to save yet.
+    Afterwards a signal only sets `asked`, and the loop stops at a step that all processes agree on. A second SIGINT
+    ends the process at once (130).
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class StopRequest:
             signal.signal(number, self._receive)
 
     def defer(self) -> None:
-        """From now on a signal is a wish."""
+        """From now on a signal is a request."""
         self._deferred = True
 
     def _receive(self, number: int, _: FrameType | None) -> None:
@@ -35,11 +36,11 @@ class StopRequest:
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when the one that started it ends, however that ends (Linux)."""
+    """Has the kernel kill this process when its parent ends, in whatever way (Linux only)."""
     if not sys.platform.startswith("linux"):
         return
     parent = os.getppid()
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended meanwhile
+    if os.getppid() != parent:  # the parent ended in between
         os._exit(137)

@@ -1,0 +1,101 @@
+"""Resuming: the newest checkpoint that is whole, verified and loaded. On all processes."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from distrain_trainer.errors import CheckpointError, DataError
+from distrain_trainer.parallel import collectives
+from distrain_trainer.parallel.api import Parallel
+from distrain_trainer.parallel.collectives import ProcessRank
+from distrain_trainer.storage.layout import published_checkpoints
+from distrain_trainer.training.checkpoint.format import (
+    FORMAT,
+    MANIFEST,
+    OPTIMIZER,
+    TrainingState,
+    open_tensors,
+    read_state,
+    reason,
+)
+from distrain_trainer.training.checkpoint.retention import Retention
+
+
+def restore(
+    folder: Path,
+    process: ProcessRank,
+    fingerprint: str,
+    parallel: Parallel,
+    retention: Retention,
+    say: Callable[[str], None],
+) -> TrainingState | None:
+    """Loads the newest whole checkpoint of the run in `folder`; None if there is no checkpoint. On all processes.
+
+    Each process verifies its share of the files; a checkpoint that one finds damaged is skipped by all.
+    fingerprint: of the data. say: takes sentences for a person.
+    Raises CheckpointError if there are checkpoints and none is whole, DataError if they are from other data.
+    """
+    candidates = collectives.from_main(published_checkpoints(folder))
+    for path in candidates:
+        problems = collectives.gather(_problem(path, process, fingerprint))
+        problem = next((problem for problem in problems if problem), None)
+        if problem is None:
+            state = _load(path, parallel)
+            if process.is_main:
+                retention.keep_best(state)
+                say(f"resuming from {path.name}")
+            return state
+        retention.damaged.add(path.name)
+        if process.is_main:
+            say(f"{path.name} is damaged ({problem}); the one before is used instead")
+    if candidates:
+        raise CheckpointError(
+            f"none of the {len(candidates)} checkpoints in {folder} is whole; nothing was deleted: "
+            "restore one from a copy, or start anew in another output_dir"
+        )
+    return None
+
+
+def _problem(path: Path, process: ProcessRank, fingerprint: str) -> str | None:
+    """What is wrong with this process's share of a checkpoint, None if nothing. Raises CheckpointError, DataError."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = manifest["files"]
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(f"{path} has format {manifest['format']}; this version of distrain reads {FORMAT}")
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is unreadable"
+    if manifest["data"] != fingerprint:
+        raise DataError(
+            f"the training data are not those that {path} was trained on; bring the old data back, or start anew in "
+            "another output_dir"
+        )
+    for name in sorted(files)[process.rank :: process.world]:
+        try:
+            if (path / name).stat().st_size != files[name]["size"]:
+                return f"{name} is {(path / name).stat().st_size} bytes, not {files[name]['size']}"
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != files[name]["sha256"]:
+                    return f"the bytes of {name} are not those that were written"
+        except OSError as error:
+            return f"{name}: {reason(error)}"
+    return None
+
+
+def _load(path: Path, parallel: Parallel) -> TrainingState:
+    """Puts the tensors of a checkpoint into the model and the optimizer."""
+    weights = open_tensors(path, parallel.file)
+    moments = open_tensors(path, OPTIMIZER)
+    by_parameter: dict[str, list[str]] = {}
+    for entry in moments:
+        by_parameter.setdefault(entry.rpartition("/")[0], []).append(entry)
+    for name in parallel.parameters:
+        tensors = {"weight": weights[name].get_tensor(name)}
+        for entry in by_parameter.get(name, []):
+            tensors[entry.rpartition("/")[2]] = moments[entry].get_tensor(entry)
+        parallel.write(name, tensors)
+    parallel.finish_writing()
+    return read_state(path)

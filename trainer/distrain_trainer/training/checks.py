@@ -1,0 +1,102 @@
+"""What is checked before training: the devices, the data, and that all processes start the same."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from distrain_trainer.data.plan import Plan
+from distrain_trainer.data.tokens import Tokenized
+from distrain_trainer.errors import DataError, SettingsError, TrainingError
+from distrain_trainer.models.lora import check_installed
+from distrain_trainer.parallel import collectives
+from distrain_trainer.settings.model import Settings, flat
+from distrain_trainer.storage.run_folder import Claim
+
+
+def check_device(settings: Settings, local_world: int = 1, promised: int = 0) -> None:
+    """Refuses what this machine does not have, where Accelerate would silently take something else.
+
+    local_world: processes on this machine. promised: GPUs that the cluster has promised. Raises SettingsError.
+    """
+    cuda = torch.cuda.is_available()
+    if promised and not cuda:
+        raise SettingsError(
+            f"{promised} GPUs per node were promised but there is no CUDA device here; check the node's driver and "
+            "device plugin and that the image is the cuda one, or set gpus=0 to train on the CPU"
+        )
+    if cuda and torch.cuda.device_count() < local_world:
+        raise SettingsError(
+            f"{local_world} processes were started on this node but only {torch.cuda.device_count()} GPUs are visible "
+            "here, and each process needs its own (slices of one GPU by MIG or time-slicing count as one); lower "
+            "--processes, or gpusPerNode of the chart"
+        )
+    if settings.model.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise SettingsError(
+            "model.attention is flash_attention_2 but there is no GPU with the package flash-attn here; use sdpa"
+        )
+    check_installed(settings)
+    if settings.model.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise SettingsError("model.compile needs a C++ compiler, which is missing; install g++ or set it to false")
+    if settings.precision == "fp16" and not cuda:
+        raise SettingsError("precision is fp16 but there is no GPU here; use bf16 or fp32")
+    if settings.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():
+        raise SettingsError(
+            f"precision is bf16, which {torch.cuda.get_device_name()} does not support; use fp16 or fp32"
+        )
+
+
+def check_same_data(claimed: Claim, data: Tokenized) -> None:
+    """Refuses to resume on other data than the run was started with. Raises DataError."""
+    if claimed.stored and claimed.stored["data"]["fingerprint"] != data.fingerprint:
+        raise DataError(
+            f"the data are not those that the run in {claimed.folder} was started with "
+            f"({claimed.stored['data']['description']} then, {data.origin.description} now); bring the old data back, "
+            "or choose another output_dir"
+        )
+
+
+def check_same_start(settings: Settings, plan: Plan, data: Tokenized, weights: Iterable[torch.Tensor]) -> None:
+    """Makes sure that all processes are about to do the same. On all processes. Raises TrainingError."""
+    about = {
+        "settings": json.dumps(flat(settings), sort_keys=True),
+        "data": data.fingerprint,
+        "plan": repr((plan.steps, plan.ends.tolist(), hashlib.sha256(plan.epoch(0).rows.tobytes()).hexdigest())),
+        "weights": tensors_digest(weights),
+    }
+    for what in about:
+        values = collectives.gather(about[what])
+        if len(set(values)) > 1:
+            other = next(rank for rank, value in enumerate(values) if value != values[0])
+            raise TrainingError(
+                f"process {other} starts with different {what} than process 0; start all processes from one image"
+            )
+
+
+def tell_changes(stored: Mapping[str, Any] | None, record: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+    """Says what has changed about the machines of a resumed run, because that can change the last bits.
+
+    stored, record: settings.json of the attempt before and of this one.
+    """
+    for part in ("world_size", "threads", "versions", "hardware"):
+        before, now = (stored or record).get(part), record[part]
+        if before != now:
+            if isinstance(now, dict) and isinstance(before, dict):
+                now = {name: value for name, value in now.items() if before.get(name) != value}
+                before = {name: before.get(name) for name in now}
+            tell(f"{part.replace('_', ' ')} changed since the last attempt: {before} then, {now} now")
+
+
+def tensors_digest(tensors: Iterable[torch.Tensor]) -> str:
+    """A digest of tensors that costs one pass over their memory: of each, the sum of its bits as integers."""
+
+    def bits(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().contiguous().flatten().view(torch.int32 if tensor.element_size() == 4 else torch.uint8)
+
+    sums = [int(bits(tensor).sum(dtype=torch.int64)) for tensor in tensors]
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()

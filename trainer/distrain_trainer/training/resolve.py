@@ -1,0 +1,170 @@
+"""What a run is: everything that is decided before its processes connect, in one frozen object."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from distrain_trainer.data.chat import use_template
+from distrain_trainer.data.packing import Packing, packing_of
+from distrain_trainer.data.plan import Plan
+from distrain_trainer.data.sources import held_out
+from distrain_trainer.data.tokens import Tokenized, prepare
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.hardware.machine import device_memory
+from distrain_trainer.hardware.numerics import set_up_numerics
+from distrain_trainer.hardware.threads import threads_for
+from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+from distrain_trainer.memory.advice import read_model, size
+from distrain_trainer.memory.estimate import auto_tokens, kind_of
+from distrain_trainer.metrics.metrics import check_metric, default_metric, greater_is_better
+from distrain_trainer.models.load import load_config, load_tokenizer, longest_row
+from distrain_trainer.models.load import resolve as locate_model
+from distrain_trainer.parallel import collectives
+from distrain_trainer.parallel.collectives import ProcessRank
+from distrain_trainer.settings.model import Settings, changed, explicit, flat
+from distrain_trainer.storage.run_folder import Claim
+from distrain_trainer.training.checks import check_device, check_same_data
+from distrain_trainer.training.planning import plan_of, plan_sentence
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run with everything decided; one process of it.
+
+    folder: where the results go. run_id: of the run's first start. asked: dotted names and values of the settings that
+    were set explicitly then. stored: settings.json of the run that is continued, None on a fresh start.
+    settings: nothing is left open in them. auto_tokens: batch.tokens is what this process has room for, and all
+    processes have yet to agree on it. model_name, model_revision: a Hub name and its commit, or a folder and None.
+    """
+
+    folder: Path
+    run_id: str
+    asked: dict[str, object]
+    stored: dict[str, Any] | None
+    settings: Settings
+    auto_tokens: bool
+    process: ProcessRank
+    threads: int
+    model_name: str
+    model_revision: str | None
+    tokenizer: PreTrainedTokenizerBase
+    data: Tokenized
+    packing: Packing | None
+    plan: Plan
+
+    def describe_plan(self) -> str:
+        """`16 micro-batches = 2 processes x 8, about 410 samples a step; ...`"""
+        return plan_sentence(self.plan, self.data.train, self.process.world)
+
+
+def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callable[[str], None]) -> ResolvedRun:
+    """Decides what the settings leave open, and prepares the data. No process waits for another here.
+
+    claimed: what the output folder holds of the run. tell: takes sentences for a person.
+    Also sets this process's threads and numerics. Raises DistrainError.
+    """
+    threads = threads_for(process.local_world)
+    settings = claimed.settings
+    check_device(settings, process.local_world, ClusterEnvironment.read().gpus_per_node or 0)
+    set_up_numerics(threads, settings.deterministic)
+
+    model_name, model_revision = locate_model(settings.model)
+    tokenizer = load_tokenizer(model_name, model_revision)
+    auto = settings.batch.tokens == "auto"
+    if auto:
+        settings = with_tokens_for_memory(settings, process, tell)
+    use_template(tokenizer, settings)
+    max_length = longest_row(settings, load_config(model_name, model_revision), tokenizer)
+    data = prepare(settings, tokenizer, max_length, tell)
+    check_same_data(claimed, data)
+    settings = with_defaults(settings, model_revision, data, max_length, process.world)
+
+    packing = packing_of(settings, data.train, tell)
+    run_id, first_asked = _identity(asked, claimed)
+    return ResolvedRun(
+        folder=claimed.folder,
+        run_id=run_id,
+        asked=first_asked,
+        stored=claimed.stored,
+        settings=settings,
+        auto_tokens=auto,
+        process=process,
+        threads=threads,
+        model_name=model_name,
+        model_revision=model_revision,
+        tokenizer=tokenizer,
+        data=data,
+        packing=packing,
+        plan=plan_of(settings, data.train, packing),
+    )
+
+
+def with_common_tokens(resolved: ResolvedRun, tell: Callable[[str], None]) -> ResolvedRun:
+    """The same run with an automatic `batch.tokens` that every process has room for. On all processes, connected."""
+    if not resolved.auto_tokens:
+        return resolved
+    tokens = resolved.settings.batch.tokens
+    settings = with_least_tokens(resolved.settings, collectives.gather(resolved.plan.tokens))
+    if settings.batch.tokens == tokens:
+        return resolved
+    plan = plan_of(settings, resolved.data.train, resolved.packing)
+    resolved = replace(resolved, settings=settings, plan=plan)
+    if resolved.process.is_main:
+        tell(f"another process has less memory: {resolved.describe_plan()}")
+    return resolved
+
+
+def with_tokens_for_memory(settings: Settings, process: ProcessRank, tell: Callable[[str], None]) -> Settings:
+    """The settings with `batch.tokens` as the number that this process's device has room for."""
+    memory = device_memory(process.local_rank, process.local_world)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = kind_of(settings, process.world)
+    tokens = auto_tokens(read_model(settings), settings, kind, process.world, memory, device)
+    tell(
+        f"batch.tokens is auto: {tokens:,} padded tokens per micro-batch, the memory plan of {kind} for {size(memory)}"
+    )
+    return changed(settings, {"batch.tokens": tokens})
+
+
+def with_least_tokens(settings: Settings, rooms: list[int]) -> Settings:
+    """The settings with the least number of tokens that any process has room for. rooms: every process's number.
+
+    Raises SettingsError if a row is longer than that.
+    """
+    least, longest = min(rooms), settings.data.max_length
+    if longest is not None and least < longest:
+        raise SettingsError(
+            f"batch.tokens is auto and one process has room for {least} tokens only, but another has room for rows of "
+            f"{longest}; set data.max_length to at most {least}"
+        )
+    return changed(settings, {"batch.tokens": least})
+
+
+def with_defaults(settings: Settings, revision: str | None, data: Tokenized, max_length: int, world: int) -> Settings:
+    """The settings with everything decided that was left open; it then holds for the run's life."""
+    metric = settings.evaluation.metric or default_metric(settings.task)
+    check_metric(metric, settings.task)
+    greater = settings.evaluation.greater_is_better
+    decided = {
+        "model.revision": revision,
+        "data.revision": data.origin.commit,
+        "data.max_length": max_length,
+        "data.evaluation_fraction": held_out(settings.data, settings.task),
+        "batch.micro_batches": settings.batch.micro_batches or world,
+        "evaluation.metric": metric,
+        "evaluation.greater_is_better": greater_is_better(metric) if greater is None else greater,
+    }
+    return changed(settings, decided)
+
+
+def _identity(asked: Settings, claimed: Claim) -> tuple[str, dict[str, object]]:
+    """The run's id, and what was asked for at its first start."""
+    if claimed.stored:
+        return claimed.stored["run_id"], claimed.stored["asked"]
+    values = flat(asked)
+    return asked.run_id or uuid.uuid4().hex[:12], {name: values[name] for name in sorted(explicit(asked))}

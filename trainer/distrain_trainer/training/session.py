@@ -1,0 +1,94 @@
+"""A training session: one process's part in an attempt at a run, with what the loop works on."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from distrain_trainer.data.loader import Collator, StepBatch
+from distrain_trainer.data.plan import MicroBatches, Plan
+from distrain_trainer.parallel.api import Parallel
+from distrain_trainer.parallel.collectives import ProcessRank
+from distrain_trainer.reporting.progress import Progress
+from distrain_trainer.settings.model import Settings
+from distrain_trainer.storage.metrics_log import MetricsLog
+from distrain_trainer.training.checkpoint.format import TrainingState
+from distrain_trainer.training.checkpoint.writer import CheckpointWriter
+from distrain_trainer.training.evaluation import Evaluation, plan_evaluation
+from distrain_trainer.training.resolve import ResolvedRun
+from distrain_trainer.training.stop import StopRequest
+
+Record = Callable[[dict[str, Any]], None]
+Watch = Callable[[int, int], None]
+
+
+@dataclass
+class TrainingSession:
+    """What the loop works with, and the little that it remembers between steps.
+
+    batches: this process's share of the steps, from `state.step` on. say: takes sentences for a person. record: takes
+    each line of metrics.jsonl. watch: takes how far an evaluation is. (These three do nothing except on process 0.)
+    evaluation_plan, evaluation_collator: None if there are no evaluation rows. evaluation: the last one.
+    saved_step: of the newest checkpoint of this session. saved_at: when that was begun, by the monotonic clock.
+    """
+
+    resolved: ResolvedRun
+    parallel: Parallel
+    batches: Iterator[StepBatch]
+    checkpoints: CheckpointWriter
+    state: TrainingState
+    stop: StopRequest
+    say: Callable[[str], None]
+    record: Record
+    watch: Watch
+    evaluation_plan: MicroBatches | None = field(init=False)
+    evaluation_collator: Collator | None = field(init=False)
+    evaluation: Evaluation | None = None
+    saved_step: int = -1
+    saved_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        rows, tokenizer = self.resolved.data.evaluation, self.resolved.tokenizer
+        self.evaluation_plan = plan_evaluation(rows.lengths, self.settings) if rows else None
+        self.evaluation_collator = Collator.of(self.settings, rows, tokenizer) if rows else None
+
+    @property
+    def settings(self) -> Settings:
+        return self.resolved.settings
+
+    @property
+    def process(self) -> ProcessRank:
+        return self.resolved.process
+
+    @property
+    def plan(self) -> Plan:
+        return self.resolved.plan
+
+    @property
+    def classes(self) -> int:
+        """Number of labels; 0 for language models."""
+        return len(self.resolved.data.label_names or ())
+
+
+@contextmanager
+def journal(resolved: ResolvedRun, start: int) -> Iterator[tuple[Record, Watch]]:
+    """Where the lines of metrics.jsonl go, and how far an evaluation is: to the file and to the person on process 0,
+    nowhere on the others.
+
+    start: the step at which the session starts; later lines of the file are dropped.
+    """
+    if not resolved.process.is_main:
+        yield lambda line: None, lambda done, of: None
+        return
+    with Progress(resolved.plan.steps, start) as progress, MetricsLog(resolved.folder / "metrics.jsonl") as log:
+        log.cut_back(start)
+        taken = True
+
+        def record(line: dict[str, Any]) -> None:
+            nonlocal taken
+            before, taken = taken, log.write(line)
+            if before and not taken:
+                progress.say(f"{log.path} cannot be written; its lines wait in memory until it can")
+            progress.step(line)
+
+        yield record, progress.evaluating
