@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import adapters
 import runs
 import tiny
 import warm
+from distrain_trainer.training.run import run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,9 +57,37 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small decoder whose tokenizer begins each text with <s>."""
+    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 labelled texts of 3 to 100 words that a small model can learn to tell apart."""
     return runs.write_texts(tmp_path_factory.mktemp("texts") / "texts.jsonl", 600)
+
+
+@pytest.fixture(scope="session")
+def few_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 of such texts."""
+    return runs.write_texts(tmp_path_factory.mktemp("few") / "texts.jsonl", 120)
+
+
+@pytest.fixture(scope="session")
+def lora(bert: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA run of 32 steps with dropout, evaluated in the middle."""
+    output = tmp_path_factory.mktemp("lora") / "out"
+    run(adapters.settings_of(bert, few_texts, output, **adapters.CLASSIFY), resume=False)
+    return output
+
+
+@pytest.fixture(scope="session")
+def qlora(llama: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A QLoRA run of twelve steps on a base of 4 bits, in one process."""
+    output = tmp_path_factory.mktemp("qlora") / "out"
+    run(adapters.settings_of(llama, few_texts, output, **adapters.QUANTIZED), resume=False)
+    return output
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +95,7 @@ def run_command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpr
     """Runs the command, in a folder of its own, to its end."""
     folder = tmp_path_factory.mktemp("here")
 
-    def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def command(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return warm.run([*map(str, arguments)], folder, os.environ, stdin, timeout=170)
 
-    return run
+    return command

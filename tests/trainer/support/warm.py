@@ -13,7 +13,7 @@ from subprocess import CompletedProcess
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["distrain_trainer.training.run", "distrain_trainer.inference.trained", "distrain_trainer.launch.supervisor"]
+    ["distrain_trainer.training.run", "distrain_trainer.inference.predict", "distrain_trainer.launch.supervisor"]
 )
 
 

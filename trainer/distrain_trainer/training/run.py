@@ -24,7 +24,7 @@ from distrain_trainer.errors import DataError, DistrainError, OutOfTime, Setting
 from distrain_trainer.hardware.machine import device_memory
 from distrain_trainer.hardware.numerics import set_up_numerics
 from distrain_trainer.hardware.threads import threads_for
-from distrain_trainer.inference.chat import answer_held_out, tell_endless
+from distrain_trainer.inference.samples import answer_held_out, tell_endless
 from distrain_trainer.memory.advice import read_model, size
 from distrain_trainer.memory.estimate import auto_tokens, kind_of
 from distrain_trainer.metrics.metrics import check_metric, default_metric, greater_is_better
