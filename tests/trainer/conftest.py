@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -91,7 +91,7 @@ def qlora(llama: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def run_command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_command(tmp_path_factory: pytest.TempPathFactory) -> runs.RunCommand:
     """Runs the command, in a folder of its own, to its end."""
     folder = tmp_path_factory.mktemp("here")
 

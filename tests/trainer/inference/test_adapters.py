@@ -18,7 +18,7 @@ from distrain_trainer.inference.trained import load
 from distrain_trainer.training.run import run
 
 
-def test_evaluate_has_the_numbers_of_a_run_in_bf16(bert: Path, few_texts: Path, tmp_path: Path):
+def test_evaluate_has_the_numbers_of_a_run_in_bf16(bert: Path, few_texts: Path, tmp_path: Path) -> None:
     run(settings_of(bert, few_texts, tmp_path, **LORA, precision="bf16", **{"schedule.max_steps": 3}), resume=False)
     final = json.loads((tmp_path / "training_info.json").read_text())["final"]
     found = evaluate_folder(str(tmp_path), None, {})
@@ -26,7 +26,7 @@ def test_evaluate_has_the_numbers_of_a_run_in_bf16(bert: Path, few_texts: Path, 
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_merge_takes_a_classifier_with_the_new_head_it_was_trained_with(lora: Path, tmp_path: Path, dtype: str):
+def test_merge_takes_a_classifier_with_the_new_head_it_was_trained_with(lora: Path, tmp_path: Path, dtype: str) -> None:
     report = merge_folder(str(lora), str(tmp_path / "merged"), dtype)
     assert report["quantization"] is None and report["merging"]["largest"] < (1e-4 if dtype == "fp32" else 0.1)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32)
@@ -37,7 +37,7 @@ def test_merge_takes_a_classifier_with_the_new_head_it_was_trained_with(lora: Pa
 
 
 @pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings")
-def test_a_layer_that_shares_its_weight_gets_no_adapter_and_merging_it_is_noticed(tmp_path: Path):
+def test_a_layer_that_shares_its_weight_gets_no_adapter_and_merging_it_is_noticed(tmp_path: Path) -> None:
     model = tiny.decoder("tied llama", vocabulary=400)
     model.save_pretrained(tmp_path)
     tiny.byte_bpe("<s>", "</s>").save_pretrained(tmp_path)
@@ -58,7 +58,7 @@ def test_a_layer_that_shares_its_weight_gets_no_adapter_and_merging_it_is_notice
 
 def test_merge_writes_a_plain_model_and_says_how_far_it_is_from_the_adapter(
     qlora: Path, llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     output = tmp_path / "merged"
     with pytest.raises(SystemExit) as left:
         main(["merge", str(qlora), "--output", str(output)])
@@ -81,6 +81,6 @@ def test_merge_writes_a_plain_model_and_says_how_far_it_is_from_the_adapter(
         merge_folder(str(output), None, "fp32")
 
 
-def test_evaluation_may_leave_the_quantization_behind(qlora: Path):
+def test_evaluation_may_leave_the_quantization_behind(qlora: Path) -> None:
     trained = load(str(qlora), {"quantization.bits": "null"})
     assert type(trained.model.get_base_model().model.layers[0].mlp.up_proj.base_layer) is torch.nn.Linear

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pytest import CaptureFixture, MonkeyPatch
 from transformers import AutoTokenizer
 
 import tiny
@@ -16,7 +17,7 @@ from distrain_trainer.inference.samples import answer_held_out, tell_endless
 from distrain_trainer.models.load import stop_at_turn_end
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.training.run import run
-from runs import losses
+from runs import RunCommand, losses
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,20 +25,20 @@ OUTSIDE = TAGGED.replace("{{ eos_token }}{% endgeneration %}", "{% endgeneration
 
 
 @pytest.mark.parametrize(("template", "ends"), [(PLAIN, True), (TAGGED, True), (ENDLESS, False), (OUTSIDE, False)])
-def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path, template, ends):
+def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path: Path, template: str, ends: bool) -> None:
     tokenizer, model = tokenizer_of(template), tiny.decoder("llama", vocabulary=400)
     model.generation_config.eos_token_id = None
     stop_at_turn_end(model, tokenizer)
     made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 3), tokenizer)
-    said = []
+    said: list[str] = []
     tell_endless(Settings(task="chat"), model, tokenizer, made.train, said.append)
     assert len(said) == (not ends)
     assert ends or said[0].startswith("the model will not learn to end its answers: no trained token ends one (</s>); ")
 
 
-def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path):
+def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path: Path) -> None:
     made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}]), tokenizer_of(PLAIN))
-    said = []
+    said: list[str] = []
     chat = Settings.model_validate({"task": "chat", "strategy": {"kind": "zero3"}})
     assert answer_held_out(chat, tmp_path / "nowhere", made.train, said.append) == []
     assert said.pop().startswith("no answers for the report: the whole model may not fit here; run distrain chat")
@@ -46,7 +47,7 @@ def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, run_command: RunCommand) -> Path:
     """The example's run on a small model, with a template from a file."""
     folder = tmp_path_factory.mktemp("chat")
     model = tiny.tiny_llama(folder / "model")
@@ -63,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
     return folder / "run"
 
 
-def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path):
+def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path) -> None:
     found = list(losses(trained).values())
     assert sum(found[-3:]) < 0.8 * sum(found[:3])
     info = json.loads((trained / "training_info.json").read_text())
@@ -87,8 +88,10 @@ def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path):
     assert stored["data"]["evaluation_fraction"] == 0.2
 
 
-def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Path, monkeypatch, capsys):
-    def no_room(folder: str, flags: dict) -> None:
+def test_a_run_is_finished_before_its_answers_are_made(
+    llama: Path, tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
+) -> None:
+    def no_room(folder: str, flags: dict[str, str]) -> None:
         assert Path(folder, "model.safetensors").exists()
         assert json.loads((tmp_path / "out" / "training_info.json").read_text())["status"] == "finished"
         raise MemoryError("no room")
@@ -110,7 +113,7 @@ def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Pa
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys):
+def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]) -> None:
     script = "Hello!\n\n/system Answer in one short sentence.\nWho are you?\n/what\n/reset\nHello!\n/exit\nnever read\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(script))
     with pytest.raises(SystemExit) as left:
@@ -121,12 +124,14 @@ def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys):
     assert captured.err.startswith("there is no command /what: /reset forgets") and captured.err.count("\n") == 1
 
 
-def test_chat_streams_what_predict_says_and_remembers_the_conversation(trained: Path, monkeypatch, capsys, tmp_path):
+def test_chat_streams_what_predict_says_and_remembers_the_conversation(
+    trained: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\nThank you.\n"))
     talk(str(trained), 6)
     spoken = capsys.readouterr().out
     asked = [{"role": "user", "content": "Hello!"}]
-    answers = []
+    answers: list[str] = []
     for question in (None, "Thank you."):
         if question:
             asked = [*asked, {"role": "assistant", "content": answers[-1]}, {"role": "user", "content": question}]
@@ -146,7 +151,9 @@ def test_chat_streams_what_predict_says_and_remembers_the_conversation(trained: 
     assert json.loads(capsys.readouterr().out)["answer"] == answers[0]
 
 
-def test_a_conversation_that_is_too_long_is_told(trained: Path, monkeypatch, capsys):
+def test_a_conversation_that_is_too_long_is_told(
+    trained: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("cat " * 1100 + "\nHello!\n"))
     talk(str(trained), 2)
     captured = capsys.readouterr()

@@ -42,7 +42,8 @@ def logits(model: Any, tokenizer: Any) -> torch.Tensor:
     """Logits of the first tokens of TEXTS, without dropout."""
     rows = tokenizer(TEXTS, return_tensors="pt", truncation=True, max_length=6)
     with torch.inference_mode():
-        return model.eval()(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
+        found: torch.Tensor = model.eval()(**{name: rows[name] for name in ("input_ids", "attention_mask")}).logits
+    return found
 
 
 def loaded(folder: Path, **values: Any) -> Any:

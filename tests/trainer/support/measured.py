@@ -171,7 +171,8 @@ def on_processes(cases: list[dict[str, Any]], world: int) -> list[dict[str, int]
         children.append(child)
     codes = [os.waitpid(child, 0)[1] for child in children]
     assert not any(codes), f"a process of {cases[0]['settings']['strategy']} failed"
-    return json.loads((scratch / "figures.json").read_text())
+    found: list[dict[str, int]] = json.loads((scratch / "figures.json").read_text())
+    return found
 
 
 if __name__ == "__main__":

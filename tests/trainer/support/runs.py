@@ -7,10 +7,11 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 
 import tiny
@@ -19,6 +20,9 @@ import warm
 COMMAND = [sys.executable, "-m", "distrain_trainer.cli"]
 NO_PROGRESS = 60.0
 """Seconds without any change in the run's folder after which a test gives up."""
+
+RunCommand = Callable[..., subprocess.CompletedProcess[str]]
+"""The fixture `run_command`: takes the arguments of `distrain`, and `stdin`."""
 
 FAILING = "/proc/self/mem"
 """A file whose first byte cannot be read: EIO, as of a network file system that is away."""
@@ -34,9 +38,9 @@ def train(bert: Path, texts: Path, output: Path, processes: int, *more: str) -> 
     ]
 
 
-def tensors(folder: Path) -> dict[str, object]:
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a model or checkpoint, whatever files they are in."""
-    found: dict[str, object] = {}
+    found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -71,7 +75,7 @@ class Victim:
             text=True,
         )
 
-    def wait_for(self, what) -> bool:
+    def wait_for(self, what: Callable[[], object]) -> bool:
         """Waits until `what()` holds; False when the run has ended before. Fails when nothing moves any more."""
         seen, since = None, time.monotonic()
         while not what():
@@ -123,6 +127,7 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
+    """Writes labelled texts as JSON lines: 3 to 100 words, each text with two words that give its label away."""
     draw = random.Random(seed)
     signs = {"animals": "cat", "films": "story", "numbers": "7"}
     lines = {"animals": tiny.LINES[:2], "films": tiny.LINES[2:5], "numbers": tiny.LINES[5:]}

@@ -72,4 +72,4 @@ class AnswerStreamer(TextStreamer):
     def put(self, value: torch.Tensor) -> None:
         """Takes the prompt, int64 [1, tokens], and then each token, int64 [1]."""
         if self.next_tokens_are_prompt or int(value[0]) not in self.stop_tokens:
-            super().put(value)
+            TextStreamer.put(self, value)
