@@ -1,4 +1,4 @@
-"""What the tests of whole runs share: a small model, texts of very unequal length, and the command itself."""
+"""Fixtures of the trainer's tests: small models, texts of very unequal length, small runs, and the command."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from distrain_trainer.training.run import run
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network(tmp_path_factory: pytest.TempPathFactory) -> Iterable[None]:
-    """Nothing is fetched and nothing outside the tests' own folders is written."""
+    """Tests fetch nothing and write only into their own folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -31,8 +31,8 @@ def no_network(tmp_path_factory: pytest.TempPathFactory) -> Iterable[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_before() -> Iterable[None]:
-    """A run in this process listens for signals and sets how numbers are computed; afterwards all is as it was."""
+def restore_process() -> Iterable[None]:
+    """Restores what a run in this process changes: signal handlers, threads and numerics."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     handlers = [signal.getsignal(number) for number in numbers]
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()

@@ -1,4 +1,4 @@
-"""A local stand-in for the Hub's HTTP service: the few routes that huggingface_hub, datasets and transformers ask."""
+"""A local server in place of the Hub, with the few routes that huggingface_hub, datasets and transformers use."""
 
 import hashlib
 import json

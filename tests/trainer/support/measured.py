@@ -1,4 +1,4 @@
-"""What a training step really takes: live tensors, what autograd keeps, and the allocator's highest mark.
+"""Measures the memory of a training step: live tensors, what autograd keeps, and the allocator's peak.
 
 `python measured.py CASES RESULT` runs every case of a JSON file, each on as many forked processes as it says, and
 writes a JSON file: for each case the bytes on process 0.

@@ -61,7 +61,7 @@ CHARTS = (
         zero=True,
     ),
     Chart("Memory", (("memory_bytes", "peak of process 0"),), unit=" GiB", scale=2**-30, zero=True, exact=True),
-    Chart("Accelerator", (("gpu_utilization", "busy"), ("mfu", "model FLOPs")), unit="%", scale=100, zero=True),
+    Chart("Accelerator", (("gpu_utilization", "utilization"), ("mfu", "MFU")), unit="%", scale=100, zero=True),
 )
 
 
@@ -150,7 +150,7 @@ def _cards(run: dict[str, Any], info: dict[str, Any], step: int, steps: int) -> 
         yield "padding", f"{info['padding_fraction']:.2%}", "of all tokens"
     parameters = run.get("parameters")
     if parameters:
-        yield "parameters", short(parameters["trainable"]), f"trained, of {short(parameters['all'])}"
+        yield "parameters", short(parameters["trainable"]), f"trainable, of {short(parameters['all'])}"
 
 
 def _markers(events: list[dict[str, Any]], last_step: int) -> list[dict[str, Any]]:
