@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from distrain_trainer.data.loader import Collator, StepBatch, StepDataset
 from distrain_trainer.hardware.numerics import set_up_numerics
 from distrain_trainer.hardware.threads import threads_for
-from distrain_trainer.models.load import sample_model
+from distrain_trainer.memory.model_shapes import sample_model
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import read_settings
 from distrain_trainer.training.planning import plan_of

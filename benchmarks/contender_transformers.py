@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from distrain_trainer.data.tokens import Rows
-from distrain_trainer.models.load import sample_model
+from distrain_trainer.memory.model_shapes import sample_model
 from distrain_trainer.settings.reader import read_settings
 from rows import token_rows
 from running import Steps

@@ -77,14 +77,14 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
 
 def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Evaluates a trained model and prints its metrics as JSON."""
-    from distrain_trainer.inference.trained import evaluate_folder
+    from distrain_trainer.inference.evaluate import evaluate_folder
 
     print(json.dumps(evaluate_folder(chosen.path, chosen.file, flags), indent=2))
 
 
 def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Predicts for each line of text, or row of a file, one JSON object a line."""
-    from distrain_trainer.inference.trained import predict_folder
+    from distrain_trainer.inference.predict import predict_folder
 
     predict_folder(chosen.path, chosen.file, chosen.output, chosen.max_new_tokens)
 

@@ -1,42 +1,40 @@
 """Conversations: their shapes, their rendering by chat templates, and what of it is learned."""
 
-import copy
-import io
 import json
 import shutil
 from pathlib import Path
 
-import datasets
 import pytest
 from huggingface_hub import model_info
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 from transformers.models.byt5.tokenization_byt5 import ByT5Tokenizer
 
-import tiny
-from distrain_k8s.cli import main
+from chats import (
+    ENDLESS,
+    FIRST,
+    LLAMA,
+    PLAIN,
+    SECOND,
+    TAGGED,
+    TOOLS,
+    prepared,
+    tokenizer_of,
+    written,
+)
 from distrain_trainer.data.chat import IGNORE_INDEX, Template, fit, turn_end, use_template
 from distrain_trainer.data.conversations import as_text, columns_of, conversation_of
-from distrain_trainer.data.tokens import Rows, Tokenized, prepare
+from distrain_trainer.data.tokens import Rows, prepare
 from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.inference.chat import answer_held_out, talk, tell_endless
-from distrain_trainer.inference.trained import predict_folder
-from distrain_trainer.models.load import load_model, stop_at_turn_end
+from distrain_trainer.models.load import load_model
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Chat
-from distrain_trainer.training.run import run
-from runs import losses
 
 ROOT = Path(__file__).parents[3]
 
 # Templates, one a behaviour
 
-PLAIN = """{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}
-{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
-TAGGED = """{{ bos_token }}{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}\
-{%- generation -%}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{{ eos_token }}{% endif %}
-{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
 FOLDED = """{{ bos_token }}{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\\n\\n' %}\
 {% set rest = messages[1:] %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}\
 {% if m.role == 'user' %}[INST] {{ (system if loop.first else '') + m.content }} [/INST]\
@@ -50,30 +48,15 @@ FORGETFUL = """{% set ns = namespace(user=0) %}{% for m in messages %}{% if m.ro
 {% set ns.user = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}<{{ m.role }}>\
 {% if m.role == 'assistant' and loop.index0 > ns.user %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}\
 {{ m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
-TOOLS = """{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}
-{% endfor %}</tools>{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.tool_calls %}\
-{% for call in m.tool_calls %}<call>{{ call.function | tojson }}</call>{% endfor %}{% endif %}{{ eos_token }}
-{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
 FIRST_CALL = TOOLS.replace("in m.tool_calls %}", "in m.tool_calls[:1] %}")
 JOINED = TOOLS.replace("call.function | tojson", "call.function.name + ' ' + call.function.arguments")
 DATED = "{{ strftime_now('%d %B %Y') }} {{ strftime_now( \"%H\" ) }} " + PLAIN
 FALSE_START = PLAIN.replace("<assistant>{% endif %}", "<assistant><think>{% endif %}")
-ENDLESS = """{% for m in messages %}{{ m.role }}: {{ m.content + '\\n' }}\
-{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"""
 SPACED = TAGGED.replace("{{ m.content }}{{ eos_token }}{% endgen", "{{ ' ' + m.content }}{{ eos_token }}{% endgen")
 EMPTY = "{% for m in messages %}<{{ m.role }}>{% generation %}{% endgeneration %}{{ m.content }}{% endfor %}"
 
 
-def tokenizer_of(template: str | None) -> PreTrainedTokenizerFast:
-    made = copy.deepcopy(LLAMA)
-    made.chat_template = template
-    return made
-
-
-LLAMA = tiny.byte_bpe("<s>", "</s>")
 SYSTEM = {"role": "system", "content": "be kind"}
-FIRST = [{"role": "user", "content": "the cat?"}, {"role": "assistant", "content": "sat on the mat"}]
-SECOND = [{"role": "user", "content": "the dog?"}, {"role": "assistant", "content": "on the log"}]
 WEATHER = {
     "type": "function",
     "function": {
@@ -423,19 +406,6 @@ def test_a_value_of_a_json_file_survives_as_a_text(value):
 # Rows
 
 
-def prepared(tmp_path: Path, file: Path, tokenizer: PreTrainedTokenizerFast, **data) -> Tokenized:
-    data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0} | data
-    return prepare(Settings.model_validate({"task": "chat", "data": data}), tokenizer, 60, lambda _: None)
-
-
-def written(file: Path, rows: list[dict]) -> Path:
-    if file.suffix == ".parquet":
-        datasets.Dataset.from_list(rows).to_parquet(file)
-    else:
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
 def lists_of(rows: Rows) -> list[tuple[list[int], list[int]]]:
     assert rows.labels is not None
     spans = [slice(start, stop) for start, stop in zip(rows.offsets, rows.offsets[1:], strict=False)]
@@ -513,33 +483,6 @@ def test_the_template_comes_from_the_tokenizer_or_a_file(tmp_path):
         use_template(slow, settings)
 
 
-OUTSIDE = TAGGED.replace("{{ eos_token }}{% endgeneration %}", "{% endgeneration %}{{ eos_token }}")
-
-
-@pytest.mark.parametrize(("template", "ends"), [(PLAIN, True), (TAGGED, True), (ENDLESS, False), (OUTSIDE, False)])
-def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path, template, ends):
-    tokenizer, model = tokenizer_of(template), tiny.decoder("llama", vocabulary=400)
-    model.generation_config.eos_token_id = None
-    stop_at_turn_end(model, tokenizer)
-    made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 3), tokenizer)
-    said = []
-    tell_endless(Settings(task="chat"), model, tokenizer, made.train, said.append)
-    assert len(said) == (not ends)
-    assert ends or said[0].startswith(
-        "the model will not learn to end its answers: no token to learn ends one (</s>); "
-    )
-
-
-def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path):
-    made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}]), tokenizer_of(PLAIN))
-    said = []
-    chat = Settings.model_validate({"task": "chat", "strategy": {"kind": "zero3"}})
-    assert answer_held_out(chat, tmp_path / "nowhere", made.train, said.append) == []
-    assert said.pop().startswith("no answers for the report: the whole model may not fit here; distrain chat")
-    assert answer_held_out(Settings(task="chat"), tmp_path / "nowhere", made.train, said.append) == []
-    assert "nowhere is not there" in said.pop()
-
-
 FLAGS = [
     ({"temperature": 0.9, "top_p": 0.6}, {"do_sample": True, "temperature": 0.9}),
     ({"temperature": 0.9, "do_sample": False}, {"do_sample": None, "temperature": None}),
@@ -560,123 +503,6 @@ def test_flags_of_generation_that_have_no_effect_do_not_end_a_run(llama: Path, t
     model.generation_config.eos_token_id = [0, 1]  # transformers is strict with what has changed
     model.generation_config.save_pretrained(tmp_path)
     assert {name: getattr(model.generation_config, name) for name in kept} == kept
-
-
-# A whole run: the example
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
-    """The example's run on a small model, with a template from a file."""
-    folder = tmp_path_factory.mktemp("chat")
-    model = tiny.tiny_llama(folder / "model")
-    for name, key in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
-        (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | {key: 1024}))
-    (model / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6}')
-    (folder / "template.jinja").write_text(TOOLS)
-    more = ("--model.name", model, "--data.files", ROOT / "examples/chat.jsonl", "--output_dir", folder / "run")
-    quick = ("--optimizer.learning_rate", "5e-3", "--batch.micro_batches", 1, "--batch.tokens", 2048)
-    template = ("--chat.template", folder / "template.jinja", "--chat.samples", 2)
-    done = run_command("train", ROOT / "examples/chat.yaml", *more, *quick, *template)
-    assert done.returncode == 0, done.stderr
-    assert "48 training conversations became 48 rows" in done.stderr
-    return folder / "run"
-
-
-def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path):
-    found = list(losses(trained).values())
-    assert sum(found[-3:]) < 0.8 * sum(found[:3])
-    info = json.loads((trained / "training_info.json").read_text())
-    assert set(info["final"]) == {"loss", "perplexity", "bits_per_token", "token_accuracy"}
-    assert info["best"]["metric"] == "loss" and info["final"]["token_accuracy"] > 0.3
-    assert len(info["answers"]) == 2
-    rows = [json.loads(line)["messages"] for line in (ROOT / "examples/chat.jsonl").read_text().splitlines()]
-    first_answers = [next(message for message in row if message["role"] == "assistant") for row in rows]
-    for sample in info["answers"]:
-        assert sample["prompt"].endswith("<assistant>")
-        called = sample["expected"].startswith("<call>")
-        assert called or sample["expected"] in [message["content"] for message in first_answers]
-    report = (trained / "report.html").read_text()
-    assert "Held-out prompt" in report and "distrain chat final" in report
-    tokenizer = AutoTokenizer.from_pretrained(trained / "final")
-    assert tokenizer.chat_template == TOOLS
-    assert json.loads((trained / "final" / "config.json").read_text())["use_cache"] is True
-    generation = json.loads((trained / "final" / "generation_config.json").read_text())
-    assert generation["do_sample"] is True and generation["top_p"] == 0.6
-    stored = json.loads((trained / "settings.json").read_text())["settings"]
-    assert stored["data"]["evaluation_fraction"] == 0.2
-
-
-def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Path, monkeypatch, capsys):
-    def no_room(folder: str, flags: dict) -> None:
-        assert Path(folder, "model.safetensors").exists()
-        assert json.loads((tmp_path / "out" / "training_info.json").read_text())["status"] == "finished"
-        raise MemoryError("no room")
-
-    monkeypatch.setattr("distrain_trainer.inference.chat.load", no_room)
-    (tmp_path / "template.jinja").write_text(PLAIN)
-    values = {
-        "task": "chat",
-        "model": {"name": str(llama)},
-        "chat": {"template": str(tmp_path / "template.jinja")},
-        "data": {"files": [str(written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 10))]},
-        "batch": {"tokens": 256},
-        "output_dir": str(tmp_path / "out"),
-    }
-    run(Settings.model_validate(values), resume=False)
-    assert "not all answers for the report were made (no room); distrain chat" in capsys.readouterr().err
-    info = json.loads((tmp_path / "out" / "training_info.json").read_text())
-    assert info["status"] == "finished" and info["answers"] is None
-    assert (tmp_path / "out" / "report.html").exists()
-
-
-def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys):
-    script = "Hello!\n\n/system Answer in one short sentence.\nWho are you?\n/what\n/reset\nHello!\n/exit\nnever read\n"
-    monkeypatch.setattr("sys.stdin", io.StringIO(script))
-    with pytest.raises(SystemExit) as left:
-        main(["chat", str(trained), "--max-new-tokens", "1"])
-    assert left.value.code == 0
-    captured = capsys.readouterr()
-    assert captured.out.count("\n") == 3
-    assert captured.err.startswith("there is no command /what: /reset forgets") and captured.err.count("\n") == 1
-
-
-def test_chat_streams_what_predict_says_and_remembers_the_conversation(trained: Path, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\nThank you.\n"))
-    talk(str(trained), 6)
-    spoken = capsys.readouterr().out
-    asked = [{"role": "user", "content": "Hello!"}]
-    answers = []
-    for question in (None, "Thank you."):
-        if question:
-            asked = [*asked, {"role": "assistant", "content": answers[-1]}, {"role": "user", "content": question}]
-        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(asked) + "\n"))
-        predict_folder(str(trained), None, None, 6)
-        said = json.loads(capsys.readouterr().out)
-        assert said["messages"] == asked
-        answers.append(said["answer"])
-    assert spoken == "".join(answer + "\n" for answer in answers)
-
-    file = written(tmp_path / "asked.jsonl", [{"messages": [*asked, FIRST[1]]}, {"messages": asked[:1]}])
-    predict_folder(str(trained), str(file), str(tmp_path / "out"), 6)
-    made = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
-    assert [row["answer"] for row in made] == [answers[1], answers[0]]
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"prompt": "Hello!"}\n'))
-    predict_folder(str(trained), None, None, 6)
-    assert json.loads(capsys.readouterr().out)["answer"] == answers[0]
-
-
-def test_a_conversation_that_is_too_long_is_told(trained: Path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.StringIO("cat " * 1100 + "\nHello!\n"))
-    talk(str(trained), 2)
-    captured = capsys.readouterr()
-    assert "tokens but the model takes 1024; shorten it (/reset begins anew)" in captured.err
-    assert captured.out.count("\n") == 1
 
 
 # Templates as they are published

@@ -1,4 +1,4 @@
-"""Adapters: only they are trained, they are saved as peft reads them, and they merge into their base."""
+"""Adapters: only they are trained, and they are saved as peft reads them."""
 
 import json
 from pathlib import Path
@@ -6,63 +6,27 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BitsAndBytesConfig,
 )
 
-import tiny
-from distrain_k8s.cli import main
-from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.inference.merge import check_same, merge_folder
-from distrain_trainer.inference.trained import evaluate_folder, load
-from distrain_trainer.models.load import load_model, load_tokenizer, parameter_counts
+from adapters import CLASSIFY, QUANTIZED, loaded, logits, settings_of
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.inference.trained import load
+from distrain_trainer.models.load import parameter_counts
 from distrain_trainer.models.lora import saved_names
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel.optimizer import build_optimizer, load_state, state_tensors
-from distrain_trainer.settings.model import Settings, nested
 from distrain_trainer.settings.reader import read_settings
 from distrain_trainer.settings.sections import Optimizer
 from distrain_trainer.storage.layout import BEST
 from distrain_trainer.storage.safetensors_writer import SafetensorsWriter
 from distrain_trainer.training.run import run
-from runs import digest, finish, losses, tensors, train, write_texts
-
-LORA = {"lora.rank": 8, "lora.alpha": 16, "optimizer.learning_rate": 1e-2, "schedule.kind": "constant"}
-QLORA = LORA | {"quantization.bits": 4}
-TEXTS = ["the cat sat on the mat", "good films make people happy"]
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def few_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_texts(tmp_path_factory.mktemp("few") / "texts.jsonl", 120)
-
-
-def settings_of(model: Path, texts: Path | None, output: Path, **more: Any) -> Settings:
-    values = {
-        "model.name": str(model),
-        "data.files": [str(texts)] if texts else None,
-        "batch.tokens": 256,
-        "batch.micro_batches": 2,
-        "output_dir": str(output),
-    }
-    return Settings.model_validate(nested(values | more))
-
-
-def logits(model: Any, tokenizer: Any) -> torch.Tensor:
-    """Logits of the first tokens of TEXTS, without dropout."""
-    rows = tokenizer(TEXTS, return_tensors="pt", truncation=True, max_length=6)
-    with torch.inference_mode():
-        return model.eval()(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
+from runs import digest, finish, losses, tensors, train
 
 
 def mean_loss(found: dict[int, float], steps: range) -> float:
@@ -70,23 +34,6 @@ def mean_loss(found: dict[int, float], steps: range) -> float:
 
 
 # LoRA
-
-
-CLASSIFY = LORA | {
-    "schedule.max_steps": 32,
-    "batch.micro_batches": 8,
-    "evaluation.every_steps": 16,
-    "lora.alpha": 32,
-    "lora.dropout": 0.1,
-}
-
-
-@pytest.fixture(scope="module")
-def lora(bert: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 32 steps with dropout, evaluated in the middle."""
-    output = tmp_path_factory.mktemp("lora") / "out"
-    run(settings_of(bert, few_texts, output, **CLASSIFY), resume=False)
-    return output
 
 
 def test_lora_lowers_the_loss_and_trains_nothing_of_the_base(lora: Path, bert: Path):
@@ -140,12 +87,6 @@ KINDS = [
     ("llama", "sequence-classification", {"quantization.bits": 8}),
     ("bert", "sequence-classification", {"quantization.bits": 4}),
 ]
-
-
-def loaded(folder: Path, **values: Any) -> Any:
-    settings = settings_of(folder, None, folder / "out", **({"lora.rank": 4} | values))
-    labels = ("a", "b", "c") if settings.task == "sequence-classification" else None
-    return load_model(settings, str(folder), "a-commit", load_tokenizer(str(folder), None), labels)
 
 
 @pytest.mark.parametrize(("model", "task", "more"), KINDS)
@@ -213,61 +154,7 @@ def test_layers_that_are_not_there_are_named_with_those_that_are(bert: Path):
     )
 
 
-def test_evaluate_has_the_numbers_of_a_run_in_bf16(bert: Path, few_texts: Path, tmp_path: Path):
-    run(settings_of(bert, few_texts, tmp_path, **LORA, precision="bf16", **{"schedule.max_steps": 3}), resume=False)
-    final = json.loads((tmp_path / "training_info.json").read_text())["final"]
-    found = evaluate_folder(str(tmp_path), None, {})
-    assert {name: found[name] for name in final} == pytest.approx(final, abs=1e-6)
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_merge_takes_a_classifier_with_the_new_head_it_was_trained_with(lora: Path, tmp_path: Path, dtype: str):
-    report = merge_folder(str(lora), str(tmp_path / "merged"), dtype)
-    assert report["quantization"] is None and report["merging"]["largest"] < (1e-4 if dtype == "fp32" else 0.1)
-    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32)
-    trained = load(str(lora), {})
-    assert plain.config.id2label == {0: "animals", 1: "films", 2: "numbers"}
-    apart = (logits(plain, trained.tokenizer) - logits(trained.model, trained.tokenizer)).abs().max()
-    assert float(apart) < (1e-4 if dtype == "fp32" else 0.1)
-
-
-@pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings")
-def test_a_layer_that_shares_its_weight_gets_no_adapter_and_merging_it_is_noticed(tmp_path: Path):
-    model = tiny.decoder("tied llama", vocabulary=400)
-    model.save_pretrained(tmp_path)
-    tiny.byte_bpe("<s>", "</s>").save_pretrained(tmp_path)
-    with pytest.raises(SettingsError, match="names lm_head, which shares its weight with another layer of"):
-        loaded(tmp_path, task="causal-lm", **{"lora.target_modules": ["q_proj", "lm_head"]})
-    assert loaded(tmp_path, task="causal-lm", **{"lora.target_modules": ["q_proj"]})
-
-    config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
-    adapted = get_peft_model(model, config).eval()
-    ids = torch.arange(5, 13).reshape(1, 8)
-    with torch.no_grad():
-        before = [adapted(ids).logits]
-        after = [adapted.merge_and_unload()(ids).logits]
-    check_same(before, [before[0] * (1 + 1e-6)])
-    with pytest.raises(DataError, match="which is more than rounding, so nothing was written"):
-        check_same(before, after)
-
-
 # QLoRA
-
-
-QUANTIZED = QLORA | {
-    "task": "causal-lm",
-    "data.long_texts": "truncate",
-    "schedule.max_steps": 12,
-    "evaluation.every_steps": 4,
-}
-
-
-@pytest.fixture(scope="module")
-def qlora(llama: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of twelve steps on a base of 4 bits, in one process."""
-    output = tmp_path_factory.mktemp("qlora") / "out"
-    run(settings_of(llama, few_texts, output, **QUANTIZED), resume=False)
-    return output
 
 
 def test_qlora_lowers_the_loss(qlora: Path):
@@ -309,36 +196,6 @@ def test_merging_into_the_dequantized_base_agrees(qlora: Path, llama: Path):
     merged = PeftModel.from_pretrained(base, qlora / "final").merge_and_unload()
     apart = (logits(merged, trained.tokenizer) - logits(trained.model, trained.tokenizer)).abs().max()
     assert float(apart) < 1e-4
-
-
-def test_merge_writes_a_plain_model_and_says_how_far_it_is_from_the_adapter(
-    qlora: Path, llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    output = tmp_path / "merged"
-    with pytest.raises(SystemExit) as left:
-        main(["merge", str(qlora), "--output", str(output)])
-    assert left.value.code == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["merging"]["mean"] <= report["merging"]["largest"] < 1e-4
-    assert report["quantization"]["largest"] > report["merging"]["largest"]
-
-    plain = AutoModelForCausalLM.from_pretrained(output)
-    assert plain.config.use_cache is True
-    tokenizer = AutoTokenizer.from_pretrained(output)
-    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), qlora / "final")
-    assert (logits(plain, tokenizer) - logits(adapted, tokenizer)).abs().max() < 1e-4
-    assert torch.equal(logits(load(str(output), {}).model, tokenizer), logits(plain, tokenizer))
-    assert "merged in fp32" in (output / "README.md").read_text()
-
-    with pytest.raises(SettingsError, match="is there already"):
-        merge_folder(str(qlora), str(output), "fp32")
-    with pytest.raises(DataError, match="nothing to merge"):
-        merge_folder(str(output), None, "fp32")
-
-
-def test_evaluation_may_leave_the_quantization_behind(qlora: Path):
-    trained = load(str(qlora), {"quantization.bits": "null"})
-    assert type(trained.model.get_base_model().model.layers[0].mlp.up_proj.base_layer) is torch.nn.Linear
 
 
 # 8-bit optimizer

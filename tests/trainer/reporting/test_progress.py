@@ -1,34 +1,40 @@
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from pytest import CaptureFixture, MonkeyPatch
 
 from distrain_trainer.console import clock, say, short
 from distrain_trainer.reporting import progress
 from distrain_trainer.reporting.progress import Progress
 
+Clock = Callable[[float], None]
+"""Moves the clock by so many seconds."""
 
-def train_line(step, **more):
+
+def train_line(step: int, **more: Any) -> dict[str, Any]:
     return {"step": step, "epoch": step / 100, "loss": 1 / step, "tokens_per_second": 12345.6, **more}
 
 
-def logged(capsys):
+def logged(capsys: CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 @pytest.fixture
-def clock_hand(monkeypatch):
+def clock_hand(monkeypatch: MonkeyPatch) -> Clock:
     """Moves the clock that progress reads."""
     now = [0.0]
     monkeypatch.setattr(progress, "monotonic", lambda: now[0])
 
-    def forward(seconds):
+    def forward(seconds: float) -> None:
         now[0] += seconds
 
     return forward
 
 
-def test_without_a_terminal_a_burst_of_steps_logs_the_first_and_the_last(capsys):
+def test_without_a_terminal_a_burst_of_steps_logs_the_first_and_the_last(capsys: CaptureFixture[str]) -> None:
     with Progress(1000, terminal=False) as shown:
         for step in range(1, 1001):
             shown.step(train_line(step))
@@ -37,7 +43,7 @@ def test_without_a_terminal_a_burst_of_steps_logs_the_first_and_the_last(capsys)
     assert len(lines) <= 4
 
 
-def test_without_a_terminal_slow_steps_are_all_logged(capsys, clock_hand):
+def test_without_a_terminal_slow_steps_are_all_logged(capsys: CaptureFixture[str], clock_hand: Clock) -> None:
     with Progress(5, terminal=False) as shown:
         for step in range(1, 6):
             clock_hand(1.5)
@@ -45,7 +51,7 @@ def test_without_a_terminal_slow_steps_are_all_logged(capsys, clock_hand):
     assert logged(capsys) == [train_line(step) for step in range(1, 6)]
 
 
-def test_at_most_one_step_a_second_is_logged(capsys, clock_hand):
+def test_at_most_one_step_a_second_is_logged(capsys: CaptureFixture[str], clock_hand: Clock) -> None:
     with Progress(1000, terminal=False) as shown:
         for step in range(1, 101):
             shown.step(train_line(step))
@@ -53,7 +59,9 @@ def test_at_most_one_step_a_second_is_logged(capsys, clock_hand):
     assert [line["step"] for line in logged(capsys)] == [*range(1, 101, 4), 100]
 
 
-def test_evaluations_and_events_are_always_logged_and_after_their_step(capsys, clock_hand):
+def test_evaluations_and_events_are_always_logged_and_after_their_step(
+    capsys: CaptureFixture[str], clock_hand: Clock
+) -> None:
     with Progress(100, terminal=False) as shown:
         for step in range(1, 4):
             shown.step(train_line(step))
@@ -63,14 +71,14 @@ def test_evaluations_and_events_are_always_logged_and_after_their_step(capsys, c
     assert kinds == [(1, "loss"), (3, "loss"), (3, "eval_loss"), (3, "event")]
 
 
-def test_a_run_that_ends_early_logs_its_last_step(capsys):
+def test_a_run_that_ends_early_logs_its_last_step(capsys: CaptureFixture[str]) -> None:
     with Progress(1000, terminal=False) as shown:
         for step in range(1, 8):
             shown.step(train_line(step))
     assert [line["step"] for line in logged(capsys)] == [1, 7]
 
 
-def test_sentences_go_to_stderr_and_data_to_stdout(capsys):
+def test_sentences_go_to_stderr_and_data_to_stdout(capsys: CaptureFixture[str]) -> None:
     say("before any bar")
     with Progress(2, terminal=False) as shown:
         shown.say("[2 rows] were empty")
@@ -80,13 +88,19 @@ def test_sentences_go_to_stderr_and_data_to_stdout(capsys):
     assert json.loads(said.out) == train_line(1)
 
 
-def test_a_loss_that_is_not_finite_is_null_in_the_log(capsys):
+def test_a_loss_that_is_not_finite_is_null_in_the_log(capsys: CaptureFixture[str]) -> None:
     with Progress(1, terminal=False) as shown:
         shown.step(train_line(1, grad_norm=float("nan")))
     assert logged(capsys)[0]["grad_norm"] is None
 
 
-def on_terminal(capsys, monkeypatch, columns, act, **arguments):
+def on_terminal(
+    capsys: CaptureFixture[str],
+    monkeypatch: MonkeyPatch,
+    columns: int,
+    act: Callable[[Progress], None],
+    **arguments: Any,
+) -> tuple[str, list[str]]:
     """What a terminal of that width shows, as plain lines: `(stdout, stderr lines)`."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
@@ -98,7 +112,9 @@ def on_terminal(capsys, monkeypatch, columns, act, **arguments):
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_on_a_terminal_the_bar_stays_on_one_line(capsys, monkeypatch, columns):
+def test_on_a_terminal_the_bar_stays_on_one_line(
+    capsys: CaptureFixture[str], monkeypatch: MonkeyPatch, columns: int
+) -> None:
     out, lines = on_terminal(
         capsys,
         monkeypatch,
@@ -114,8 +130,10 @@ def test_on_a_terminal_the_bar_stays_on_one_line(capsys, monkeypatch, columns):
     assert "loss 0.0000  12.3k tokens/s  took 0:00" in last
 
 
-def test_on_a_terminal_sentences_and_evaluations_stand_above_the_bar(capsys, monkeypatch):
-    def act(shown):
+def test_on_a_terminal_sentences_and_evaluations_stand_above_the_bar(
+    capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
+) -> None:
+    def act(shown: Progress) -> None:
         shown.step(train_line(40, loss=None))
         shown.say("[data] 3 rows were truncated")
         shown.evaluating(3, 8)
@@ -134,10 +152,10 @@ def test_on_a_terminal_sentences_and_evaluations_stand_above_the_bar(capsys, mon
     ("number", "text"),
     [(0, "0"), (0.5, "0.5"), (950, "950"), (999.9, "1k"), (12345, "12.3k"), (4.56e6, "4.56M"), (7e12, "7T")],
 )
-def test_numbers_are_shortened(number, text):
+def test_numbers_are_shortened(number: float, text: str) -> None:
     assert short(number) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (59.6, "1:00"), (754, "12:34"), (5025, "1:23:45")])
-def test_time_spans_read_like_a_clock(seconds, text):
+def test_time_spans_read_like_a_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text

@@ -8,7 +8,7 @@ from distrain_trainer.reporting.prometheus import export, newest_step
 from distrain_trainer.storage.attempts import begin_attempt
 
 
-def test_the_endpoint_tells_the_newest_step_and_the_attempt(tmp_path: Path):
+def test_the_endpoint_tells_the_newest_step_and_the_attempt(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -31,7 +31,7 @@ def test_the_endpoint_tells_the_newest_step_and_the_attempt(tmp_path: Path):
     }
 
 
-def test_a_torn_last_line_is_passed_over(tmp_path: Path):
+def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert newest_step(file) == {"step": 1, "loss": 2.0}

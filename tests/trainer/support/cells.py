@@ -1,4 +1,4 @@
-"""Many small runs in one launch of worker processes: a launch costs more than what is trained in it."""
+"""Many small runs (cells) in one launch of worker processes, because a launch takes longer than the training in it."""
 
 import gc
 import json
@@ -12,8 +12,8 @@ from typing import Any
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 Cell = dict[str, Any]
-"""`settings`: dotted names and values. `resume`: whether a run in its output_dir is continued. `outcome`: a file for
-the sentence that the run ended with, or null; without one a bad end is a failure."""
+"""`settings`: dotted names and values. `resume`: whether to continue the run in output_dir. `outcome`: a file that gets
+the error message of the run, or null; without one, an error fails the launch."""
 
 
 def cell(model: Path, texts: Path, output: Path, **changes: Any) -> Cell:
@@ -32,7 +32,7 @@ def cell(model: Path, texts: Path, output: Path, **changes: Any) -> Cell:
 
 
 def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 280) -> None:
-    """Trains the cells one after the other on `world` processes; fails with what the first broken one said."""
+    """Trains the cells one after the other on `world` processes; fails with the logs of those that failed."""
     file = folder / f"cells-{world}.json"
     file.write_text(json.dumps(cells))
     with socket.socket() as free:
@@ -43,7 +43,7 @@ def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 280
     processes = []
     for rank, log in enumerate(logs):
         with log.open("w") as output:
-            group = place | {"RANK": rank, "LOCAL_RANK": rank} if world > 1 else {}  # as the supervisor says it
+            group = place | {"RANK": rank, "LOCAL_RANK": rank} if world > 1 else {}  # as the supervisor sets it
             environment = os.environ | {name: str(value) for name, value in group.items()}
             command = [sys.executable, __file__, str(file)]
             processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))

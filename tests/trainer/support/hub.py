@@ -1,4 +1,4 @@
-"""A local stand-in for the Hub's HTTP service: the few routes that huggingface_hub, datasets and transformers ask."""
+"""A local server in place of the Hub, with the few routes that huggingface_hub, datasets and transformers use."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -82,7 +82,7 @@ def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
                 return repository
             return None
 
-        def about(self, key: str, what: Literal["revision", "tree", "paths-info"] | None, revision: str) -> None:
+        def about(self, key: str, what: str | None, revision: str) -> None:
             repository = self.found(key, revision)
             if repository is None:
                 return
@@ -97,8 +97,8 @@ def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
                 answer = [entry for entry in entries if entry["path"] in wanted]
             else:
                 siblings = [{"rfilename": path} for path in sorted(repository.files)]
-                answer = {"id": key.partition("/")[2], "sha": repository.commit, "siblings": siblings}
-                answer |= {"private": False, "gated": "auto" if repository.gated else False, "tags": []}
+                about: dict[str, Any] = {"id": key.partition("/")[2], "sha": repository.commit, "siblings": siblings}
+                answer = about | {"private": False, "gated": "auto" if repository.gated else False, "tags": []}
             self.answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
         def file(self, key: str, revision: str, path: str) -> None:

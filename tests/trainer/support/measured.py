@@ -1,4 +1,4 @@
-"""What a training step really takes: live tensors, what autograd keeps, and the allocator's highest mark.
+"""Measures the memory of a training step: live tensors, what autograd keeps, and the allocator's peak.
 
 `python measured.py CASES RESULT` runs every case of a JSON file, each on as many forked processes as it says, and
 writes a JSON file: for each case the bytes on process 0.
@@ -171,7 +171,8 @@ def on_processes(cases: list[dict[str, Any]], world: int) -> list[dict[str, int]
         children.append(child)
     codes = [os.waitpid(child, 0)[1] for child in children]
     assert not any(codes), f"a process of {cases[0]['settings']['strategy']} failed"
-    return json.loads((scratch / "figures.json").read_text())
+    found: list[dict[str, int]] = json.loads((scratch / "figures.json").read_text())
+    return found
 
 
 if __name__ == "__main__":

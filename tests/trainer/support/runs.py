@@ -1,4 +1,4 @@
-"""Whole runs as tests meet them: started, watched, killed, and compared by what they leave."""
+"""Whole runs in tests: start them, watch them, kill them, and compare what they leave."""
 
 import hashlib
 import json
@@ -7,10 +7,11 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 
 import tiny
@@ -18,14 +19,17 @@ import warm
 
 COMMAND = [sys.executable, "-m", "distrain_k8s.cli"]
 NO_PROGRESS = 60.0
-"""Seconds without any change in the run's folder after which a test gives up."""
+"""Seconds without a change in the run's folder after which a test fails."""
+
+RunCommand = Callable[..., subprocess.CompletedProcess[str]]
+"""The fixture `run_command`: takes the arguments of `distrain`, and `stdin`."""
 
 FAILING = "/proc/self/mem"
-"""A file whose first byte cannot be read: EIO, as of a network file system that is away."""
+"""A file whose first byte cannot be read: EIO, as from a network file system that is gone."""
 
 
 def train(bert: Path, texts: Path, output: Path, processes: int, *more: str) -> list[str]:
-    """The arguments of a run."""
+    """The arguments of a small run of `distrain train`."""
     return [
         "train",
         *("--model.name", str(bert), "--data.files", str(texts), "--data.evaluation_fraction", "0.15"),
@@ -34,9 +38,9 @@ def train(bert: Path, texts: Path, output: Path, processes: int, *more: str) -> 
     ]
 
 
-def tensors(folder: Path) -> dict[str, object]:
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a model or checkpoint, whatever files they are in."""
-    found: dict[str, object] = {}
+    found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -52,14 +56,14 @@ def digest(folder: Path) -> str:
 
 
 def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs `distrain ARGUMENTS` to its end, which has to be a good one."""
+    """Runs `distrain ARGUMENTS` to its end, and fails unless it exits with 0."""
     done = warm.run(arguments, ".", os.environ, "", timeout=150)
     assert done.returncode == 0, done.stderr
     return done
 
 
 class Victim:
-    """A run in the background that is going to be killed."""
+    """A run in the background that a test kills."""
 
     def __init__(self, arguments: list[str], output: Path, environment: Mapping[str, str] | None = None):
         self.output = output
@@ -71,8 +75,8 @@ class Victim:
             text=True,
         )
 
-    def wait_for(self, what) -> bool:
-        """Waits until `what()` holds; False when the run has ended before. Fails when nothing moves any more."""
+    def wait_for(self, what: Callable[[], object]) -> bool:
+        """Waits until `what()` holds; False if the run ends before. Fails when the run makes no progress."""
         seen, since = None, time.monotonic()
         while not what():
             if self.process.poll() is not None:
@@ -96,7 +100,7 @@ class Victim:
         return max((int(line.split(b'"step": ')[1].split(b",")[0]) for line in lines if line.endswith(b"}")), default=0)
 
     def writing(self) -> list[Path]:
-        """Checkpoints that are being written."""
+        """Folders of checkpoints that are being written."""
         return [path for path in self.output.glob("tmp.[0-9]*") if not (path / "manifest.json").exists()]
 
     def workers(self) -> list[int]:
@@ -115,14 +119,15 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def losses(folder: Path) -> dict[int, float]:
-    """Step -> training loss; fails where a step stands twice."""
+    """Step -> training loss; fails if a step appears twice."""
     lines = [line for line in metrics(folder) if "loss" in line]
     found = {line["step"]: line["loss"] for line in lines}
-    assert len(found) == len(lines), "a step stands twice in metrics.jsonl"
+    assert len(found) == len(lines), "a step appears twice in metrics.jsonl"
     return found
 
 
 def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
+    """Writes labelled texts as JSON lines: 3 to 100 words, each text with two words that give its label away."""
     draw = random.Random(seed)
     signs = {"animals": "cat", "films": "story", "numbers": "7"}
     lines = {"animals": tiny.LINES[:2], "films": tiny.LINES[2:5], "numbers": tiny.LINES[5:]}

@@ -3,7 +3,9 @@
 Each builder writes into `folder` what `from_pretrained` reads, and returns the folder.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -155,7 +157,7 @@ def tiny_llama(folder: Path) -> Path:
 
 def decoder(kind: str, attention: str | None = None, vocabulary: int = 97) -> PreTrainedModel:
     """A decoder in memory, without dropout, whose weights are large enough for its logits to tell texts apart."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": vocabulary,
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -167,18 +169,25 @@ def decoder(kind: str, attention: str | None = None, vocabulary: int = 97) -> Pr
         "attn_implementation": attention,
         "pad_token_id": 0,
     }
-    small = {"vocab_size": vocabulary, "n_layer": 2, "n_head": 2, "initializer_range": 0.2}
-    gpt2 = {"n_positions": POSITIONS, "n_embd": 32, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    gemma2 = {"head_dim": 8, "sliding_window": 16, "final_logit_softcapping": 2.0}
+    small: dict[str, Any] = {"vocab_size": vocabulary, "n_layer": 2, "n_head": 2, "initializer_range": 0.2}
+    gpt2: dict[str, Any] = {
+        "n_positions": POSITIONS,
+        "n_embd": 32,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "attn_implementation": attention,
+    }
+    gemma2: dict[str, Any] = {"head_dim": 8, "sliding_window": 16, "final_logit_softcapping": 2.0}
     torch.manual_seed(4)
-    models = {
-        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**small, **gpt2, attn_implementation=attention)),
+    builders: dict[str, Callable[[], PreTrainedModel]] = {
+        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**small, **gpt2)),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes)),
         "tied llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True)),
         "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**sizes, **gemma2)),
         "granite": lambda: GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=4.0)),
         "bloom": lambda: BloomForCausalLM(BloomConfig(**small, hidden_size=32)),
     }
-    model = models[kind]()
+    model = builders[kind]()
     model.config.use_cache = False
     return model

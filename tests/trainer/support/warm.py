@@ -1,6 +1,6 @@
-"""The command in a new process whose imports are done: forked from one that has made them, as workers are.
+"""Runs the command in a forked process that has its imports already, as workers are forked, which saves seconds.
 
-What a test starts to kill or to signal is started as people start it, by `runs.Victim`.
+A run that a test kills or signals is started as people start it, by `runs.Victim`.
 """
 
 import multiprocessing
@@ -13,7 +13,7 @@ from subprocess import CompletedProcess
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["distrain_trainer.training.run", "distrain_trainer.inference.trained", "distrain_trainer.launch.supervisor"]
+    ["distrain_trainer.training.run", "distrain_trainer.inference.predict", "distrain_trainer.launch.supervisor"]
 )
 
 
@@ -36,7 +36,7 @@ def run(
 
 
 def _command(arguments: Sequence[str], folder: str, environment: Mapping[str, str], files: Sequence[Path]) -> None:
-    """What the forked process does: its streams are files, as in a pipeline."""
+    """Runs in the forked process, with files as its streams."""
     for number, file in enumerate(files):
         os.dup2(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115

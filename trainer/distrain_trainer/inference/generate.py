@@ -1,8 +1,8 @@
-"""What a chat model answers: greedily, up to the token that ends its turn. One conversation at a time."""
+"""Greedy generation with a trained model: the answer to one conversation, up to the token that ends its turn."""
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,14 +12,12 @@ from distrain_trainer.data.chat import Template, shown
 from distrain_trainer.data.conversations import Conversation, as_text, columns_of, conversation_of
 from distrain_trainer.errors import DataError
 from distrain_trainer.hub.errors import first_line
+from distrain_trainer.inference.trained import Trained
 from distrain_trainer.settings.sections import Chat
-
-if TYPE_CHECKING:
-    from distrain_trainer.inference.trained import Trained
 
 
 def question_of(row: Mapping[str, Any], chat: Chat, where: str) -> Conversation:
-    """The conversation in a row up to what is to be answered; answers that end it are left out."""
+    """The conversation in a row up to the message to be answered; answers that end it are left out."""
     if "prompt" in row:
         row = {"completion": as_text([]), **row}
     found = conversation_of(row, columns_of(list(row), chat), where)
@@ -30,7 +28,7 @@ def question_of(row: Mapping[str, Any], chat: Chat, where: str) -> Conversation:
 
 
 def prompt_of(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, where: str) -> list[int]:
-    """The tokens that the model is to go on from; DataError where the chat template refuses the conversation."""
+    """The tokens that the model continues. Raises DataError where the chat template refuses the conversation."""
     template = Template(tokenizer)
     try:
         text, _ = template.render(conversation.messages, conversation.tools, prompt=True)
@@ -42,37 +40,35 @@ def prompt_of(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, wh
     return template.encode([text])[0].ids
 
 
-def room(trained: "Trained") -> int:
-    """Tokens that the model takes at most, prompt and answer together."""
+def context_length(trained: Trained) -> int:
+    """Most tokens that the model takes, prompt and answer together."""
     positions = getattr(trained.model.config.get_text_config(), "max_position_embeddings", None)
     return positions or trained.max_length
 
 
-def stops(model: Any) -> set[int]:
+def stop_tokens(model: Any) -> set[int]:
     """The tokens that end an answer."""
     ends = model.generation_config.eos_token_id
     return set(ends if isinstance(ends, list) else [ends]) - {None}
 
 
 def answer(
-    trained: "Trained", prompt: list[int], max_new_tokens: int, where: str, streamer: BaseStreamer | None = None
+    trained: Trained, prompt: list[int], max_new_tokens: int, where: str, streamer: BaseStreamer | None = None
 ) -> str:
-    """The answer's text, special tokens in it as they are but without the one that ends it.
+    """The answer's text with its special tokens, but for the one that ends it.
 
-    streamer: gets each token as it comes. Raises DataError where the prompt leaves no room.
+    streamer: gets each token as it is made. Raises DataError where the prompt fills the context.
     """
-    left = room(trained) - len(prompt)
+    left = context_length(trained) - len(prompt)
     if left < 1:
-        raise DataError(f"{where} has {len(prompt)} tokens but the model takes {room(trained)}; shorten it")
-    return text_of(trained, greedy(trained, prompt, min(max_new_tokens, left), streamer))
+        raise DataError(f"{where} has {len(prompt)} tokens but the model takes {context_length(trained)}; shorten it")
+    return decode(trained, greedy(trained, prompt, min(max_new_tokens, left), streamer))
 
 
-def greedy(
-    trained: "Trained", prompt: list[int], max_new_tokens: int, streamer: BaseStreamer | None = None
-) -> list[int]:
-    """The likeliest token after a prompt, and so on until one ends the text or there are enough."""
+def greedy(trained: Trained, prompt: list[int], max_new_tokens: int, streamer: BaseStreamer | None = None) -> list[int]:
+    """Token ids after a prompt, the likeliest at each place, until one ends the text or there are `max_new_tokens`."""
     ids = torch.tensor([prompt], device=trained.device)
-    with trained.working():
+    with trained.inference():
         made = trained.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -82,10 +78,11 @@ def greedy(
             pad_token_id=trained.tokenizer.pad_token_id,
             streamer=streamer,
         )
-    return made[0, len(prompt) :].tolist()
+    tokens: list[int] = made[0, len(prompt) :].tolist()
+    return tokens
 
 
-def text_of(trained: "Trained", ids: list[int]) -> str:
-    """An answer's tokens as a text."""
-    ends = stops(trained.model)
+def decode(trained: Trained, ids: list[int]) -> str:
+    """An answer's tokens as text, without the one that ends it."""
+    ends = stop_tokens(trained.model)
     return str(trained.tokenizer.decode([token for token in ids if token not in ends]))

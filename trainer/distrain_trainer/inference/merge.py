@@ -1,4 +1,4 @@
-"""A trained adapter merged into its base model: a plain model that needs neither peft nor bitsandbytes."""
+"""Merge a trained adapter into its base model: a plain model that needs neither peft nor bitsandbytes."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ TEXTS = (
     "def area(width: float, height: float) -> float:\n    return width * height",
     "I would not buy it again: the handle broke after two days and nobody answered my letters.",
 )
-"""Rows that the logits are compared on."""
+"""Texts on which logits are compared."""
 
 UNQUANTIZED = {
     "quantization.bits": "null",
@@ -34,25 +34,25 @@ UNQUANTIZED = {
     "model.attention": "null",
     "precision": "fp32",
 }
-"""The settings that a base model is merged into with: all of it in fp32."""
+"""The settings under which the base model is loaded for merging: all of it in fp32."""
 ROUNDING = 1e-2
-"""Largest difference that merging in fp32 may make, as a part of the largest logit: rounding makes some 1e-6."""
+"""Largest difference that merging in fp32 may make, as a fraction of the largest logit; rounding makes about 1e-6."""
 
 
 def merge_folder(path: str, output: str | None, dtype: str) -> dict[str, Any]:
     """Writes the adapter of `path` merged into its unquantized base as a folder for from_pretrained.
 
-    output: the folder; None for `merged` beside that of the adapter. dtype: of the merged weights; they are merged in
-    fp32. Returns {"model", "rows", "merging", "quantization"}: largest and mean absolute difference of logits that
-    merging has made, and that leaving the quantization behind has made (None where there was none). Raises DataError
-    where the merged model is another one than the adapter and its base.
+    output: the folder; None for `merged` beside the adapter's. dtype: of the written weights; they are merged in fp32.
+    Returns {"model", "rows", "merging", "quantization"}: the largest and mean absolute difference of logits made by
+    merging, and by leaving the quantization behind (None where there was none). Raises DataError where the merged
+    model does not compute what the adapter on its base does.
     """
     folder = model_folder(path)
     if not (folder / CONFIG).exists():
-        raise DataError(f"{folder} holds a whole model and no adapter; there is nothing to merge")
+        raise DataError(f"{folder} holds a whole model, not an adapter; there is nothing to merge")
     target = Path(output) if output else folder.parent / "merged"
     if target.exists():
-        raise SettingsError(f"{target} is there already; remove it, or name another folder with --output")
+        raise SettingsError(f"{target} exists already; remove it, or give another folder with --output")
 
     trained = load(str(folder), {})
     bits = trained.settings.quantization.bits
@@ -78,23 +78,23 @@ def merge_folder(path: str, output: str | None, dtype: str) -> dict[str, Any]:
 
 
 def logits(trained: Trained, model: Any = None) -> list[torch.Tensor]:
-    """Logits of each of TEXTS, fp32 on the CPU. model: in place of the trained one."""
+    """Logits of each of TEXTS, in fp32 on the CPU. model: used in place of the trained one."""
     found = []
     for text in TEXTS:
         row = trained.tokenizer(text, return_tensors="pt", truncation=True, max_length=trained.max_length)
         inputs = {name: row[name].to(trained.device) for name in ("input_ids", "attention_mask")}
-        with trained.working():
+        with trained.inference():
             found.append((model or trained.model)(**inputs).logits.float().cpu())
     return found
 
 
 def check_same(before: list[torch.Tensor], after: list[torch.Tensor]) -> None:
-    """DataError where logits in fp32 have moved by more than rounding. before, after: of each row."""
+    """Raises DataError where fp32 logits have moved by more than rounding. before, after: one tensor per text."""
     moved = difference(before, after)["largest"] / max(float(row.abs().max()) for row in before)
     if not moved <= ROUNDING:
         raise DataError(
             f"merging moved the logits by {moved:.1e} of the largest, which is more than rounding, so nothing was "
-            "written: the adapter cannot be merged into this model; use it with peft, beside its base"
+            "written: the adapter cannot be merged into this model; use it with peft on its base"
         )
 
 
@@ -105,7 +105,7 @@ def difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> dict[st
 
 
 def write(trained: Trained, merged: Any, target: Path, dtype: str, report: dict[str, Any]) -> None:
-    """The merged model with its tokenizer, model card and settings.json, all at once."""
+    """Writes the merged model with its tokenizer, model card and settings.json; the folder appears once complete."""
     record = json.loads((trained.folder / "settings.json").read_text())
     adapter = record["settings"]
     plain = Settings().model_dump(mode="json")
@@ -126,7 +126,7 @@ def write(trained: Trained, merged: Any, target: Path, dtype: str, report: dict[
         sync_folder(target.parent)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise VolumeError(f"{target} cannot be written: {error.strerror or error}; name another folder") from None
+        raise VolumeError(f"{target} cannot be written: {error.strerror or error}; give another folder") from None
 
 
 def card(adapter: dict[str, Any], record: dict[str, Any], dtype: str) -> str:

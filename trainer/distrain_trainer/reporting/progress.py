@@ -1,7 +1,7 @@
-"""What a person sees while a run works, and what the cluster's log says of it.
+"""The progress of a run, for a person at a terminal or for a cluster's log.
 
-On a terminal: one bar at the foot, with sentences and evaluations above it. Without one: sentences on stderr, and on
-stdout the lines of metrics.jsonl, at most one a second, because the log is how a client learns of the progress.
+On a terminal: a bar at the bottom, with messages and evaluations above it. Otherwise: messages on stderr, and the lines
+of metrics.jsonl on stdout, at most one per second, because a client reads the progress from the log.
 """
 
 import math
@@ -21,9 +21,9 @@ SECONDS_BETWEEN_LINES = 1.0
 
 
 class Progress:
-    """The progress of a run that is at `start_step` and ends at step `total`.
+    """The progress of a run from `start_step` to step `total`.
 
-    terminal: None stands for whether stdout and stderr both are one.
+    terminal: whether to draw a bar; None for whether stdout and stderr both are terminals.
     """
 
     def __init__(self, total: int, start_step: int = 0, terminal: bool | None = None) -> None:
@@ -68,23 +68,23 @@ class Progress:
             say(f"step {line['step']}: {line['message']}")
 
     def evaluating(self, done: int, of: int) -> None:
-        """Shows how far an evaluation is, in micro-batches."""
+        """Shows the progress of an evaluation, in micro-batches."""
         if self._bar:
             self._bar.update(self._task, description=f"evaluating {done}/{of}")
 
     def say(self, text: str) -> None:
-        """Says one sentence to the person."""
+        """Prints one message, above the bar where there is one."""
         say(text)
 
     def close(self) -> None:
-        """Shows the last step if it was held back, and leaves the bar where it stands."""
+        """Prints the last step if it was held back, and stops the bar."""
         self._release()
         if self._bar:
             self._bar.update(self._task, description=f"{self._figures}took {clock(monotonic() - self._started)}")
             self._bar.stop()
 
     def _log(self, line: Mapping[str, Any], training: bool) -> None:
-        """Prints the line, unless it is one of many steps within a second."""
+        """Prints the line, unless it is one of many steps within a second; the newest of those is held back."""
         if training and line["step"] < self.total and monotonic() - self._printed < SECONDS_BETWEEN_LINES:
             self._held_back = line
             return
@@ -104,12 +104,12 @@ class Progress:
         self._figures = f"epoch {line.get('epoch', 0):.2f}  loss {loss_text}  "
         if speed:
             self._figures += f"{short(speed)} tokens/s  "
-        seconds_a_step = (monotonic() - self._started) / max(line["step"] - self.start_step, 1)
-        return f"{self._figures}{clock(seconds_a_step * (self.total - line['step']))} left"
+        seconds_per_step = (monotonic() - self._started) / max(line["step"] - self.start_step, 1)
+        return f"{self._figures}{clock(seconds_per_step * (self.total - line['step']))} left"
 
 
 def evaluation_sentence(line: Mapping[str, Any]) -> str:
-    """`step 120: evaluation loss 0.4123, accuracy 0.9120, f1 macro 0.8876` of an evaluation line."""
+    """An evaluation line as `step 120: evaluation loss 0.4123, accuracy 0.9120, f1 macro 0.8876`."""
     shown = ("eval_loss", "eval_accuracy", "eval_f1_macro", "eval_perplexity", "eval_token_accuracy")
     values = [f"{name[5:].replace('_', ' ')} {line[name]:.4f}" for name in shown if line.get(name) is not None]
     return f"step {line['step']}: evaluation {', '.join(values)}"

@@ -1,6 +1,6 @@
-"""A Prometheus endpoint: how far the run is, read from what it has written last.
+"""A Prometheus endpoint with the newest numbers of a run.
 
-It reads the run's folder and nothing else, so that it answers on every node, and while the workers are gone.
+It reads only the run's folder, so it answers on every node, and also while no worker is running.
 """
 
 import json
@@ -15,27 +15,27 @@ from prometheus_client.registry import Collector
 from distrain_trainer.storage.attempts import read_attempts
 
 TAIL = 64 * 1024
-"""Bytes at the end of metrics.jsonl that are looked at."""
+"""Bytes read from the end of metrics.jsonl."""
 GAUGES = {
     "step": "Optimizer steps done.",
     "epoch": "Passes over the data done.",
-    "loss": "Training loss of the newest step, in nats a target.",
+    "loss": "Training loss of the newest step, in nats per target.",
     "learning_rate": "Learning rate of the newest step.",
-    "grad_norm": "Norm of the newest gradient, before clipping.",
-    "tokens_per_second": "Real tokens a second of the newest step, over all processes.",
-    "step_seconds": "Seconds that the newest step took.",
-    "memory_bytes": "Most bytes that process 0 has had.",
+    "grad_norm": "Gradient norm of the newest step, before clipping.",
+    "tokens_per_second": "Tokens per second of the newest step, padding excluded, over all processes.",
+    "step_seconds": "Duration of the newest step in seconds.",
+    "memory_bytes": "Peak memory of process 0 in bytes.",
 }
 
 
 class RunCollector(Collector):
-    """The gauges of the run in a folder; those that nothing is known of are left out."""
+    """The gauges of the run in a folder; those without a value yet are left out."""
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Reads the files anew at each scrape."""
+        """Reads the files at each scrape."""
         attempt = read_attempts(self._folder).attempt
         yield GaugeMetricFamily("distrain_attempt", "Number of the newest attempt.", value=attempt)
         newest = newest_step(self._folder / "metrics.jsonl")

@@ -1,6 +1,6 @@
-"""report.html: one file that shows a run, opens without a network and needs nothing but the run's folder.
+"""report.html: one file that shows a run, opens offline, and is made from the run's folder alone.
 
-Here is what the report says; `report.html.j2` says how it looks, `charts` draws.
+This module decides what the report says, `report.html.j2` how it looks; `svg` draws its charts.
 """
 
 import json
@@ -15,19 +15,19 @@ import numpy as np
 
 from distrain_trainer.console import clock, short
 from distrain_trainer.metrics.metrics import class_scores, greater_is_better
-from distrain_trainer.reporting.svg import SIDE, Chart, draw, picture
+from distrain_trainer.reporting.svg import SIDE, Chart, draw_chart, draw_matrix
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.files import write_text
 from distrain_trainer.storage.metrics_log import read_metrics
 
 CLASSES = 60
-"""Classes of a drawn confusion matrix at most."""
+"""Most classes of a drawn confusion matrix."""
 ROWS = 40
-"""Rows of a table of evaluations or events at most."""
+"""Most rows of a table of evaluations or events."""
 EVENTS = {
     "resume": "resumed",
     "preempted": "preempted",
-    "nonfinite": "not finite",
+    "nonfinite": "non-finite",
     "early_stop": "stopped early",
     "checkpoint": "checkpoint",
 }
@@ -48,10 +48,10 @@ CHARTS = (
     Chart("Token accuracy", (("eval_token_accuracy", "evaluation"),)),
     Chart("Learning rate", (("learning_rate", "learning rate"),), zero=True, exact=True),
     Chart("Gradient norm", (("grad_norm", "before clipping"),), zero=True),
-    Chart("Throughput", (("tokens_per_second", "tokens a second"),), zero=True),
+    Chart("Throughput", (("tokens_per_second", "tokens per second"),), zero=True),
     Chart("Padding", (("padding_fraction", "of all tokens"),), unit="%", scale=100, zero=True),
     Chart(
-        "Time of a step",
+        "Step time",
         (
             ("step_seconds", "whole step"),
             ("data_seconds", "waiting for data"),
@@ -60,15 +60,15 @@ CHARTS = (
         unit=" s",
         zero=True,
     ),
-    Chart("Memory", (("memory_bytes", "of a process"),), unit=" GiB", scale=2**-30, zero=True, exact=True),
-    Chart("Accelerator", (("gpu_utilization", "busy"), ("mfu", "model FLOPs")), unit="%", scale=100, zero=True),
+    Chart("Memory", (("memory_bytes", "peak of process 0"),), unit=" GiB", scale=2**-30, zero=True, exact=True),
+    Chart("Accelerator", (("gpu_utilization", "utilization"), ("mfu", "MFU")), unit="%", scale=100, zero=True),
 )
 
 
 def write_report(folder: Path) -> Path:
     """Writes report.html from settings.json, metrics.jsonl and training_info.json of a run's folder.
 
-    Whatever is missing, because the run failed or is not that far, is left out. Returns the path of the report.
+    What is missing, because the run failed or has not got that far, is left out. Returns the path of the report.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -91,12 +91,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _content(run: dict[str, Any], info: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """All that the template shows, ready to be printed."""
+    """Everything that the template shows, formatted."""
     settings = run.get("settings") or {}
     events = [line for line in lines if "event" in line]
     evaluations = [line for line in lines if any(name.startswith("eval_") for name in line)]
     steps = info.get("steps") or (run.get("plan") or {}).get("steps") or 0
-    # A run that was killed has lines that are newer than its training_info.json.
+    # The lines of a run that was killed are newer than its training_info.json.
     step = max(info.get("step") or 0, max((line["step"] for line in lines), default=0))
     last_step = max(step, 1)
     data, best = run.get("data") or {}, info.get("best")
@@ -110,7 +110,7 @@ def _content(run: dict[str, Any], info: dict[str, Any], lines: list[dict[str, An
         "step": step,
         "steps": steps,
         "cards": list(_cards(run, info, step, steps)),
-        "charts": [drawn for chart in CHARTS if (drawn := draw(chart, lines, last_step))],
+        "charts": [drawn for chart in CHARTS if (drawn := draw_chart(chart, lines, last_step))],
         "markers": _markers(events, last_step),
         "evaluations": _evaluation_table(evaluations, best),
         "matrix": _matrix(info.get("confusion_matrix")),
@@ -138,23 +138,23 @@ def _cards(run: dict[str, Any], info: dict[str, Any], step: int, steps: int) -> 
     if info.get("tokens"):
         yield "tokens", short(info["tokens"]), f"in {info.get('samples') or 0:,} samples"
     if info.get("seconds"):
-        yield "duration", clock(info["seconds"]), f"{info['seconds'] / max(step, 1):.3g} s a step"
+        yield "duration", clock(info["seconds"]), f"{info['seconds'] / max(step, 1):.3g} s per step"
     if info.get("tokens_per_second"):
         world = info.get("world_size") or run.get("world_size") or 1
         yield (
-            "tokens a second",
+            "tokens per second",
             short(info["tokens_per_second"]),
-            "in one process" if world == 1 else f"in {world} processes",
+            "in one process" if world == 1 else f"over {world} processes",
         )
     if info.get("padding_fraction") is not None:
         yield "padding", f"{info['padding_fraction']:.2%}", "of all tokens"
     parameters = run.get("parameters")
     if parameters:
-        yield "parameters", short(parameters["trainable"]), f"trained, of {short(parameters['all'])}"
+        yield "parameters", short(parameters["trainable"]), f"trainable, of {short(parameters['all'])}"
 
 
 def _markers(events: list[dict[str, Any]], last_step: int) -> list[dict[str, Any]]:
-    """Where on the charts each kind of event stands."""
+    """Where each kind of event is marked on the charts."""
     markers = []
     for kind, label in EVENTS.items():
         steps = sorted({line["step"] for line in events if line["event"] == kind})
@@ -166,10 +166,10 @@ def _markers(events: list[dict[str, Any]], last_step: int) -> list[dict[str, Any
 
 
 def _evaluation_table(evaluations: list[dict[str, Any]], best: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The newest evaluations, a row each, and of each metric which was best."""
+    """The newest evaluations, one per row, with the best value of each metric marked."""
     shown = evaluations[-ROWS:]
     names = list(dict.fromkeys(name for line in shown for name in line if name.startswith("eval_")))
-    # With one label a row the three micro averages are the accuracy once more.
+    # With one label per row, the three micro averages equal the accuracy.
     names = [name for name in names if not name.endswith("_micro")]
     if not names:
         return None
@@ -201,7 +201,7 @@ def _evaluation_table(evaluations: list[dict[str, Any]], best: dict[str, Any] | 
 
 
 def _matrix(counted: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The confusion matrix as a picture, the scores of each class, and the pairs most often confused."""
+    """The confusion matrix as a picture, the scores of each class, and the pairs of classes confused most often."""
     if not counted or not np.sum(counted["counts"]):
         return None
     labels, counts = counted["labels"], np.asarray(counted["counts"])
@@ -219,7 +219,7 @@ def _matrix(counted: dict[str, Any] | None) -> dict[str, Any] | None:
     ]
     drawn = np.sort(np.argsort(-rows, kind="stable")[:CLASSES])
     return {
-        "picture": picture([labels[index] for index in drawn], counts[np.ix_(drawn, drawn)]),
+        "picture": draw_matrix([labels[index] for index in drawn], counts[np.ix_(drawn, drawn)]),
         "drawn": len(drawn),
         "classes": len(labels),
         "table": table,
@@ -228,7 +228,7 @@ def _matrix(counted: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _event_table(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What happened, newest last; checkpoints are many and are said in one line."""
+    """The events, newest last; checkpoints, of which there are many, in one line."""
     told = [line for line in events if line["event"] != "checkpoint"]
     checkpoints = [line["step"] for line in events if line["event"] == "checkpoint"]
     if not events:
@@ -266,7 +266,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _facts(run: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Tables of what the run ran on: (title, rows of name and value)."""
+    """Tables of data, plan, hardware and versions: (title, rows of name and value)."""
     data, plan = run.get("data") or {}, run.get("plan") or {}
     hardware, parameters = run.get("hardware") or {}, run.get("parameters") or {}
     batch = info.get("batch") or (run.get("settings") or {}).get("batch") or {}
@@ -278,8 +278,8 @@ def _facts(run: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[str, lis
         ("fingerprint", data.get("fingerprint")),
     ]
     rows += [
-        ("rows to train on", _count(data.get("train_rows"))),
-        ("rows to evaluate on", _count(data.get("evaluation_rows"))),
+        ("training rows", _count(data.get("train_rows"))),
+        ("evaluation rows", _count(data.get("evaluation_rows"))),
     ]
     rows += [(words(name), _count(value)) for name, value in (data.get("counts") or {}).items()]
     yield from _table("Data", rows)
@@ -290,10 +290,10 @@ def _facts(run: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[str, lis
     rows = [
         ("steps", _count(plan.get("steps"))),
         ("epochs", str(len(plan["steps_per_epoch"])) if plan.get("steps_per_epoch") else None),
-        ("micro-batches a step", dealt),
+        ("micro-batches per step", dealt),
         ("padding", f"{plan['padding_fraction']:.2%}" if plan.get("padding_fraction") is not None else None),
         (
-            "slowest process over mean",
+            "slowest process / mean",
             f"{plan['imbalance']:.3f}" if plan.get("imbalance") is not None else None,
         ),
         ("trainable parameters", _count(parameters.get("trainable"))),
@@ -304,7 +304,7 @@ def _facts(run: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[str, lis
     memory, accelerators = hardware.get("memory_bytes"), hardware.get("accelerators")
     rows = [
         ("processes", _count(world)),
-        ("threads a process", _count(run.get("threads"))),
+        ("threads per process", _count(run.get("threads"))),
         ("processor", hardware.get("processor")),
         ("cores", _count(hardware.get("cores"))),
         ("memory", f"{memory / 2**30:.0f} GiB" if memory else None),
@@ -325,18 +325,18 @@ def _table(title: str, rows: Sequence[tuple[str, str | None]]) -> Iterator[tuple
 
 
 def _commands(task: str | None, status: str | None, command: list[str] | None) -> list[tuple[str, str]]:
-    """What to type next: (what for, the lines)."""
+    """What to type next: (purpose, command)."""
     if status != "finished":
         again = shlex.join(command or ["distrain", "train"])
-        purpose = "If it was interrupted, go on from" if status == "running" else "Go on from"
-        return [(f"{purpose} the last checkpoint", again if "--resume" in again else f"{again} --resume")]
+        purpose = "If it was interrupted, resume" if status == "running" else "Resume"
+        return [(f"{purpose} from the last checkpoint", again if "--resume" in again else f"{again} --resume")]
     model = {
         "sequence-classification": "AutoModelForSequenceClassification",
         "masked-lm": "AutoModelForMaskedLM",
     }.get(task or "", "AutoModelForCausalLM")
     return [
-        ("Evaluate it again, in the folder of this report", "distrain evaluate final"),
-        ("Talk with it", "distrain chat final")
+        ("Evaluate it again, from the folder of this report", "distrain evaluate final"),
+        ("Chat with it", "distrain chat final")
         if task == "chat"
         else ("Try it", 'echo "a text" | distrain predict final'),
         (
@@ -349,19 +349,19 @@ def _commands(task: str | None, status: str | None, command: list[str] | None) -
 
 
 def words(name: str) -> str:
-    """`f1_macro` as a person writes it."""
+    """`f1_macro` as `f1 macro`."""
     return name.replace("_", " ")
 
 
 def quality(name: str, value: float | None) -> str:
-    """The value of a metric in the digits that matter."""
+    """The value of a metric with as many digits as matter."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.2f}" if name == "perplexity" else f"{value:.4f}"
 
 
 def as_typed(value: object) -> str:
-    """A setting as it stands in a file."""
+    """A setting as it is written in a file; an unset one as a dash."""
     if value is None:
         return "–"
     if isinstance(value, str):

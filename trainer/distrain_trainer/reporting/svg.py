@@ -1,7 +1,7 @@
-"""Curves and matrices as SVG paths, for a page that colours and stretches them.
+"""Curves and confusion matrices as SVG, for a page that colours and stretches them.
 
-A curve fills a box of SIDE x SIDE; the page stretches the box and sets the axis labels beside it as HTML, so letters
-keep their size on a telephone, colours follow the reader's light or dark mode, and a report stays small.
+A curve fills a box of SIDE x SIDE. The page stretches the box and writes the axis labels beside it as HTML, so text
+keeps its size on a phone, colours follow light or dark mode, and the report stays small.
 """
 
 import math
@@ -15,18 +15,17 @@ import numpy as np
 from distrain_trainer.console import short
 
 POINTS = 800
-"""Points of a drawn line at most: more than a screen shows."""
+"""Most points of a drawn line: more than a screen shows."""
 SIDE = 1000.0
 """Width and height of a plot in its own units."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot of some names of metrics.jsonl.
+    """A plot of some fields of metrics.jsonl.
 
-    series: (name, what the legend says). scale: what values are multiplied with before they are shown with `unit`.
-    zero: the axis begins at 0. exact: the line is drawn as it is, without a smoothed one over it. wide: the plot
-    takes a row of its own.
+    series: (field, label in the legend). scale: factor for the values, which are then shown with `unit`. zero: the y
+    axis starts at 0. exact: the line is not smoothed. wide: the plot takes a row of its own.
     """
 
     title: str
@@ -38,7 +37,7 @@ class Chart:
     wide: bool = False
 
 
-def draw(chart: Chart, lines: list[dict[str, Any]], last_step: int) -> dict[str, Any] | None:
+def draw_chart(chart: Chart, lines: list[dict[str, Any]], last_step: int) -> dict[str, Any] | None:
     """A chart as paths in a box of SIDE x SIDE; None where there is nothing to draw."""
     series = []
     for name, label in chart.series:
@@ -83,7 +82,7 @@ def draw(chart: Chart, lines: list[dict[str, Any]], last_step: int) -> dict[str,
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """A centred moving average over a twenty-fifth of the line, gaps left out; a short line stays as it is."""
+    """A centred moving average over 1/25 of the line, skipping gaps; a short line stays as it is."""
     width = len(values) // 25
     if width < 2:
         return values
@@ -94,7 +93,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most POINTS points of a smooth line, first and last among them."""
+    """At most POINTS points of a smooth line, with the first and the last."""
     if len(steps) <= POINTS:
         return steps, values
     kept = np.linspace(0, len(steps) - 1, POINTS).round().astype(int)
@@ -116,7 +115,7 @@ def thin_spiky(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers within low .. high, about so many of them."""
+    """About `about` round numbers within low..high."""
     raw = (high - low) / about
     unit = 10.0 ** math.floor(math.log10(raw))
     gap = min((factor * unit for factor in (1, 2, 2.5, 5, 10)), key=lambda gap: abs(math.log(gap / raw)))
@@ -125,7 +124,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _range(raw: Sequence[np.ndarray], smoothed: Sequence[np.ndarray], zero: bool) -> tuple[float, float]:
-    """Lowest and highest value to show: all of the smoothed lines, and the raw ones but for rare spikes."""
+    """Lowest and highest value to show: those of the smoothed lines, and of the raw ones without rare spikes."""
     lines = np.concatenate(smoothed)
     spread = np.concatenate(raw)
     lines, spread = lines[np.isfinite(lines)], spread[np.isfinite(spread)]
@@ -139,7 +138,7 @@ def _range(raw: Sequence[np.ndarray], smoothed: Sequence[np.ndarray], zero: bool
 
 
 def _path(x: np.ndarray, y: np.ndarray, dots: bool) -> str:
-    """An SVG path through the points, interrupted where y is not finite; as dots, a speck at each of them."""
+    """An SVG path through the points, broken where y is not finite; with `dots`, one dot per point."""
     parts, pen_down = [], False
     for left, top in zip(x, y, strict=True):
         if math.isfinite(top):
@@ -148,9 +147,11 @@ def _path(x: np.ndarray, y: np.ndarray, dots: bool) -> str:
     return "".join(parts)
 
 
-def picture(labels: list[str], counts: np.ndarray) -> dict[str, Any]:
-    """Cells and label positions of a confusion matrix, in pixels; a cell's strength is the root of its part of the true
-    row, since a few mistakes should be seen."""
+def draw_matrix(labels: list[str], counts: np.ndarray) -> dict[str, Any]:
+    """Cells and label positions of a confusion matrix, in pixels. counts: int [classes, classes], row = true.
+
+    A cell's strength is the square root of its share of the row, so that a few mistakes are still seen.
+    """
     size = len(labels)
     cell = min(max(620 / size, 14.0), 110.0)
     letter = min(13.0, cell * 0.8)
@@ -183,6 +184,6 @@ def picture(labels: list[str], counts: np.ndarray) -> dict[str, Any]:
 
 
 def with_unit(value: float, unit: str) -> str:
-    """A number of an axis: 12.5%, 3.2 GiB, 2e-5."""
+    """A number on an axis: 12.5%, 3.2 GiB, 2e-5."""
     small = value != 0 and abs(value) < 1e-3
     return (f"{value:.3g}".replace("e-0", "e-") if small else short(value)) + unit

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distrain_trainer.console import clock, short
 from distrain_trainer.errors import DistrainError, OutOfTime, Stopped
 from distrain_trainer.hardware import machine
-from distrain_trainer.inference.chat import answer_held_out
+from distrain_trainer.inference.samples import answer_held_out
 from distrain_trainer.models.load import config_to_write
 from distrain_trainer.models.lora import is_adapter, write_config
 from distrain_trainer.parallel import collectives

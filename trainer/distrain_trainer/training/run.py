@@ -10,7 +10,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from distrain_trainer.console import say
 from distrain_trainer.data.loader import Collator, StepDataset, steps
 from distrain_trainer.errors import DistrainError
-from distrain_trainer.inference.chat import tell_endless
+from distrain_trainer.inference.samples import tell_endless
 from distrain_trainer.models.load import load_model, parameter_counts
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives
