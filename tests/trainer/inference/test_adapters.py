@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import tiny
 from adapters import LORA, loaded, logits, settings_of
-from distrain_trainer.cli import main
+from distrain_k8s.cli import main
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference.evaluate import evaluate_folder
 from distrain_trainer.inference.merge import check_same, merge_folder

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 import tiny
 from chats import ENDLESS, FIRST, PLAIN, TAGGED, TOOLS, prepared, tokenizer_of, written
-from distrain_trainer.cli import main
+from distrain_k8s.cli import main
 from distrain_trainer.inference.chat import talk
 from distrain_trainer.inference.predict import predict_folder
 from distrain_trainer.inference.samples import answer_held_out, tell_endless
