@@ -74,7 +74,9 @@ def test_a_model_that_is_stored_quantized_is_refused(bert: Path, tmp_path: Path)
     config = json.loads((bert / "config.json").read_text())
     quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     (tmp_path / "config.json").write_text(json.dumps(config | quantized))
-    with pytest.raises(SettingsError, match="is stored quantized, which cannot be trained; name the model that it was"):
+    with pytest.raises(
+        SettingsError, match="is stored quantized, which cannot be trained; name the model it was made from"
+    ):
         load_config(str(tmp_path), None)
 
 
