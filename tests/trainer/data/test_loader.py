@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distrain_trainer.data.loader import IGNORE_INDEX, Collator, StepDataset, evaluation_batches
+from distrain_trainer.data.loader import Collator, StepBatch, StepDataset, evaluation_batches, steps
 from distrain_trainer.data.plan import Plan, cut
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.data.tokens import Rows
 
 LENGTHS = np.random.default_rng(5).integers(3, 40, 80)
@@ -102,6 +103,36 @@ def test_all_processes_get_equally_many_and_together_the_whole_step(micro_batche
         assert sum(batch.targets for batch in batches) == batches[0].samples == len(plan.step(number).rows)
         dealt = sorted(index for batch in batches for index in batch.indices if index >= 0)
         assert dealt == list(plan.step(number).indices)
+
+
+class Page(torch.Tensor):
+    """A tensor that remembers whether it is pinned, which needs a GPU otherwise."""
+
+    pinned = False
+
+    def pin_memory(self, device: object = None) -> "Page":
+        copy = self.clone().as_subclass(Page)
+        copy.pinned = True
+        return copy
+
+
+def test_pinning_a_step_pins_each_of_its_tensors_and_changes_nothing_else() -> None:
+    micro_batches = [{name: torch.tensor([n]).as_subclass(Page) for name in ("input_ids", "labels")} for n in (1, 2)]
+    step = StepBatch(0, [4, 5], micro_batches, targets=2, samples=2, tokens=2, padded_tokens=3)
+    pinned = step.pin_memory()
+    tensors = [tensor for batch in pinned.micro_batches for tensor in batch.values()]
+    assert [getattr(tensor, "pinned", False) for tensor in tensors] == [True] * 4
+    assert [int(tensor) for tensor in tensors] == [1, 1, 2, 2]
+    assert replace(pinned, micro_batches=[]) == replace(step, micro_batches=[])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_steps_come_in_pinned_memory_where_there_is_a_gpu(workers: int) -> None:
+    rows = some_rows()
+    collator = Collator(rows, "sequence-classification", 1, 0, -1, 100, 0.15, False)
+    dataset = StepDataset(Plan(rows.lengths, 1, 64, None, 2, epochs=1), collator, rank=0, world=1)
+    first = next(steps(dataset, 0, workers))
+    assert {t.is_pinned() for batch in first.micro_batches for t in batch.values()} == {torch.cuda.is_available()}
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
