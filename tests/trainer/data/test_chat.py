@@ -142,7 +142,7 @@ def refusal(template: str, messages: list[dict], **row) -> str:
 
 
 @pytest.mark.parametrize("template", [PLAIN, TAGGED, ALTERNATING])
-def test_only_the_assistants_turns_with_their_end_are_learned(template):
+def test_only_the_assistants_turns_with_their_end_are_learned(template) -> None:
     assert learned(template, FIRST + SECOND) == [["sat on the mat</s>", "on the log</s>"]]
     ids, _ = rows_of(template, {"messages": FIRST + SECOND})[0]
     own = tokenizer_of(template).apply_chat_template(FIRST + SECOND)["input_ids"]
@@ -150,18 +150,18 @@ def test_only_the_assistants_turns_with_their_end_are_learned(template):
     assert ids.count(LLAMA.bos_token_id) == 1
 
 
-def test_a_system_message_that_is_folded_into_the_first_turn_is_kept_and_not_learned():
+def test_a_system_message_that_is_folded_into_the_first_turn_is_kept_and_not_learned() -> None:
     assert texts(FOLDED, [SYSTEM, *FIRST]) == ["<s>[INST] be kind\n\nthe cat? [/INST] sat on the mat</s>"]
     assert learned(FOLDED, [SYSTEM, *FIRST, *SECOND]) == [[" sat on the mat</s>", " on the log</s>"]]
 
 
-def test_alternation_that_a_template_wants_is_told_in_its_own_words():
+def test_alternation_that_a_template_wants_is_told_in_its_own_words() -> None:
     sentence = refusal(ALTERNATING, [SYSTEM, *FIRST])
     assert "training row 1: the chat template refuses it (roles must alternate" in sentence
     assert "be kind" in sentence and "chat.template" in sentence
 
 
-def test_where_earlier_reasoning_is_dropped_each_turn_is_a_sample_of_its_own():
+def test_where_earlier_reasoning_is_dropped_each_turn_is_a_sample_of_its_own() -> None:
     thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
     assert learned(FORGETFUL, thought) == [
         ["<think>hm 1</think>sat on the mat</s>"],
@@ -171,7 +171,7 @@ def test_where_earlier_reasoning_is_dropped_each_turn_is_a_sample_of_its_own():
     assert "hm 1" in first and "hm 1" not in second and "sat on the mat" in second
 
 
-def test_tags_of_a_template_that_drops_earlier_reasoning_count_for_the_last_turn_of_each_sample():
+def test_tags_of_a_template_that_drops_earlier_reasoning_count_for_the_last_turn_of_each_sample() -> None:
     tagged = FORGETFUL.replace("{% if m.role == 'assistant' and", "{% generation %}{% if m.role == 'assistant' and")
     tagged = tagged.replace("{{ m.content + eos_token }}", "{{ m.content + eos_token }}{% endgeneration %}")
     thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
@@ -181,25 +181,25 @@ def test_tags_of_a_template_that_drops_earlier_reasoning_count_for_the_last_turn
     ]
 
 
-def test_a_token_that_reaches_into_a_turn_belongs_to_it():
+def test_a_token_that_reaches_into_a_turn_belongs_to_it() -> None:
     assert LLAMA.tokenize(": sat") == [":", "Ġsat"]
     assert learned(SPACED, FIRST) == [[" sat on the mat</s>"]]
     assert learned(ENDLESS, FIRST) == [[" sat on the mat\n"]]
 
 
-def test_an_opening_turn_of_the_assistant_is_context():
+def test_an_opening_turn_of_the_assistant_is_context() -> None:
     assert learned(PLAIN, [{"role": "assistant", "content": "hello"}, *FIRST]) == [["sat on the mat</s>"]]
 
 
-def test_what_follows_the_last_turn_of_the_assistant_is_left_out():
+def test_what_follows_the_last_turn_of_the_assistant_is_left_out() -> None:
     assert texts(PLAIN, [*FIRST, SECOND[0]]) == texts(PLAIN, FIRST)
 
 
-def test_todays_date_is_the_same_every_day():
+def test_todays_date_is_the_same_every_day() -> None:
     assert texts(DATED, FIRST)[0].startswith("01 January 2025 00 <s>")
 
 
-def test_the_token_that_ends_a_turn():
+def test_the_token_that_ends_a_turn() -> None:
     assert turn_end(tokenizer_of(PLAIN)) == LLAMA.eos_token_id
     assert turn_end(tokenizer_of(ENDLESS)) is None
     assert turn_end(tokenizer_of("{{ raise_exception('never') }}")) is None
@@ -210,7 +210,7 @@ words = st.text("abc xyz", min_size=1, max_size=12).filter(str.strip)
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5), st.booleans(), st.integers(8, 90), st.booleans())
-def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(pairs, system, max_length, tagged):
+def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(pairs, system, max_length, tagged) -> None:
     template = TAGGED if tagged else PLAIN
     messages = [SYSTEM] * system
     lengths, answers = [], []
@@ -232,7 +232,7 @@ def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(pairs, system, max
 # Tools
 
 
-def test_a_sample_with_tools_is_byte_for_byte_what_the_tokenizer_renders():
+def test_a_sample_with_tools_is_byte_for_byte_what_the_tokenizer_renders() -> None:
     tools = [WEATHER, CLOCK]
     own = tokenizer_of(TOOLS).apply_chat_template(CALLS, tools=tools, tokenize=False)
     assert texts(TOOLS, CALLS, tools=tools) == [own]
@@ -264,7 +264,7 @@ SAME_TOOLS = [
 
 
 @pytest.mark.parametrize("tools", SAME_TOOLS)
-def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools):
+def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools) -> None:
     assert texts(TOOLS, CALLS, tools=tools) == texts(TOOLS, CALLS, tools=[WEATHER, CLOCK])
 
 
@@ -282,15 +282,15 @@ def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools):
         json.dumps,
     ],
 )
-def test_calls_are_the_same_in_json_strings_and_without_a_frame(change):
+def test_calls_are_the_same_in_json_strings_and_without_a_frame(change) -> None:
     assert texts(TOOLS, with_calls(change), tools=[WEATHER]) == texts(TOOLS, CALLS, tools=[WEATHER])
 
 
-def test_a_template_that_joins_arguments_to_text_gets_them_as_json():
+def test_a_template_that_joins_arguments_to_text_gets_them_as_json() -> None:
     assert '<call>weather {"city": "Köln <&>", "days": null}</call>' in texts(JOINED, CALLS, tools=[WEATHER])[0]
 
 
-def test_a_template_that_ignores_tools_or_loses_a_call_is_refused():
+def test_a_template_that_ignores_tools_or_loses_a_call_is_refused() -> None:
     sentence = refusal(PLAIN, FIRST, tools=[WEATHER])
     assert "training row 1 has tools, but the chat template writes the same text without them; set chat.template" in (
         sentence
@@ -304,7 +304,7 @@ def test_a_template_that_ignores_tools_or_loses_a_call_is_refused():
     assert "leaves out the arguments of weather in message 2" in refusal(named, CALLS, tools=[WEATHER])
 
 
-def test_a_template_that_loses_reasoning_is_refused():
+def test_a_template_that_loses_reasoning_is_refused() -> None:
     thought = [FIRST[0], FIRST[1] | {"reasoning_content": "cats sit"}]
     assert "leaves out the reasoning of message 2; set chat.template" in refusal(PLAIN, thought)
     inside = [FIRST[0], {"role": "assistant", "content": "<think>cats sit</think>\n\non the mat"}]
@@ -313,7 +313,7 @@ def test_a_template_that_loses_reasoning_is_refused():
     assert "leaves out the reasoning of message 2" in refusal(cutting, inside)
 
 
-def test_a_template_that_drops_a_message_is_refused():
+def test_a_template_that_drops_a_message_is_refused() -> None:
     deaf = PLAIN.replace("in messages %}", "in messages if m.role in ('user', 'assistant') %}")
     sentence = refusal(deaf, [SYSTEM, *FIRST])
     assert "leaves out message 1, whose role is system; set chat.template" in sentence and "sat on the mat" in sentence
@@ -330,7 +330,7 @@ def test_a_template_that_drops_a_message_is_refused():
 
 
 @pytest.mark.parametrize("template", [PLAIN, TAGGED, FOLDED])
-def test_a_turn_of_weight_0_is_context(template):
+def test_a_turn_of_weight_0_is_context(template) -> None:
     silent = FIRST[1] | {"weight": 0}
     said = {"role": "assistant", "content": "on the log", "weight": 1}
     assert texts(template, [FIRST[0], silent, SECOND[0], said]) == texts(template, FIRST + SECOND)
@@ -341,13 +341,13 @@ def test_a_turn_of_weight_0_is_context(template):
     assert "has no assistant turn to learn" in refusal(template, [FIRST[0], silent])
 
 
-def test_weight_0_also_holds_where_each_turn_is_a_sample():
+def test_weight_0_also_holds_where_each_turn_is_a_sample() -> None:
     thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
     thought[1]["weight"] = 0
     assert learned(FORGETFUL, thought) == [["<think>hm 3</think>on the log</s>"]]
 
 
-def test_errors_show_the_sample():
+def test_errors_show_the_sample() -> None:
     assert 'has no assistant turn to learn; correct or remove it; it is "[{\\"role\\"' in refusal(PLAIN, [SYSTEM])
     assert "nothing to learn: the chat template leaves its assistant turns empty" in refusal(EMPTY, FIRST)
     assert "does not begin message" in refusal(FALSE_START, FIRST)
@@ -383,11 +383,11 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("row", SHAPES)
-def test_the_shapes_are_told_apart_by_their_columns(row):
+def test_the_shapes_are_told_apart_by_their_columns(row) -> None:
     assert rows_of(PLAIN, row) == rows_of(PLAIN, {"messages": [SYSTEM, *FIRST]})
 
 
-def test_calls_and_answers_in_sharegpts_way():
+def test_calls_and_answers_in_sharegpts_way() -> None:
     shared = [
         {"from": "human", "value": CALLS[0]["content"]},
         {"from": "function_call", "value": json.dumps([call["function"] for call in CALLS[1]["tool_calls"]])},
@@ -399,7 +399,7 @@ def test_calls_and_answers_in_sharegpts_way():
     assert rows_of(TOOLS, {"conversations": shared, "tools": json.dumps([WEATHER])}) == rows_of(TOOLS, ours)
 
 
-def test_columns_by_name_and_those_that_are_missing():
+def test_columns_by_name_and_those_that_are_missing() -> None:
     row = {"talk": FIRST, "messages": SECOND, "functions": [WEATHER]}
     found = rows_of(TOOLS, row, messages_column="talk", tools_column="functions")
     assert found == rows_of(TOOLS, {"messages": FIRST, "tools": [WEATHER]})
@@ -414,7 +414,7 @@ def test_columns_by_name_and_those_that_are_missing():
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_a_value_of_a_json_file_survives_as_a_text(value):
+def test_a_value_of_a_json_file_survives_as_a_text(value) -> None:
     row = {"messages": as_text([{"role": "user", "content": "x", "extra": value}])}
     message = conversation_of(row, columns_of(list(row), Chat()), "row 1").messages[0]
     assert message == {"role": "user", "content": "x"} | ({} if value is None else {"extra": value})
@@ -443,7 +443,7 @@ def lists_of(rows: Rows) -> list[tuple[list[int], list[int]]]:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_rows_of_a_file_are_those_of_its_conversations(tmp_path, name):
+def test_rows_of_a_file_are_those_of_its_conversations(tmp_path, name) -> None:
     rows = [{"messages": FIRST, "tools": None}, {"messages": FIRST + SECOND * 9}, {"messages": SECOND * 2}]
     rows.append({"messages": [{"role": "user", "content": "cat " * 70}, FIRST[1]]})
     made = prepared(tmp_path, written(tmp_path / name, rows), tokenizer_of(PLAIN))
@@ -455,7 +455,7 @@ def test_rows_of_a_file_are_those_of_its_conversations(tmp_path, name):
     assert (strict.counts["train_rows"], strict.counts["train_dropped_long"]) == (2, 2)
 
 
-def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path):
+def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path) -> None:
     file = written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 10)
     plain = prepared(tmp_path, file, tokenizer_of(PLAIN), evaluation_fraction=None)
     again = prepared(tmp_path, file, tokenizer_of(PLAIN), evaluation_fraction=0.2)
@@ -465,7 +465,7 @@ def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path):
     assert len(list((tmp_path / "cache" / "tokens").glob("*/meta.json"))) == 2
 
 
-def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path):
+def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path) -> None:
     rows = [{"messages": CALLS, "tools": [WEATHER, CLOCK]}, {"messages": FIRST}]
     file = written(tmp_path / "a.json", rows)
     data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0}
@@ -474,7 +474,7 @@ def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path):
     assert lists_of(made.train)[0] == rows_of(TOOLS, rows[0])[0]
 
 
-def test_a_row_that_is_refused_is_named(tmp_path):
+def test_a_row_that_is_refused_is_named(tmp_path) -> None:
     file = written(tmp_path / "a.jsonl", [{"messages": FIRST}, {"messages": [SYSTEM]}])
     with pytest.raises(DataError, match="training row 2 has no assistant turn"):
         prepared(tmp_path, file, tokenizer_of(PLAIN))
@@ -493,12 +493,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("asked", "sentence"), REFUSED)
-def test_settings_that_do_not_fit_conversations_are_refused(asked, sentence):
+def test_settings_that_do_not_fit_conversations_are_refused(asked, sentence) -> None:
     with pytest.raises(ValueError, match=sentence.replace(".", r"\.")):
         Settings.model_validate({"task": "chat"} | asked)
 
 
-def test_the_template_comes_from_the_tokenizer_or_a_file(tmp_path):
+def test_the_template_comes_from_the_tokenizer_or_a_file(tmp_path) -> None:
     tokenizer, file = tokenizer_of(None), tmp_path / "mine.jinja"
     settings = Settings.model_validate({"task": "chat", "chat": {"template": str(file)}})
     with pytest.raises(SettingsError, match=r"has no chat template; set chat\.template"):
@@ -517,7 +517,7 @@ OUTSIDE = TAGGED.replace("{{ eos_token }}{% endgeneration %}", "{% endgeneration
 
 
 @pytest.mark.parametrize(("template", "ends"), [(PLAIN, True), (TAGGED, True), (ENDLESS, False), (OUTSIDE, False)])
-def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path, template, ends):
+def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path, template, ends) -> None:
     tokenizer, model = tokenizer_of(template), tiny.decoder("llama", vocabulary=400)
     model.generation_config.eos_token_id = None
     stop_at_turn_end(model, tokenizer)
@@ -530,7 +530,7 @@ def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path, template, ends
     )
 
 
-def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path):
+def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path) -> None:
     made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}]), tokenizer_of(PLAIN))
     said = []
     chat = Settings.model_validate({"task": "chat", "strategy": {"kind": "zero3"}})
@@ -551,7 +551,7 @@ FLAGS = [
 
 @pytest.mark.parametrize(("flags", "kept"), FLAGS)
 @pytest.mark.parametrize("task", ["chat", "causal-lm"])
-def test_flags_of_generation_that_have_no_effect_do_not_end_a_run(llama: Path, tmp_path, flags, kept, task):
+def test_flags_of_generation_that_have_no_effect_do_not_end_a_run(llama: Path, tmp_path, flags, kept, task) -> None:
     shutil.copytree(llama, tmp_path / "model")
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": 0} | flags))
     model = load_model(
@@ -588,7 +588,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
     return folder / "run"
 
 
-def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path):
+def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path) -> None:
     found = list(losses(trained).values())
     assert sum(found[-3:]) < 0.8 * sum(found[:3])
     info = json.loads((trained / "training_info.json").read_text())
@@ -612,7 +612,7 @@ def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path):
     assert stored["data"]["evaluation_fraction"] == 0.2
 
 
-def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Path, monkeypatch, capsys):
+def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     def no_room(folder: str, flags: dict) -> None:
         assert Path(folder, "model.safetensors").exists()
         assert json.loads((tmp_path / "out" / "training_info.json").read_text())["status"] == "finished"
@@ -635,7 +635,7 @@ def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Pa
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys):
+def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys) -> None:
     script = "Hello!\n\n/system Answer in one short sentence.\nWho are you?\n/what\n/reset\nHello!\n/exit\nnever read\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(script))
     with pytest.raises(SystemExit) as left:
@@ -646,7 +646,9 @@ def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys):
     assert captured.err.startswith("there is no command /what: /reset forgets") and captured.err.count("\n") == 1
 
 
-def test_chat_streams_what_predict_says_and_remembers_the_conversation(trained: Path, monkeypatch, capsys, tmp_path):
+def test_chat_streams_what_predict_says_and_remembers_the_conversation(
+    trained: Path, monkeypatch, capsys, tmp_path
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\nThank you.\n"))
     talk(str(trained), 6)
     spoken = capsys.readouterr().out
@@ -671,7 +673,7 @@ def test_chat_streams_what_predict_says_and_remembers_the_conversation(trained: 
     assert json.loads(capsys.readouterr().out)["answer"] == answers[0]
 
 
-def test_a_conversation_that_is_too_long_is_told(trained: Path, monkeypatch, capsys):
+def test_a_conversation_that_is_too_long_is_told(trained: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("cat " * 1100 + "\nHello!\n"))
     talk(str(trained), 2)
     captured = capsys.readouterr()
@@ -695,7 +697,7 @@ PUBLISHED = [
 
 @pytest.mark.hub
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_template_lets_only_answers_be_learned(name):
+def test_a_published_template_lets_only_answers_be_learned(name) -> None:
     try:
         model_info(name, timeout=5)
     except Exception as error:

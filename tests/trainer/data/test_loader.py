@@ -37,7 +37,7 @@ def row_of(batch: dict[str, torch.Tensor], place: int) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_a_rows_mask_is_its_own_whatever_batch_it_is_in(masking: Collator, whole_words: bool):
+def test_a_rows_mask_is_its_own_whatever_batch_it_is_in(masking: Collator, whole_words: bool) -> None:
     collator = replace(masking, mask_whole_words=whole_words)
     alone = [row_of(collator(np.array([number]), 3), 0) for number in range(80)]
     numbers = np.random.default_rng(1).permutation(80)
@@ -45,14 +45,14 @@ def test_a_rows_mask_is_its_own_whatever_batch_it_is_in(masking: Collator, whole
     assert [row_of(together, place) for place in range(80)] == [alone[number] for number in numbers]
 
 
-def test_masks_change_from_epoch_to_epoch_and_with_the_seed(masking: Collator):
+def test_masks_change_from_epoch_to_epoch_and_with_the_seed(masking: Collator) -> None:
     numbers = np.arange(80)
     first = masking(numbers, 0)["labels"]
     assert not torch.equal(first, masking(numbers, 1)["labels"])
     assert not torch.equal(first, replace(masking, seed=2)(numbers, 0)["labels"])
 
 
-def test_masks_are_as_bert_draws_them(masking: Collator):
+def test_masks_are_as_bert_draws_them(masking: Collator) -> None:
     masked = hidden = kept = targets = 0
     for epoch in range(60):
         batch = masking(np.arange(80), epoch)
@@ -67,13 +67,13 @@ def test_masks_are_as_bert_draws_them(masking: Collator):
     assert targets == 60 * expected
 
 
-def test_special_tokens_are_never_targets(masking: Collator):
+def test_special_tokens_are_never_targets(masking: Collator) -> None:
     for number, length in enumerate(LENGTHS):
         labels = masking(np.array([number]), 0)["labels"][0]
         assert labels[0] == IGNORE_INDEX and labels[length - 1] == IGNORE_INDEX
 
 
-def test_whole_words_are_masked_together(masking: Collator):
+def test_whole_words_are_masked_together(masking: Collator) -> None:
     collator = replace(masking, mask_whole_words=True)
     for number, length in enumerate(LENGTHS):
         chosen = (collator(np.array([number]), 0)["labels"][0] != IGNORE_INDEX).numpy()
@@ -82,7 +82,7 @@ def test_whole_words_are_masked_together(masking: Collator):
             assert chosen[words == word].all()
 
 
-def test_a_causal_row_predicts_its_next_token():
+def test_a_causal_row_predicts_its_next_token() -> None:
     collator = Collator(some_rows(), "causal-lm", 1, 0, -1, 100, 0.15, False)
     collator = replace(collator, rows=replace(collator.rows, labels=None))
     batch = collator(np.array([0, 1]), 0)
@@ -92,7 +92,7 @@ def test_a_causal_row_predicts_its_next_token():
 
 
 @given(st.integers(1, 7), st.integers(1, 7))
-def test_all_processes_get_equally_many_and_together_the_whole_step(micro_batches: int, world: int):
+def test_all_processes_get_equally_many_and_together_the_whole_step(micro_batches: int, world: int) -> None:
     rows = some_rows()
     collator = Collator(rows, "sequence-classification", 1, 0, -1, 100, 0.15, False)
     plan = Plan(rows.lengths, 1, 64, None, micro_batches, epochs=1)
@@ -136,7 +136,7 @@ def test_steps_come_in_pinned_memory_where_there_is_a_gpu(workers: int) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
-def test_evaluation_deals_every_row_once_and_equal_forwards(world: int):
+def test_evaluation_deals_every_row_once_and_equal_forwards(world: int) -> None:
     rows = some_rows()
     collator = Collator(rows, "sequence-classification", 1, 0, -1, 100, 0.15, False)
     planned = cut(rows.lengths, np.arange(80), 64, None)

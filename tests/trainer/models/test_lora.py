@@ -89,7 +89,7 @@ def lora(bert: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) 
     return output
 
 
-def test_lora_lowers_the_loss_and_trains_nothing_of_the_base(lora: Path, bert: Path):
+def test_lora_lowers_the_loss_and_trains_nothing_of_the_base(lora: Path, bert: Path) -> None:
     found = losses(lora)
     assert mean_loss(found, range(29, 33)) < mean_loss(found, range(1, 5)) - 0.1
     trained = load(str(lora), {})
@@ -103,7 +103,7 @@ def test_lora_lowers_the_loss_and_trains_nothing_of_the_base(lora: Path, bert: P
 
 
 @pytest.mark.parametrize("name", ["final", "checkpoint-32", BEST])
-def test_a_folder_of_an_adapter_is_one_for_peft(lora: Path, bert: Path, name: str):
+def test_a_folder_of_an_adapter_is_one_for_peft(lora: Path, bert: Path, name: str) -> None:
     folder = lora / name
     base = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=3)
     model = PeftModel.from_pretrained(base, folder)
@@ -114,7 +114,7 @@ def test_a_folder_of_an_adapter_is_one_for_peft(lora: Path, bert: Path, name: st
     assert not (folder / "config.json").exists()  # with it transformers would look for a whole model here
 
 
-def test_new_layers_are_trained_whole_and_kept_with_the_adapter(lora: Path):
+def test_new_layers_are_trained_whole_and_kept_with_the_adapter(lora: Path) -> None:
     names = set(tensors(lora / "final"))
     whole = {name for name in names if ".lora_" not in name}
     layers = ("classifier", "bert.pooler.dense")
@@ -122,7 +122,7 @@ def test_new_layers_are_trained_whole_and_kept_with_the_adapter(lora: Path):
 
 
 @pytest.mark.matrix
-def test_a_resumed_lora_run_ends_with_the_same_bits(lora: Path, bert: Path, few_texts: Path, tmp_path: Path):
+def test_a_resumed_lora_run_ends_with_the_same_bits(lora: Path, bert: Path, few_texts: Path, tmp_path: Path) -> None:
     half = CLASSIFY | {"schedule.max_steps": 16}
     run(settings_of(bert, few_texts, tmp_path, **half), resume=False)
     run(settings_of(bert, few_texts, tmp_path, **CLASSIFY), resume=True)
@@ -151,7 +151,7 @@ def loaded(folder: Path, **values: Any) -> Any:
 @pytest.mark.parametrize(("model", "task", "more"), KINDS)
 def test_what_is_saved_is_what_peft_saves(
     model: str, task: str, more: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
-):
+) -> None:
     adapted = loaded(request.getfixturevalue(model), task=task, **more)
     adapted.save_pretrained(tmp_path, save_embedding_layers=False)
     theirs = load_file(tmp_path / "adapter_model.safetensors")
@@ -167,7 +167,7 @@ def test_what_is_saved_is_what_peft_saves(
 @pytest.mark.parametrize(("model", "task", "more"), KINDS)
 def test_every_trained_parameter_gets_a_gradient_also_after_an_evaluation(
     model: str, task: str, more: dict[str, Any], request: pytest.FixtureRequest
-):
+) -> None:
     adapted = loaded(request.getfixturevalue(model), task=task, **more | {"model.gradient_checkpointing": True})
     module = SummedLoss(adapted)
     ids = torch.arange(5, 13).reshape(2, 4)
@@ -179,7 +179,7 @@ def test_every_trained_parameter_gets_a_gradient_also_after_an_evaluation(
     assert [n for n, p in adapted.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_the_same_seed_makes_the_same_adapter_whatever_the_base_is_held_in(llama: Path):
+def test_the_same_seed_makes_the_same_adapter_whatever_the_base_is_held_in(llama: Path) -> None:
     kinds: list[dict[str, Any]] = [{}, {"quantization.bits": 4}, {"quantization.bits": 8}, {"seed": 7}]
     made = [loaded(llama, task="causal-lm", **kind) for kind in kinds]
     weights = [{in_file: m.get_parameter(n) for n, in_file in saved_names(m).items()} for m in made]
@@ -188,7 +188,7 @@ def test_the_same_seed_makes_the_same_adapter_whatever_the_base_is_held_in(llama
     assert any(not torch.equal(weights[3][name], tensor) for name, tensor in weights[0].items())
 
 
-def test_a_base_is_held_in_the_type_of_the_precision(bert: Path):
+def test_a_base_is_held_in_the_type_of_the_precision(bert: Path) -> None:
     adapted = loaded(bert, precision="bf16")
     kinds = {p.requires_grad: set() for p in adapted.parameters()}
     for parameter in adapted.parameters():
@@ -200,12 +200,12 @@ def test_a_base_is_held_in_the_type_of_the_precision(bert: Path):
     assert torch.isfinite(loss)
 
 
-def test_four_bits_are_counted_as_the_weights_they_hold(llama: Path):
+def test_four_bits_are_counted_as_the_weights_they_hold(llama: Path) -> None:
     whole, quantized = (loaded(llama, task="causal-lm", **more) for more in ({}, {"quantization.bits": 4}))
     assert parameter_counts(quantized) == parameter_counts(whole)
 
 
-def test_layers_that_are_not_there_are_named_with_those_that_are(bert: Path):
+def test_layers_that_are_not_there_are_named_with_those_that_are(bert: Path) -> None:
     with pytest.raises(SettingsError) as refused:
         loaded(bert, **{"lora.target_modules": ["query", "q_proj"]})
     assert str(refused.value) == (
@@ -213,7 +213,7 @@ def test_layers_that_are_not_there_are_named_with_those_that_are(bert: Path):
     )
 
 
-def test_evaluate_has_the_numbers_of_a_run_in_bf16(bert: Path, few_texts: Path, tmp_path: Path):
+def test_evaluate_has_the_numbers_of_a_run_in_bf16(bert: Path, few_texts: Path, tmp_path: Path) -> None:
     run(settings_of(bert, few_texts, tmp_path, **LORA, precision="bf16", **{"schedule.max_steps": 3}), resume=False)
     final = json.loads((tmp_path / "training_info.json").read_text())["final"]
     found = evaluate_folder(str(tmp_path), None, {})
@@ -221,7 +221,7 @@ def test_evaluate_has_the_numbers_of_a_run_in_bf16(bert: Path, few_texts: Path, 
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_merge_takes_a_classifier_with_the_new_head_it_was_trained_with(lora: Path, tmp_path: Path, dtype: str):
+def test_merge_takes_a_classifier_with_the_new_head_it_was_trained_with(lora: Path, tmp_path: Path, dtype: str) -> None:
     report = merge_folder(str(lora), str(tmp_path / "merged"), dtype)
     assert report["quantization"] is None and report["merging"]["largest"] < (1e-4 if dtype == "fp32" else 0.1)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32)
@@ -232,7 +232,7 @@ def test_merge_takes_a_classifier_with_the_new_head_it_was_trained_with(lora: Pa
 
 
 @pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings")
-def test_a_layer_that_shares_its_weight_gets_no_adapter_and_merging_it_is_noticed(tmp_path: Path):
+def test_a_layer_that_shares_its_weight_gets_no_adapter_and_merging_it_is_noticed(tmp_path: Path) -> None:
     model = tiny.decoder("tied llama", vocabulary=400)
     model.save_pretrained(tmp_path)
     tiny.byte_bpe("<s>", "</s>").save_pretrained(tmp_path)
@@ -270,14 +270,14 @@ def qlora(llama: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory
     return output
 
 
-def test_qlora_lowers_the_loss(qlora: Path):
+def test_qlora_lowers_the_loss(qlora: Path) -> None:
     found = losses(qlora)
     assert mean_loss(found, range(10, 13)) < mean_loss(found, range(1, 4)) - 0.1
     module = load(str(qlora), {}).model.get_base_model().model.layers[0].mlp.up_proj.base_layer
     assert type(module).__name__ == "Linear4bit" and module.weight.quant_state.quant_type == "nf4"
 
 
-def test_qlora_is_the_same_on_two_processes(qlora: Path, llama: Path, few_texts: Path, tmp_path: Path):
+def test_qlora_is_the_same_on_two_processes(qlora: Path, llama: Path, few_texts: Path, tmp_path: Path) -> None:
     options = [f"--{name}={value}" for name, value in (QUANTIZED | {"batch.micro_batches": 2}).items()]
     finish([*train(llama, few_texts, tmp_path, 2), "--data.evaluation_fraction=0.1", *options])
     found = losses(tmp_path)
@@ -297,13 +297,13 @@ def quantized_base(llama: Path) -> Any:
     return base
 
 
-def test_the_adapter_reloads_on_the_same_quantized_base_with_identical_logits(qlora: Path, llama: Path):
+def test_the_adapter_reloads_on_the_same_quantized_base_with_identical_logits(qlora: Path, llama: Path) -> None:
     model = PeftModel.from_pretrained(quantized_base(llama), qlora / "final")
     trained = load(str(qlora), {})
     assert torch.equal(logits(model, trained.tokenizer), logits(trained.model, trained.tokenizer))
 
 
-def test_merging_into_the_dequantized_base_agrees(qlora: Path, llama: Path):
+def test_merging_into_the_dequantized_base_agrees(qlora: Path, llama: Path) -> None:
     trained = load(str(qlora), {})
     base = quantized_base(llama).dequantize()
     merged = PeftModel.from_pretrained(base, qlora / "final").merge_and_unload()
@@ -313,7 +313,7 @@ def test_merging_into_the_dequantized_base_agrees(qlora: Path, llama: Path):
 
 def test_merge_writes_a_plain_model_and_says_how_far_it_is_from_the_adapter(
     qlora: Path, llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     output = tmp_path / "merged"
     with pytest.raises(SystemExit) as left:
         main(["merge", str(qlora), "--output", str(output)])
@@ -336,7 +336,7 @@ def test_merge_writes_a_plain_model_and_says_how_far_it_is_from_the_adapter(
         merge_folder(str(output), None, "fp32")
 
 
-def test_evaluation_may_leave_the_quantization_behind(qlora: Path):
+def test_evaluation_may_leave_the_quantization_behind(qlora: Path) -> None:
     trained = load(str(qlora), {"quantization.bits": "null"})
     assert type(trained.model.get_base_model().model.layers[0].mlp.up_proj.base_layer) is torch.nn.Linear
 
@@ -344,7 +344,7 @@ def test_evaluation_may_leave_the_quantization_behind(qlora: Path):
 # 8-bit optimizer
 
 
-def test_the_state_of_eight_bits_comes_back_bit_for_bit(tmp_path: Path):
+def test_the_state_of_eight_bits_comes_back_bit_for_bit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     models = [torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 3)) for _ in range(2)]
     optimizers = [build_optimizer(model, Optimizer(name="adamw_8bit", learning_rate=0.01)) for model in models]
@@ -397,7 +397,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED)
-def test_what_does_not_go_together_is_refused_in_one_sentence(flags: dict[str, str], sentence: str):
+def test_what_does_not_go_together_is_refused_in_one_sentence(flags: dict[str, str], sentence: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings(None, flags, {})
     assert sentence in str(refused.value) and "\n" not in str(refused.value)

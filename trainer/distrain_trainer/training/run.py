@@ -44,7 +44,7 @@ from distrain_trainer.training import results
 from distrain_trainer.training.checkpoint import Checkpoints, State, tensors_digest
 from distrain_trainer.training.evaluation import plan_evaluation
 from distrain_trainer.training.loop import Run, train
-from distrain_trainer.training.probes import check_packing, choose_loss, choose_mask
+from distrain_trainer.training.probes import check_packing, choose_loss, choose_mask, tell_router_loss
 from distrain_trainer.training.stop import StopRequest
 
 
@@ -112,6 +112,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> Run | None
     tell_endless(settings, model, tokenizer, data.train, tell)
     module = SummedLoss(model, settings.precision)
     freeze_unreached(module, collator.empty())
+    tell_router_loss(settings, module, tell)
     check_same_start(settings, plan, data, list(model.parameters()))
     parameters = parameter_counts(model)
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
