@@ -4,7 +4,10 @@ import copy
 import io
 import json
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -98,7 +101,7 @@ CALLS = [
 ]
 
 
-def rows_of(template: str, row: dict, max_length: int = 10_000, **chat) -> list[tuple[list[int], list[int]]]:
+def rows_of(template: str, row: dict, max_length: int = 10_000, **chat: Any) -> list[tuple[list[int], list[int]]]:
     """(ids, targets) of each sample of one row of a JSON file."""
     row = {name: as_text(value) for name, value in row.items()}
     at_work = Template(tokenizer_of(template))
@@ -111,7 +114,7 @@ def rows_of(template: str, row: dict, max_length: int = 10_000, **chat) -> list[
     return [(ids, targets) for _, ids, targets in fitted if ids]
 
 
-def learned(template: str, messages: list[dict], **row) -> list[list[str]]:
+def learned(template: str, messages: list[dict[str, Any]], **row: Any) -> list[list[str]]:
     """The texts that are learned, of each sample."""
     found = []
     for ids, targets in rows_of(template, {"messages": messages} | row):
@@ -127,11 +130,11 @@ def learned(template: str, messages: list[dict], **row) -> list[list[str]]:
     return found
 
 
-def texts(template: str, messages: list[dict], **row) -> list[str]:
+def texts(template: str, messages: list[dict[str, Any]], **row: Any) -> list[str]:
     return [LLAMA.decode(ids) for ids, _ in rows_of(template, {"messages": messages} | row)]
 
 
-def refusal(template: str, messages: list[dict], **row) -> str:
+def refusal(template: str, messages: list[dict[str, Any]], **row: Any) -> str:
     with pytest.raises(DataError) as caught:
         rows_of(template, {"messages": messages} | row)
     assert "\n" not in str(caught.value)
@@ -142,7 +145,7 @@ def refusal(template: str, messages: list[dict], **row) -> str:
 
 
 @pytest.mark.parametrize("template", [PLAIN, TAGGED, ALTERNATING])
-def test_only_the_assistants_turns_with_their_end_are_learned(template) -> None:
+def test_only_the_assistants_turns_with_their_end_are_learned(template: str) -> None:
     assert learned(template, FIRST + SECOND) == [["sat on the mat</s>", "on the log</s>"]]
     ids, _ = rows_of(template, {"messages": FIRST + SECOND})[0]
     own = tokenizer_of(template).apply_chat_template(FIRST + SECOND)["input_ids"]
@@ -210,7 +213,9 @@ words = st.text("abc xyz", min_size=1, max_size=12).filter(str.strip)
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5), st.booleans(), st.integers(8, 90), st.booleans())
-def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(pairs, system, max_length, tagged) -> None:
+def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(
+    pairs: Any, system: Any, max_length: Any, tagged: Any
+) -> None:
     template = TAGGED if tagged else PLAIN
     messages = [SYSTEM] * system
     lengths, answers = [], []
@@ -244,7 +249,7 @@ def test_a_sample_with_tools_is_byte_for_byte_what_the_tokenizer_renders() -> No
     assert learned(TOOLS, CALLS, tools=tools) == [[calls, "it is, 24 degrees</s>"]]
 
 
-def with_calls(change) -> list[dict]:
+def with_calls(change: Any) -> list[dict]:
     """CALLS with each call changed."""
     return [
         message | ({"tool_calls": [change(call) for call in message["tool_calls"]]} if "tool_calls" in message else {})
@@ -264,7 +269,7 @@ SAME_TOOLS = [
 
 
 @pytest.mark.parametrize("tools", SAME_TOOLS)
-def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools) -> None:
+def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools: Any) -> None:
     assert texts(TOOLS, CALLS, tools=tools) == texts(TOOLS, CALLS, tools=[WEATHER, CLOCK])
 
 
@@ -282,7 +287,7 @@ def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools) -> None:
         json.dumps,
     ],
 )
-def test_calls_are_the_same_in_json_strings_and_without_a_frame(change) -> None:
+def test_calls_are_the_same_in_json_strings_and_without_a_frame(change: Any) -> None:
     assert texts(TOOLS, with_calls(change), tools=[WEATHER]) == texts(TOOLS, CALLS, tools=[WEATHER])
 
 
@@ -330,7 +335,7 @@ def test_a_template_that_drops_a_message_is_refused() -> None:
 
 
 @pytest.mark.parametrize("template", [PLAIN, TAGGED, FOLDED])
-def test_a_turn_of_weight_0_is_context(template) -> None:
+def test_a_turn_of_weight_0_is_context(template: str) -> None:
     silent = FIRST[1] | {"weight": 0}
     said = {"role": "assistant", "content": "on the log", "weight": 1}
     assert texts(template, [FIRST[0], silent, SECOND[0], said]) == texts(template, FIRST + SECOND)
@@ -383,7 +388,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("row", SHAPES)
-def test_the_shapes_are_told_apart_by_their_columns(row) -> None:
+def test_the_shapes_are_told_apart_by_their_columns(row: Any) -> None:
     assert rows_of(PLAIN, row) == rows_of(PLAIN, {"messages": [SYSTEM, *FIRST]})
 
 
@@ -414,7 +419,7 @@ def test_columns_by_name_and_those_that_are_missing() -> None:
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_a_value_of_a_json_file_survives_as_a_text(value) -> None:
+def test_a_value_of_a_json_file_survives_as_a_text(value: Any) -> None:
     row = {"messages": as_text([{"role": "user", "content": "x", "extra": value}])}
     message = conversation_of(row, columns_of(list(row), Chat()), "row 1").messages[0]
     assert message == {"role": "user", "content": "x"} | ({} if value is None else {"extra": value})
@@ -423,12 +428,12 @@ def test_a_value_of_a_json_file_survives_as_a_text(value) -> None:
 # Rows
 
 
-def prepared(tmp_path: Path, file: Path, tokenizer: PreTrainedTokenizerFast, **data) -> Tokenized:
+def prepared(tmp_path: Path, file: Path, tokenizer: PreTrainedTokenizerFast, **data: Any) -> Tokenized:
     data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0} | data
     return prepare(Settings.model_validate({"task": "chat", "data": data}), tokenizer, 60, lambda _: None)
 
 
-def written(file: Path, rows: list[dict]) -> Path:
+def written(file: Path, rows: list[dict[str, Any]]) -> Path:
     if file.suffix == ".parquet":
         datasets.Dataset.from_list(rows).to_parquet(file)
     else:
@@ -443,7 +448,7 @@ def lists_of(rows: Rows) -> list[tuple[list[int], list[int]]]:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_rows_of_a_file_are_those_of_its_conversations(tmp_path, name) -> None:
+def test_rows_of_a_file_are_those_of_its_conversations(tmp_path: Path, name: str) -> None:
     rows = [{"messages": FIRST, "tools": None}, {"messages": FIRST + SECOND * 9}, {"messages": SECOND * 2}]
     rows.append({"messages": [{"role": "user", "content": "cat " * 70}, FIRST[1]]})
     made = prepared(tmp_path, written(tmp_path / name, rows), tokenizer_of(PLAIN))
@@ -455,7 +460,7 @@ def test_rows_of_a_file_are_those_of_its_conversations(tmp_path, name) -> None:
     assert (strict.counts["train_rows"], strict.counts["train_dropped_long"]) == (2, 2)
 
 
-def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path) -> None:
+def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path: Path) -> None:
     file = written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 10)
     plain = prepared(tmp_path, file, tokenizer_of(PLAIN), evaluation_fraction=None)
     again = prepared(tmp_path, file, tokenizer_of(PLAIN), evaluation_fraction=0.2)
@@ -465,7 +470,7 @@ def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path) -> None:
     assert len(list((tmp_path / "cache" / "tokens").glob("*/meta.json"))) == 2
 
 
-def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path) -> None:
+def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path: Path) -> None:
     rows = [{"messages": CALLS, "tools": [WEATHER, CLOCK]}, {"messages": FIRST}]
     file = written(tmp_path / "a.json", rows)
     data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0}
@@ -474,7 +479,7 @@ def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path) -> None:
     assert lists_of(made.train)[0] == rows_of(TOOLS, rows[0])[0]
 
 
-def test_a_row_that_is_refused_is_named(tmp_path) -> None:
+def test_a_row_that_is_refused_is_named(tmp_path: Path) -> None:
     file = written(tmp_path / "a.jsonl", [{"messages": FIRST}, {"messages": [SYSTEM]}])
     with pytest.raises(DataError, match="training row 2 has no assistant turn"):
         prepared(tmp_path, file, tokenizer_of(PLAIN))
@@ -493,12 +498,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("asked", "sentence"), REFUSED)
-def test_settings_that_do_not_fit_conversations_are_refused(asked, sentence) -> None:
+def test_settings_that_do_not_fit_conversations_are_refused(asked: Any, sentence: Any) -> None:
     with pytest.raises(ValueError, match=sentence.replace(".", r"\.")):
         Settings.model_validate({"task": "chat"} | asked)
 
 
-def test_the_template_comes_from_the_tokenizer_or_a_file(tmp_path) -> None:
+def test_the_template_comes_from_the_tokenizer_or_a_file(tmp_path: Path) -> None:
     tokenizer, file = tokenizer_of(None), tmp_path / "mine.jinja"
     settings = Settings.model_validate({"task": "chat", "chat": {"template": str(file)}})
     with pytest.raises(SettingsError, match=r"has no chat template; set chat\.template"):
@@ -517,12 +522,12 @@ OUTSIDE = TAGGED.replace("{{ eos_token }}{% endgeneration %}", "{% endgeneration
 
 
 @pytest.mark.parametrize(("template", "ends"), [(PLAIN, True), (TAGGED, True), (ENDLESS, False), (OUTSIDE, False)])
-def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path, template, ends) -> None:
+def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path: Path, template: str, ends: Any) -> None:
     tokenizer, model = tokenizer_of(template), tiny.decoder("llama", vocabulary=400)
     model.generation_config.eos_token_id = None
     stop_at_turn_end(model, tokenizer)
     made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 3), tokenizer)
-    said = []
+    said: list[str] = []
     tell_endless(Settings(task="chat"), model, tokenizer, made.train, said.append)
     assert len(said) == (not ends)
     assert ends or said[0].startswith(
@@ -530,9 +535,9 @@ def test_a_model_that_will_not_learn_to_stop_is_told_of(tmp_path, template, ends
     )
 
 
-def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path) -> None:
+def test_answers_that_cannot_be_made_are_said_and_end_nothing(tmp_path: Path) -> None:
     made = prepared(tmp_path, written(tmp_path / "a.jsonl", [{"messages": FIRST}]), tokenizer_of(PLAIN))
-    said = []
+    said: list[str] = []
     chat = Settings.model_validate({"task": "chat", "strategy": {"kind": "zero3"}})
     assert answer_held_out(chat, tmp_path / "nowhere", made.train, said.append) == []
     assert said.pop().startswith("no answers for the report: the whole model may not fit here; distrain chat")
@@ -551,7 +556,9 @@ FLAGS = [
 
 @pytest.mark.parametrize(("flags", "kept"), FLAGS)
 @pytest.mark.parametrize("task", ["chat", "causal-lm"])
-def test_flags_of_generation_that_have_no_effect_do_not_end_a_run(llama: Path, tmp_path, flags, kept, task) -> None:
+def test_flags_of_generation_that_have_no_effect_do_not_end_a_run(
+    llama: Path, tmp_path: Path, flags: Any, kept: Any, task: str
+) -> None:
     shutil.copytree(llama, tmp_path / "model")
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": 0} | flags))
     model = load_model(
@@ -571,7 +578,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, run_command: Callable[..., subprocess.CompletedProcess[str]]
+) -> Path:
     """The example's run on a small model, with a template from a file."""
     folder = tmp_path_factory.mktemp("chat")
     model = tiny.tiny_llama(folder / "model")
@@ -612,7 +621,9 @@ def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path) -
     assert stored["data"]["evaluation_fraction"] == 0.2
 
 
-def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_run_is_finished_before_its_answers_are_made(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def no_room(folder: str, flags: dict) -> None:
         assert Path(folder, "model.safetensors").exists()
         assert json.loads((tmp_path / "out" / "training_info.json").read_text())["status"] == "finished"
@@ -635,7 +646,9 @@ def test_a_run_is_finished_before_its_answers_are_made(llama: Path, tmp_path: Pa
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys) -> None:
+def test_chat_answers_each_line_of_a_pipe(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = "Hello!\n\n/system Answer in one short sentence.\nWho are you?\n/what\n/reset\nHello!\n/exit\nnever read\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(script))
     with pytest.raises(SystemExit) as left:
@@ -647,7 +660,7 @@ def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch, capsys) ->
 
 
 def test_chat_streams_what_predict_says_and_remembers_the_conversation(
-    trained: Path, monkeypatch, capsys, tmp_path
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\nThank you.\n"))
     talk(str(trained), 6)
@@ -673,7 +686,9 @@ def test_chat_streams_what_predict_says_and_remembers_the_conversation(
     assert json.loads(capsys.readouterr().out)["answer"] == answers[0]
 
 
-def test_a_conversation_that_is_too_long_is_told(trained: Path, monkeypatch, capsys) -> None:
+def test_a_conversation_that_is_too_long_is_told(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("cat " * 1100 + "\nHello!\n"))
     talk(str(trained), 2)
     captured = capsys.readouterr()
@@ -697,7 +712,7 @@ PUBLISHED = [
 
 @pytest.mark.hub
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_template_lets_only_answers_be_learned(name) -> None:
+def test_a_published_template_lets_only_answers_be_learned(name: str) -> None:
     try:
         model_info(name, timeout=5)
     except Exception as error:

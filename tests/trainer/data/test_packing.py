@@ -1,7 +1,10 @@
 """Packed texts are computed as if each were alone, every one once, on any number of processes."""
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,14 +144,14 @@ def test_rows_laid_end_to_end_for_flash_attention_give_the_same_loss() -> None:
 class Deaf(LlamaForCausalLM):
     """Takes positions and passes them over."""
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, **more):
+    def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, **more: Any):
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, **more)
 
 
 class Strict(LlamaForCausalLM):
     """Takes no positions."""
 
-    def forward(self, input_ids, attention_mask=None):
+    def forward(self, input_ids: Any, attention_mask: Any = None):
         return super().forward(input_ids=input_ids, attention_mask=attention_mask)
 
 
@@ -172,7 +175,9 @@ def test_a_model_in_which_texts_see_each_other_is_refused(precision: str) -> Non
         check("llama", Strict)
 
 
-def test_the_example_of_continued_pretraining(run_command, tmp_path: Path) -> None:
+def test_the_example_of_continued_pretraining(
+    run_command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     """On two processes; its first loss is that of the step's texts one by one, and tied weights stay one."""
     model = tiny.tiny_gpt2(tmp_path / "gpt2", dropout=0.0)
     draw = np.random.default_rng(1)

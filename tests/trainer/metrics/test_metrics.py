@@ -3,6 +3,8 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ rows = st.lists(st.tuples(labels, labels), min_size=1, max_size=40)
 
 
 @given(rows)
-def test_classification_metrics_are_those_of_scikit_learn(pairs) -> None:
+def test_classification_metrics_are_those_of_scikit_learn(pairs: Any) -> None:
     predictions, references = zip(*pairs, strict=True)
     values = metrics.classification_metrics(predictions, references, CLASSES)
     assert values["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(references, predictions))
@@ -32,7 +34,7 @@ def test_classification_metrics_are_those_of_scikit_learn(pairs) -> None:
 
 
 @given(rows)
-def test_single_scores_need_no_number_of_classes(pairs) -> None:
+def test_single_scores_need_no_number_of_classes(pairs: Any) -> None:
     predictions, references = zip(*pairs, strict=True)
     values = metrics.classification_metrics(predictions, references, CLASSES)
     for score in (metrics.precision, metrics.recall, metrics.f1):
@@ -42,14 +44,14 @@ def test_single_scores_need_no_number_of_classes(pairs) -> None:
 
 
 @given(rows)
-def test_the_confusion_matrix_is_that_of_scikit_learn(pairs) -> None:
+def test_the_confusion_matrix_is_that_of_scikit_learn(pairs: Any) -> None:
     predictions, references = zip(*pairs, strict=True)
     expected = sklearn_metrics.confusion_matrix(references, predictions, labels=range(CLASSES))
     assert np.array_equal(metrics.confusion_matrix(predictions, references, CLASSES), expected)
 
 
 @given(rows)
-def test_scores_of_a_class_are_those_of_scikit_learn(pairs) -> None:
+def test_scores_of_a_class_are_those_of_scikit_learn(pairs: Any) -> None:
     predictions, references = zip(*pairs, strict=True)
     scores = metrics.class_scores(metrics.confusion_matrix(predictions, references, CLASSES))
     expected = sklearn_metrics.precision_recall_fscore_support(
@@ -83,7 +85,7 @@ def test_nothing_evaluated_has_no_value() -> None:
 
 
 @pytest.mark.parametrize("task", ["sequence-classification", "causal-lm", "masked-lm"])
-def test_the_default_metric_is_a_metric_of_its_task(task) -> None:
+def test_the_default_metric_is_a_metric_of_its_task(task: str) -> None:
     metrics.check_metric(metrics.default_metric(task), task)
 
 
@@ -120,7 +122,7 @@ print(json.dumps(values))
 """
 
 
-def test_evaluate_load_gives_the_same_numbers_without_a_network(tmp_path) -> None:
+def test_evaluate_load_gives_the_same_numbers_without_a_network(tmp_path: Path) -> None:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-c", WITH_EVALUATE, json.dumps(LABELS)]
     values = json.loads(subprocess.check_output(command, env=environment))

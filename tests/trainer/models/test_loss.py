@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ class Largest(TorchDispatchMode):
 
     elements = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
         given = function(*args, **(kwargs or {}))
         for tensor in given if isinstance(given, (tuple, list)) else [given]:
             if isinstance(tensor, torch.Tensor):

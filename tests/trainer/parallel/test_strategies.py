@@ -104,7 +104,7 @@ def by_hand(still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module", params=DEALS, ids=lambda deal: "{}-{}".format(*deal[:2]))
 def table(
-    request, still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, int, tuple[str, ...]]:
     """A folder with a run for each strategy and optimizer on some processes, their micro_batches, the optimizers."""
     world, micro_batches, optimizers = request.param
