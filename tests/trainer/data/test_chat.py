@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import model_info
@@ -81,7 +82,7 @@ CALLS = [
 ]
 
 
-def rows_of(template: str, row: dict, max_length: int = 10_000, **chat) -> list[tuple[list[int], list[int]]]:
+def rows_of(template: str, row: dict, max_length: int = 10_000, **chat: Any) -> list[tuple[list[int], list[int]]]:
     """(ids, targets) of each sample of one row of a JSON file."""
     row = {name: as_text(value) for name, value in row.items()}
     at_work = Template(tokenizer_of(template))
@@ -94,7 +95,7 @@ def rows_of(template: str, row: dict, max_length: int = 10_000, **chat) -> list[
     return [(ids, targets) for _, ids, targets in fitted if ids]
 
 
-def learned(template: str, messages: list[dict], **row) -> list[list[str]]:
+def learned(template: str, messages: list[dict[str, Any]], **row: Any) -> list[list[str]]:
     """The texts that are learned, of each sample."""
     found = []
     for ids, targets in rows_of(template, {"messages": messages} | row):
@@ -110,11 +111,11 @@ def learned(template: str, messages: list[dict], **row) -> list[list[str]]:
     return found
 
 
-def texts(template: str, messages: list[dict], **row) -> list[str]:
+def texts(template: str, messages: list[dict[str, Any]], **row: Any) -> list[str]:
     return [LLAMA.decode(ids) for ids, _ in rows_of(template, {"messages": messages} | row)]
 
 
-def refusal(template: str, messages: list[dict], **row) -> str:
+def refusal(template: str, messages: list[dict[str, Any]], **row: Any) -> str:
     with pytest.raises(DataError) as caught:
         rows_of(template, {"messages": messages} | row)
     assert "\n" not in str(caught.value)
@@ -125,7 +126,7 @@ def refusal(template: str, messages: list[dict], **row) -> str:
 
 
 @pytest.mark.parametrize("template", [PLAIN, TAGGED, ALTERNATING])
-def test_only_the_assistants_turns_with_their_end_are_learned(template):
+def test_only_the_assistants_turns_with_their_end_are_learned(template: str) -> None:
     assert learned(template, FIRST + SECOND) == [["sat on the mat</s>", "on the log</s>"]]
     ids, _ = rows_of(template, {"messages": FIRST + SECOND})[0]
     own = tokenizer_of(template).apply_chat_template(FIRST + SECOND)["input_ids"]
@@ -133,18 +134,18 @@ def test_only_the_assistants_turns_with_their_end_are_learned(template):
     assert ids.count(LLAMA.bos_token_id) == 1
 
 
-def test_a_system_message_that_is_folded_into_the_first_turn_is_kept_and_not_learned():
+def test_a_system_message_that_is_folded_into_the_first_turn_is_kept_and_not_learned() -> None:
     assert texts(FOLDED, [SYSTEM, *FIRST]) == ["<s>[INST] be kind\n\nthe cat? [/INST] sat on the mat</s>"]
     assert learned(FOLDED, [SYSTEM, *FIRST, *SECOND]) == [[" sat on the mat</s>", " on the log</s>"]]
 
 
-def test_alternation_that_a_template_wants_is_told_in_its_own_words():
+def test_alternation_that_a_template_wants_is_told_in_its_own_words() -> None:
     sentence = refusal(ALTERNATING, [SYSTEM, *FIRST])
     assert "training row 1: the chat template refuses it (roles must alternate" in sentence
     assert "be kind" in sentence and "chat.template" in sentence
 
 
-def test_where_earlier_reasoning_is_dropped_each_turn_is_a_sample_of_its_own():
+def test_where_earlier_reasoning_is_dropped_each_turn_is_a_sample_of_its_own() -> None:
     thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
     assert learned(FORGETFUL, thought) == [
         ["<think>hm 1</think>sat on the mat</s>"],
@@ -154,7 +155,7 @@ def test_where_earlier_reasoning_is_dropped_each_turn_is_a_sample_of_its_own():
     assert "hm 1" in first and "hm 1" not in second and "sat on the mat" in second
 
 
-def test_tags_of_a_template_that_drops_earlier_reasoning_count_for_the_last_turn_of_each_sample():
+def test_tags_of_a_template_that_drops_earlier_reasoning_count_for_the_last_turn_of_each_sample() -> None:
     tagged = FORGETFUL.replace("{% if m.role == 'assistant' and", "{% generation %}{% if m.role == 'assistant' and")
     tagged = tagged.replace("{{ m.content + eos_token }}", "{{ m.content + eos_token }}{% endgeneration %}")
     thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
@@ -164,25 +165,25 @@ def test_tags_of_a_template_that_drops_earlier_reasoning_count_for_the_last_turn
     ]
 
 
-def test_a_token_that_reaches_into_a_turn_belongs_to_it():
+def test_a_token_that_reaches_into_a_turn_belongs_to_it() -> None:
     assert LLAMA.tokenize(": sat") == [":", "Ġsat"]
     assert learned(SPACED, FIRST) == [[" sat on the mat</s>"]]
     assert learned(ENDLESS, FIRST) == [[" sat on the mat\n"]]
 
 
-def test_an_opening_turn_of_the_assistant_is_context():
+def test_an_opening_turn_of_the_assistant_is_context() -> None:
     assert learned(PLAIN, [{"role": "assistant", "content": "hello"}, *FIRST]) == [["sat on the mat</s>"]]
 
 
-def test_what_follows_the_last_turn_of_the_assistant_is_left_out():
+def test_what_follows_the_last_turn_of_the_assistant_is_left_out() -> None:
     assert texts(PLAIN, [*FIRST, SECOND[0]]) == texts(PLAIN, FIRST)
 
 
-def test_todays_date_is_the_same_every_day():
+def test_todays_date_is_the_same_every_day() -> None:
     assert texts(DATED, FIRST)[0].startswith("01 January 2025 00 <s>")
 
 
-def test_the_token_that_ends_a_turn():
+def test_the_token_that_ends_a_turn() -> None:
     assert turn_end(tokenizer_of(PLAIN)) == LLAMA.eos_token_id
     assert turn_end(tokenizer_of(ENDLESS)) is None
     assert turn_end(tokenizer_of("{{ raise_exception('never') }}")) is None
@@ -193,7 +194,9 @@ words = st.text("abc xyz", min_size=1, max_size=12).filter(str.strip)
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5), st.booleans(), st.integers(8, 90), st.booleans())
-def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(pairs, system, max_length, tagged):
+def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(
+    pairs: Any, system: Any, max_length: Any, tagged: Any
+) -> None:
     template = TAGGED if tagged else PLAIN
     messages = [SYSTEM] * system
     lengths, answers = [], []
@@ -215,7 +218,7 @@ def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(pairs, system, max
 # Tools
 
 
-def test_a_sample_with_tools_is_byte_for_byte_what_the_tokenizer_renders():
+def test_a_sample_with_tools_is_byte_for_byte_what_the_tokenizer_renders() -> None:
     tools = [WEATHER, CLOCK]
     own = tokenizer_of(TOOLS).apply_chat_template(CALLS, tools=tools, tokenize=False)
     assert texts(TOOLS, CALLS, tools=tools) == [own]
@@ -227,7 +230,7 @@ def test_a_sample_with_tools_is_byte_for_byte_what_the_tokenizer_renders():
     assert learned(TOOLS, CALLS, tools=tools) == [[calls, "it is, 24 degrees</s>"]]
 
 
-def with_calls(change) -> list[dict]:
+def with_calls(change: Any) -> list[dict]:
     """CALLS with each call changed."""
     return [
         message | ({"tool_calls": [change(call) for call in message["tool_calls"]]} if "tool_calls" in message else {})
@@ -247,7 +250,7 @@ SAME_TOOLS = [
 
 
 @pytest.mark.parametrize("tools", SAME_TOOLS)
-def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools):
+def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools: Any) -> None:
     assert texts(TOOLS, CALLS, tools=tools) == texts(TOOLS, CALLS, tools=[WEATHER, CLOCK])
 
 
@@ -265,15 +268,15 @@ def test_tools_and_parameters_in_json_strings_are_the_same_tools(tools):
         json.dumps,
     ],
 )
-def test_calls_are_the_same_in_json_strings_and_without_a_frame(change):
+def test_calls_are_the_same_in_json_strings_and_without_a_frame(change: Any) -> None:
     assert texts(TOOLS, with_calls(change), tools=[WEATHER]) == texts(TOOLS, CALLS, tools=[WEATHER])
 
 
-def test_a_template_that_joins_arguments_to_text_gets_them_as_json():
+def test_a_template_that_joins_arguments_to_text_gets_them_as_json() -> None:
     assert '<call>weather {"city": "Köln <&>", "days": null}</call>' in texts(JOINED, CALLS, tools=[WEATHER])[0]
 
 
-def test_a_template_that_ignores_tools_or_loses_a_call_is_refused():
+def test_a_template_that_ignores_tools_or_loses_a_call_is_refused() -> None:
     sentence = refusal(PLAIN, FIRST, tools=[WEATHER])
     assert "training row 1 has tools, but the chat template writes the same text without them; set chat.template" in (
         sentence
@@ -287,7 +290,7 @@ def test_a_template_that_ignores_tools_or_loses_a_call_is_refused():
     assert "leaves out the arguments of weather in message 2" in refusal(named, CALLS, tools=[WEATHER])
 
 
-def test_a_template_that_loses_reasoning_is_refused():
+def test_a_template_that_loses_reasoning_is_refused() -> None:
     thought = [FIRST[0], FIRST[1] | {"reasoning_content": "cats sit"}]
     assert "leaves out the reasoning of message 2; set chat.template" in refusal(PLAIN, thought)
     inside = [FIRST[0], {"role": "assistant", "content": "<think>cats sit</think>\n\non the mat"}]
@@ -296,7 +299,7 @@ def test_a_template_that_loses_reasoning_is_refused():
     assert "leaves out the reasoning of message 2" in refusal(cutting, inside)
 
 
-def test_a_template_that_drops_a_message_is_refused():
+def test_a_template_that_drops_a_message_is_refused() -> None:
     deaf = PLAIN.replace("in messages %}", "in messages if m.role in ('user', 'assistant') %}")
     sentence = refusal(deaf, [SYSTEM, *FIRST])
     assert "leaves out message 1, whose role is system; set chat.template" in sentence and "sat on the mat" in sentence
@@ -313,7 +316,7 @@ def test_a_template_that_drops_a_message_is_refused():
 
 
 @pytest.mark.parametrize("template", [PLAIN, TAGGED, FOLDED])
-def test_a_turn_of_weight_0_is_context(template):
+def test_a_turn_of_weight_0_is_context(template: str) -> None:
     silent = FIRST[1] | {"weight": 0}
     said = {"role": "assistant", "content": "on the log", "weight": 1}
     assert texts(template, [FIRST[0], silent, SECOND[0], said]) == texts(template, FIRST + SECOND)
@@ -324,13 +327,13 @@ def test_a_turn_of_weight_0_is_context(template):
     assert "has no assistant turn to learn" in refusal(template, [FIRST[0], silent])
 
 
-def test_weight_0_also_holds_where_each_turn_is_a_sample():
+def test_weight_0_also_holds_where_each_turn_is_a_sample() -> None:
     thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
     thought[1]["weight"] = 0
     assert learned(FORGETFUL, thought) == [["<think>hm 3</think>on the log</s>"]]
 
 
-def test_errors_show_the_sample():
+def test_errors_show_the_sample() -> None:
     assert 'has no assistant turn to learn; correct or remove it; it is "[{\\"role\\"' in refusal(PLAIN, [SYSTEM])
     assert "nothing to learn: the chat template leaves its assistant turns empty" in refusal(EMPTY, FIRST)
     assert "does not begin message" in refusal(FALSE_START, FIRST)
@@ -366,11 +369,11 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("row", SHAPES)
-def test_the_shapes_are_told_apart_by_their_columns(row):
+def test_the_shapes_are_told_apart_by_their_columns(row: Any) -> None:
     assert rows_of(PLAIN, row) == rows_of(PLAIN, {"messages": [SYSTEM, *FIRST]})
 
 
-def test_calls_and_answers_in_sharegpts_way():
+def test_calls_and_answers_in_sharegpts_way() -> None:
     shared = [
         {"from": "human", "value": CALLS[0]["content"]},
         {"from": "function_call", "value": json.dumps([call["function"] for call in CALLS[1]["tool_calls"]])},
@@ -382,7 +385,7 @@ def test_calls_and_answers_in_sharegpts_way():
     assert rows_of(TOOLS, {"conversations": shared, "tools": json.dumps([WEATHER])}) == rows_of(TOOLS, ours)
 
 
-def test_columns_by_name_and_those_that_are_missing():
+def test_columns_by_name_and_those_that_are_missing() -> None:
     row = {"talk": FIRST, "messages": SECOND, "functions": [WEATHER]}
     found = rows_of(TOOLS, row, messages_column="talk", tools_column="functions")
     assert found == rows_of(TOOLS, {"messages": FIRST, "tools": [WEATHER]})
@@ -397,7 +400,7 @@ def test_columns_by_name_and_those_that_are_missing():
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_a_value_of_a_json_file_survives_as_a_text(value):
+def test_a_value_of_a_json_file_survives_as_a_text(value: Any) -> None:
     row = {"messages": as_text([{"role": "user", "content": "x", "extra": value}])}
     message = conversation_of(row, columns_of(list(row), Chat()), "row 1").messages[0]
     assert message == {"role": "user", "content": "x"} | ({} if value is None else {"extra": value})
@@ -413,7 +416,7 @@ def lists_of(rows: Rows) -> list[tuple[list[int], list[int]]]:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_rows_of_a_file_are_those_of_its_conversations(tmp_path, name):
+def test_rows_of_a_file_are_those_of_its_conversations(tmp_path: Path, name: str) -> None:
     rows = [{"messages": FIRST, "tools": None}, {"messages": FIRST + SECOND * 9}, {"messages": SECOND * 2}]
     rows.append({"messages": [{"role": "user", "content": "cat " * 70}, FIRST[1]]})
     made = prepared(tmp_path, written(tmp_path / name, rows), tokenizer_of(PLAIN))
@@ -425,7 +428,7 @@ def test_rows_of_a_file_are_those_of_its_conversations(tmp_path, name):
     assert (strict.counts["train_rows"], strict.counts["train_dropped_long"]) == (2, 2)
 
 
-def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path):
+def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path: Path) -> None:
     file = written(tmp_path / "a.jsonl", [{"messages": FIRST}] * 10)
     plain = prepared(tmp_path, file, tokenizer_of(PLAIN), evaluation_fraction=None)
     again = prepared(tmp_path, file, tokenizer_of(PLAIN), evaluation_fraction=0.2)
@@ -435,7 +438,7 @@ def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path):
     assert len(list((tmp_path / "cache" / "tokens").glob("*/meta.json"))) == 2
 
 
-def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path):
+def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path: Path) -> None:
     rows = [{"messages": CALLS, "tools": [WEATHER, CLOCK]}, {"messages": FIRST}]
     file = written(tmp_path / "a.json", rows)
     data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0}
@@ -444,7 +447,7 @@ def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path):
     assert lists_of(made.train)[0] == rows_of(TOOLS, rows[0])[0]
 
 
-def test_a_row_that_is_refused_is_named(tmp_path):
+def test_a_row_that_is_refused_is_named(tmp_path: Path) -> None:
     file = written(tmp_path / "a.jsonl", [{"messages": FIRST}, {"messages": [SYSTEM]}])
     with pytest.raises(DataError, match="training row 2 has no assistant turn"):
         prepared(tmp_path, file, tokenizer_of(PLAIN))
@@ -463,12 +466,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("asked", "sentence"), REFUSED)
-def test_settings_that_do_not_fit_conversations_are_refused(asked, sentence):
+def test_settings_that_do_not_fit_conversations_are_refused(asked: Any, sentence: Any) -> None:
     with pytest.raises(ValueError, match=sentence.replace(".", r"\.")):
         Settings.model_validate({"task": "chat"} | asked)
 
 
-def test_the_template_comes_from_the_tokenizer_or_a_file(tmp_path):
+def test_the_template_comes_from_the_tokenizer_or_a_file(tmp_path: Path) -> None:
     tokenizer, file = tokenizer_of(None), tmp_path / "mine.jinja"
     settings = Settings.model_validate({"task": "chat", "chat": {"template": str(file)}})
     with pytest.raises(SettingsError, match=r"has no chat template; set chat\.template"):
@@ -494,7 +497,9 @@ FLAGS = [
 
 @pytest.mark.parametrize(("flags", "kept"), FLAGS)
 @pytest.mark.parametrize("task", ["chat", "causal-lm"])
-def test_flags_of_generation_that_have_no_effect_do_not_end_a_run(llama: Path, tmp_path, flags, kept, task):
+def test_flags_of_generation_that_have_no_effect_do_not_end_a_run(
+    llama: Path, tmp_path: Path, flags: Any, kept: Any, task: str
+) -> None:
     shutil.copytree(llama, tmp_path / "model")
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": 0} | flags))
     model = load_model(
@@ -521,7 +526,7 @@ PUBLISHED = [
 
 @pytest.mark.hub
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_template_lets_only_answers_be_learned(name):
+def test_a_published_template_lets_only_answers_be_learned(name: str) -> None:
     try:
         model_info(name, timeout=5)
     except Exception as error:

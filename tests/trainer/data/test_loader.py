@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distrain_trainer.data.loader import IGNORE_INDEX, Collator, StepDataset, evaluation_batches
+from distrain_trainer.data.loader import Collator, StepBatch, StepDataset, evaluation_batches, steps
 from distrain_trainer.data.plan import Plan, cut
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.data.tokens import Rows
 
 LENGTHS = np.random.default_rng(5).integers(3, 40, 80)
@@ -36,7 +37,7 @@ def row_of(batch: dict[str, torch.Tensor], place: int) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_a_rows_mask_is_its_own_whatever_batch_it_is_in(masking: Collator, whole_words: bool):
+def test_a_rows_mask_is_its_own_whatever_batch_it_is_in(masking: Collator, whole_words: bool) -> None:
     collator = replace(masking, mask_whole_words=whole_words)
     alone = [row_of(collator(np.array([number]), 3), 0) for number in range(80)]
     numbers = np.random.default_rng(1).permutation(80)
@@ -44,14 +45,14 @@ def test_a_rows_mask_is_its_own_whatever_batch_it_is_in(masking: Collator, whole
     assert [row_of(together, place) for place in range(80)] == [alone[number] for number in numbers]
 
 
-def test_masks_change_from_epoch_to_epoch_and_with_the_seed(masking: Collator):
+def test_masks_change_from_epoch_to_epoch_and_with_the_seed(masking: Collator) -> None:
     numbers = np.arange(80)
     first = masking(numbers, 0)["labels"]
     assert not torch.equal(first, masking(numbers, 1)["labels"])
     assert not torch.equal(first, replace(masking, seed=2)(numbers, 0)["labels"])
 
 
-def test_masks_are_as_bert_draws_them(masking: Collator):
+def test_masks_are_as_bert_draws_them(masking: Collator) -> None:
     masked = hidden = kept = targets = 0
     for epoch in range(60):
         batch = masking(np.arange(80), epoch)
@@ -66,13 +67,13 @@ def test_masks_are_as_bert_draws_them(masking: Collator):
     assert targets == 60 * expected
 
 
-def test_special_tokens_are_never_targets(masking: Collator):
+def test_special_tokens_are_never_targets(masking: Collator) -> None:
     for number, length in enumerate(LENGTHS):
         labels = masking(np.array([number]), 0)["labels"][0]
         assert labels[0] == IGNORE_INDEX and labels[length - 1] == IGNORE_INDEX
 
 
-def test_whole_words_are_masked_together(masking: Collator):
+def test_whole_words_are_masked_together(masking: Collator) -> None:
     collator = replace(masking, mask_whole_words=True)
     for number, length in enumerate(LENGTHS):
         chosen = (collator(np.array([number]), 0)["labels"][0] != IGNORE_INDEX).numpy()
@@ -81,7 +82,7 @@ def test_whole_words_are_masked_together(masking: Collator):
             assert chosen[words == word].all()
 
 
-def test_a_causal_row_predicts_its_next_token():
+def test_a_causal_row_predicts_its_next_token() -> None:
     collator = Collator(some_rows(), "causal-lm", 1, 0, -1, 100, 0.15, False)
     collator = replace(collator, rows=replace(collator.rows, labels=None))
     batch = collator(np.array([0, 1]), 0)
@@ -91,7 +92,7 @@ def test_a_causal_row_predicts_its_next_token():
 
 
 @given(st.integers(1, 7), st.integers(1, 7))
-def test_all_processes_get_equally_many_and_together_the_whole_step(micro_batches: int, world: int):
+def test_all_processes_get_equally_many_and_together_the_whole_step(micro_batches: int, world: int) -> None:
     rows = some_rows()
     collator = Collator(rows, "sequence-classification", 1, 0, -1, 100, 0.15, False)
     plan = Plan(rows.lengths, 1, 64, None, micro_batches, epochs=1)
@@ -104,8 +105,38 @@ def test_all_processes_get_equally_many_and_together_the_whole_step(micro_batche
         assert dealt == list(plan.step(number).indices)
 
 
+class Page(torch.Tensor):
+    """A tensor that remembers whether it is pinned, which needs a GPU otherwise."""
+
+    pinned = False
+
+    def pin_memory(self, device: object = None) -> "Page":
+        copy = self.clone().as_subclass(Page)
+        copy.pinned = True
+        return copy
+
+
+def test_pinning_a_step_pins_each_of_its_tensors_and_changes_nothing_else() -> None:
+    micro_batches = [{name: torch.tensor([n]).as_subclass(Page) for name in ("input_ids", "labels")} for n in (1, 2)]
+    step = StepBatch(0, [4, 5], micro_batches, targets=2, samples=2, tokens=2, padded_tokens=3)
+    pinned = step.pin_memory()
+    tensors = [tensor for batch in pinned.micro_batches for tensor in batch.values()]
+    assert [getattr(tensor, "pinned", False) for tensor in tensors] == [True] * 4
+    assert [int(tensor) for tensor in tensors] == [1, 1, 2, 2]
+    assert replace(pinned, micro_batches=[]) == replace(step, micro_batches=[])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_steps_come_in_pinned_memory_where_there_is_a_gpu(workers: int) -> None:
+    rows = some_rows()
+    collator = Collator(rows, "sequence-classification", 1, 0, -1, 100, 0.15, False)
+    dataset = StepDataset(Plan(rows.lengths, 1, 64, None, 2, epochs=1), collator, rank=0, world=1)
+    first = next(steps(dataset, 0, workers))
+    assert {t.is_pinned() for batch in first.micro_batches for t in batch.values()} == {torch.cuda.is_available()}
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
-def test_evaluation_deals_every_row_once_and_equal_forwards(world: int):
+def test_evaluation_deals_every_row_once_and_equal_forwards(world: int) -> None:
     rows = some_rows()
     collator = Collator(rows, "sequence-classification", 1, 0, -1, 100, 0.15, False)
     planned = cut(rows.lengths, np.arange(80), 64, None)

@@ -1,7 +1,10 @@
 """Packed texts are computed as if each were alone, every one once, on any number of processes."""
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +43,9 @@ def collator(rows: Rows, packing: Packing | None) -> Collator:
 
 
 @given(LENGTHS, st.integers(20, 50), st.integers(0, 3))
-def test_every_text_is_in_one_row_and_no_two_rows_would_fit_into_one(lengths: np.ndarray, longest: int, seed: int):
+def test_every_text_is_in_one_row_and_no_two_rows_would_fit_into_one(
+    lengths: np.ndarray, longest: int, seed: int
+) -> None:
     packing = pack(lengths, longest, seed)
     assert sorted(packing.texts.tolist()) == list(range(len(lengths)))
     assert packing.lengths.tolist() == [lengths[packing[row]].sum() for row in range(len(packing))]
@@ -50,14 +55,16 @@ def test_every_text_is_in_one_row_and_no_two_rows_would_fit_into_one(lengths: np
     assert np.array_equal(packing.texts, again.texts) and np.array_equal(packing.starts, again.starts)
 
 
-def test_the_seed_decides_between_texts_of_equal_length():
+def test_the_seed_decides_between_texts_of_equal_length() -> None:
     lengths = np.full(30, 5)
     drawn = [tuple(pack(lengths, 20, seed).texts) for seed in range(4)]
     assert len(set(drawn)) == 4
 
 
 @given(LENGTHS, st.integers(20, 50), st.integers(1, 5), st.integers(1, 3))
-def test_an_epoch_holds_every_token_and_target_once(lengths: np.ndarray, longest: int, micro_batches: int, world: int):
+def test_an_epoch_holds_every_token_and_target_once(
+    lengths: np.ndarray, longest: int, micro_batches: int, world: int
+) -> None:
     rows = some_rows(lengths)
     packing = pack(lengths, longest, 1)
     plan = Plan(packing.lengths, 1, 64, None, micro_batches, epochs=1)
@@ -77,7 +84,7 @@ def test_an_epoch_holds_every_token_and_target_once(lengths: np.ndarray, longest
     assert (samples, tokens) == (len(lengths), lengths.sum())
 
 
-def test_a_packed_row_by_hand():
+def test_a_packed_row_by_hand() -> None:
     targets = np.array([1, 2, IGNORE_INDEX, 4, 5, 6, 7], np.int32)
     rows = Rows(np.arange(11, 18, dtype=np.int32), np.array([0, 4, 6, 7]), targets)
     packing = Packing(np.array([0, 2, 1]), np.array([0, 2, 3]), np.array([5, 2]))
@@ -97,7 +104,7 @@ def test_a_packed_row_by_hand():
     [("llama", "sdpa"), ("llama", "eager"), ("gpt2", "sdpa"), ("gpt2", "eager"), ("gemma2", "eager")],
 )
 @torch.no_grad()
-def test_packed_logits_are_those_of_each_text_alone(kind: str, attention: str):
+def test_packed_logits_are_those_of_each_text_alone(kind: str, attention: str) -> None:
     model = tiny.decoder(kind, attention).eval()
     assert model.config._attn_implementation == attention
     lengths = np.array([20, 1, 7, 12, 3, 30, 2, 9, 17, 40, 5])
@@ -117,7 +124,7 @@ def test_packed_logits_are_those_of_each_text_alone(kind: str, attention: str):
 
 
 @torch.no_grad()
-def test_rows_laid_end_to_end_for_flash_attention_give_the_same_loss():
+def test_rows_laid_end_to_end_for_flash_attention_give_the_same_loss() -> None:
     AttentionInterface.register("flash_by_name", sdpa_attention_forward)
     AttentionMaskInterface.register("flash_by_name", sdpa_mask)
     lengths = np.array([20, 1, 7, 12, 3, 30])
@@ -137,19 +144,19 @@ def test_rows_laid_end_to_end_for_flash_attention_give_the_same_loss():
 class Deaf(LlamaForCausalLM):
     """Takes positions and passes them over."""
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, **more):
+    def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, **more: Any):
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, **more)
 
 
 class Strict(LlamaForCausalLM):
     """Takes no positions."""
 
-    def forward(self, input_ids, attention_mask=None):
+    def forward(self, input_ids: Any, attention_mask: Any = None):
         return super().forward(input_ids=input_ids, attention_mask=attention_mask)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_model_in_which_texts_see_each_other_is_refused(precision: str):
+def test_a_model_in_which_texts_see_each_other_is_refused(precision: str) -> None:
     settings = Settings(task="causal-lm", model={"name": "tiny"}, batch={"packing": True}, precision=precision)
 
     def check(kind: str, family: type | None = None) -> None:
@@ -168,7 +175,9 @@ def test_a_model_in_which_texts_see_each_other_is_refused(precision: str):
         check("llama", Strict)
 
 
-def test_the_example_of_continued_pretraining(run_command, tmp_path: Path):
+def test_the_example_of_continued_pretraining(
+    run_command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     """On two processes; its first loss is that of the step's texts one by one, and tied weights stay one."""
     model = tiny.tiny_gpt2(tmp_path / "gpt2", dropout=0.0)
     draw = np.random.default_rng(1)

@@ -18,14 +18,16 @@ def lognormal(rows: int, seed: int = 0) -> np.ndarray:
 
 
 @given(lengths_of_rows, st.integers(0, 2**31 - 1), st.integers(0, 5), samples_limit, st.integers(1, 9))
-def test_every_row_is_trained_on_once_an_epoch(lengths, seed, epoch, samples, micro_batches):
+def test_every_row_is_trained_on_once_an_epoch(
+    lengths: np.ndarray, seed: int, epoch: int, samples: int | None, micro_batches: int
+) -> None:
     planned = plan_epoch(lengths, seed, epoch, 64, samples, micro_batches)
     assert sorted(planned.rows) == list(range(len(lengths)))
     assert [row for i in range(len(planned)) for row in planned[i]] == list(planned.rows)
 
 
 @given(lengths_of_rows, st.integers(0, 2**31 - 1), st.integers(64, 200), samples_limit)
-def test_no_micro_batch_is_over_the_limits(lengths, seed, tokens, samples):
+def test_no_micro_batch_is_over_the_limits(lengths: np.ndarray, seed: int, tokens: int, samples: int | None) -> None:
     planned = plan_epoch(lengths, seed, 0, tokens, samples, 4)
     for i in range(len(planned)):
         rows = planned[i]
@@ -34,7 +36,7 @@ def test_no_micro_batch_is_over_the_limits(lengths, seed, tokens, samples):
 
 
 @given(lengths_of_rows, st.integers(1, 9), st.integers(1, 9))
-def test_a_step_is_the_same_however_it_is_dealt(lengths, micro_batches, world):
+def test_a_step_is_the_same_however_it_is_dealt(lengths: np.ndarray, micro_batches: int, world: int) -> None:
     plan = Plan(lengths, 7, 64, None, micro_batches, epochs=2)
     for number in range(plan.steps):
         step = plan.step(number)
@@ -44,7 +46,7 @@ def test_a_step_is_the_same_however_it_is_dealt(lengths, micro_batches, world):
 
 
 @given(lengths_of_rows, st.integers(1, 9), st.integers(1, 3))
-def test_the_steps_of_an_epoch_hold_all_of_it(lengths, micro_batches, epochs):
+def test_the_steps_of_an_epoch_hold_all_of_it(lengths: np.ndarray, micro_batches: int, epochs: int) -> None:
     plan = Plan(lengths, 7, 64, None, micro_batches, epochs)
     seen = [(step.epoch, row) for step in map(plan.step, range(plan.steps)) for row in step.rows]
     assert sorted(seen) == [(epoch, row) for epoch in range(epochs) for row in range(len(lengths))]
@@ -52,7 +54,9 @@ def test_the_steps_of_an_epoch_hold_all_of_it(lengths, micro_batches, epochs):
 
 
 @given(lengths_of_rows, st.integers(1, 9), st.data())
-def test_any_step_is_found_without_the_ones_before(lengths, micro_batches, data):
+def test_any_step_is_found_without_the_ones_before(
+    lengths: np.ndarray, micro_batches: int, data: st.DataObject
+) -> None:
     plan = Plan(lengths, 7, 64, None, micro_batches, epochs=3)
     in_order = [plan.step(number).rows.tolist() for number in range(plan.steps)]
     number = data.draw(st.integers(0, plan.steps - 1))
@@ -60,20 +64,20 @@ def test_any_step_is_found_without_the_ones_before(lengths, micro_batches, data)
 
 
 @given(lengths_of_rows, st.integers(1, 50))
-def test_max_steps_is_exact_and_starts_new_epochs_as_needed(lengths, max_steps):
+def test_max_steps_is_exact_and_starts_new_epochs_as_needed(lengths: np.ndarray, max_steps: int) -> None:
     plan = Plan(lengths, 7, 64, None, 2, epochs=1, max_steps=max_steps)
     assert plan.steps == max_steps
     assert plan.step(max_steps - 1).indices
 
 
 @given(lengths_of_rows)
-def test_a_longer_schedule_begins_with_the_same_steps(lengths):
+def test_a_longer_schedule_begins_with_the_same_steps(lengths: np.ndarray) -> None:
     short, long = (Plan(lengths, 7, 64, None, 2, epochs) for epochs in (1, 3))
     for number in range(short.steps):
         assert short.step(number).rows.tolist() == long.step(number).rows.tolist()
 
 
-def test_epochs_and_seeds_differ_in_order():
+def test_epochs_and_seeds_differ_in_order() -> None:
     lengths = lognormal(500)
     orders = [plan_epoch(lengths, s, e, 2048, None, 4).rows.tolist() for s, e in [(1, 0), (1, 1), (2, 0)]]
     assert len({tuple(order) for order in orders}) == 3
@@ -81,13 +85,13 @@ def test_epochs_and_seeds_differ_in_order():
 
 @pytest.mark.parametrize(("world", "micro_batches"), [(2, 8), (4, 16), (8, 32), (64, 256)])
 @pytest.mark.parametrize("tokens", [3 * 512, 8 * 512])
-def test_padding_and_imbalance_stay_small_on_uneven_texts(world, micro_batches, tokens):
+def test_padding_and_imbalance_stay_small_on_uneven_texts(world: int, micro_batches: int, tokens: int) -> None:
     plan = Plan(lognormal(60_000), 42, tokens, None, micro_batches, epochs=1)
     assert 0 < plan.padding() <= 0.05
     assert 1.0 <= plan.imbalance(world) <= 1.07
 
 
-def test_long_texts_come_at_no_particular_time():
+def test_long_texts_come_at_no_particular_time() -> None:
     lengths = lognormal(60_000)
     planned = plan_epoch(lengths, 3, 0, 2048, None, 4)
     longest = [lengths[planned[i]].max() for i in range(len(planned))]
@@ -106,19 +110,21 @@ def assigned_by_looking_at_all(costs: np.ndarray, world: int, slots: int) -> lis
 
 
 @given(st.lists(st.integers(0, 12), max_size=80), st.integers(1, 12), st.integers(0, 3))
-def test_each_micro_batch_goes_to_the_least_loaded_process_with_a_free_slot(costs, world, spare):
+def test_each_micro_batch_goes_to_the_least_loaded_process_with_a_free_slot(
+    costs: list[int], world: int, spare: int
+) -> None:
     slots = -(-len(costs) // world) + spare
     given_out = np.asarray(costs, np.int64)
     assert deal(given_out, world, slots) == assigned_by_looking_at_all(given_out, world, slots)
 
 
-def test_dealing_twice_the_micro_batches_to_twice_the_processes_is_about_twice_the_work():
+def test_dealing_twice_the_micro_batches_to_twice_the_processes_is_about_twice_the_work() -> None:
     costs = np.random.default_rng(0).integers(1, 4096, 1024)
     small, large = (calls_of(lambda n=n: deal(costs[:n], n // 4, 4)) for n in (512, 1024))
     assert large < 2.5 * small
 
 
-def test_the_imbalance_is_worked_out_once():
+def test_the_imbalance_is_worked_out_once() -> None:
     plan = Plan(lognormal(2_000), 42, 1536, None, 16, epochs=1)
     first, second = (calls_of(lambda: plan.imbalance(4)) for _ in range(2))
     assert second < first / 100

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub
@@ -24,19 +25,19 @@ from distrain_trainer.settings.sections import Data
 ROWS = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(20)]
 
 
-def jsonl(path: Path, rows: list[dict] = ROWS) -> Path:
+def jsonl(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-def opened(tmp_path: Path, task: str = "causal-lm", said: list[str] | None = None, **data) -> Splits:
+def opened(tmp_path: Path, task: str = "causal-lm", said: list[str] | None = None, **data: Any) -> Splits:
     settings = Data(cache=str(tmp_path / "cache"), **data)
     folder = tmp_path / f"work{len(list(tmp_path.iterdir()))}"
     say = (said if said is not None else []).append
     return read(settings, locate(settings), task, folder, say)
 
 
-def refusal(tmp_path: Path, task: str = "causal-lm", **data) -> str:
+def refusal(tmp_path: Path, task: str = "causal-lm", **data: Any) -> str:
     with pytest.raises(DataError) as caught:
         opened(tmp_path, task, **data)
     sentence = str(caught.value)
@@ -44,11 +45,11 @@ def refusal(tmp_path: Path, task: str = "causal-lm", **data) -> str:
     return sentence
 
 
-def located(**data) -> Origin:
+def located(**data: Any) -> Origin:
     return locate(Data(**data))
 
 
-def test_the_same_rows_come_from_every_format(tmp_path):
+def test_the_same_rows_come_from_every_format(tmp_path: Path) -> None:
     frame = pandas.DataFrame(ROWS)
     jsonl(tmp_path / "a.jsonl")
     (tmp_path / "b.json").write_text(json.dumps(ROWS, indent=1))
@@ -66,14 +67,14 @@ def test_the_same_rows_come_from_every_format(tmp_path):
         assert splits.evaluation is None
 
 
-def test_local_files_are_read_without_the_network(tmp_path, monkeypatch):
+def test_local_files_are_read_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple] = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address))
     opened(tmp_path, files=[str(jsonl(tmp_path / "a.jsonl"))])
     assert not asked
 
 
-def test_a_saved_format_does_not_come_back_as_tensors(tmp_path):
+def test_a_saved_format_does_not_come_back_as_tensors(tmp_path: Path) -> None:
     rows = datasets.Dataset.from_list([{"input_ids": [1, 2]}]).with_format("numpy")
     rows.save_to_disk(tmp_path / "f")
     assert opened(tmp_path, files=[str(tmp_path / "f")], evaluation_fraction=0).train[0] == {"input_ids": [1, 2]}
@@ -87,7 +88,7 @@ def test_a_saved_format_does_not_come_back_as_tensors(tmp_path):
         ("document", ["one\ntwo\n\n \nthree\n\n\nfour\n"]),
     ],
 )
-def test_text_files_become_lines_paragraphs_or_documents(tmp_path, unit, expected):
+def test_text_files_become_lines_paragraphs_or_documents(tmp_path: Path, unit: str, expected: Any) -> None:
     content = b"one\r\ntwo\n\n \nthree\n\n\nfour\n"
     (tmp_path / "a.txt").write_bytes(content)
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(content))
@@ -95,7 +96,7 @@ def test_text_files_become_lines_paragraphs_or_documents(tmp_path, unit, expecte
     assert splits.train["text"][:] == expected * 2
 
 
-def test_globs_are_read_in_the_order_of_their_paths(tmp_path):
+def test_globs_are_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     jsonl(tmp_path / "deep" / "z.jsonl", ROWS[:2])
     jsonl(tmp_path / "a[1].jsonl", ROWS[2:4])
@@ -103,13 +104,13 @@ def test_globs_are_read_in_the_order_of_their_paths(tmp_path):
     assert splits.train.to_list() == ROWS[2:4] + ROWS[:2]
 
 
-def test_none_and_na_are_words_in_csv_files(tmp_path):
+def test_none_and_na_are_words_in_csv_files(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\nNone,NA\nnull,nan\n,x\n")
     rows = opened(tmp_path, files=[str(tmp_path / "a.csv")], evaluation_fraction=0).train.to_list()
     assert [tuple(row.values()) for row in rows] == [("None", "NA"), ("null", "nan"), (None, "x")]
 
 
-def test_nothing_but_the_content_of_files_makes_the_fingerprint(tmp_path):
+def test_nothing_but_the_content_of_files_makes_the_fingerprint(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl")
     origin = located(files=[str(file)])
     assert origin.description == f"a.jsonl, {file.stat().st_size} bytes"
@@ -124,7 +125,7 @@ def test_nothing_but_the_content_of_files_makes_the_fingerprint(tmp_path):
     assert evaluated not in (changed, origin.fingerprint)
 
 
-def test_changed_content_is_seen_at_once(tmp_path):
+def test_changed_content_is_seen_at_once(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", ROWS[:2])
     assert len(opened(tmp_path, files=[str(file)], evaluation_fraction=0).train) == 2
     stat = file.stat()
@@ -133,7 +134,7 @@ def test_changed_content_is_seen_at_once(tmp_path):
     assert opened(tmp_path, files=[str(file)], evaluation_fraction=0).train.to_list() == ROWS[2:4]
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     gone = str(tmp_path / "gone.jsonl")
     assert f"data.files: {gone} is not there" in refusal(tmp_path, files=[gone])
     assert "matches no file" in refusal(tmp_path, files=[f"{tmp_path}/*.csv"])
@@ -141,7 +142,7 @@ def test_a_missing_file_is_named(tmp_path):
     assert "data.evaluation_files: " in refusal(tmp_path, files=[here], evaluation_files=[gone])
 
 
-def test_formats_that_cannot_be_read_are_refused(tmp_path):
+def test_formats_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_text("x")
     assert "ends in none of .csv, .tsv, .json" in refusal(tmp_path, files=[str(tmp_path / "a.xlsx")])
     (tmp_path / "a.parquet.gz").write_text("x")
@@ -164,7 +165,7 @@ def test_formats_that_cannot_be_read_are_refused(tmp_path):
         ('{"text": "a"}\n5\n{"text": "b"}\n', "line 2: int instead of an object"),
     ],
 )
-def test_a_corrupt_line_is_named_with_its_number(tmp_path, lines, told):
+def test_a_corrupt_line_is_named_with_its_number(tmp_path: Path, lines: Any, told: str) -> None:
     jsonl(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").write_text(lines)
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
@@ -173,7 +174,7 @@ def test_a_corrupt_line_is_named_with_its_number(tmp_path, lines, told):
         assert f"{tmp_path / name}, {told}" in sentence
 
 
-def test_bytes_that_are_not_utf8_are_named(tmp_path):
+def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
     assert "a.jsonl, line 2: byte 10 is not UTF-8" in refusal(tmp_path, files=[str(tmp_path / "a.jsonl")])
     for name in ("a.csv", "a.txt"):
@@ -192,27 +193,27 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
         ("f.csv.gz", gzip.compress(bytes(100_000), mtime=0)[:50], "Compressed file ended"),
     ],
 )
-def test_a_corrupt_file_is_named_with_what_is_wrong(tmp_path, name, content, told):
+def test_a_corrupt_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, content: str | bytes, told: str) -> None:
     (tmp_path / name).write_bytes(content)
     sentence = refusal(tmp_path, files=[str(tmp_path / name)])
     assert f"{tmp_path / name} cannot be read: " in sentence
     assert told in sentence
 
 
-def test_files_without_rows_are_refused(tmp_path):
+def test_files_without_rows_are_refused(tmp_path: Path) -> None:
     for name, content in (("a.jsonl", ""), ("b.csv", "text,label\n"), ("c.jsonl", "\n\n"), ("d.txt", "\n\n")):
         (tmp_path / name).write_text(content)
         sentence = refusal(tmp_path, files=[str(tmp_path / name)])
         assert "is empty" in sentence or "has no rows" in sentence, sentence
 
 
-def test_an_empty_file_among_others_is_no_harm(tmp_path):
+def test_an_empty_file_among_others_is_no_harm(tmp_path: Path) -> None:
     jsonl(tmp_path / "b.jsonl")
     (tmp_path / "a.jsonl").write_text("")
     assert len(opened(tmp_path, files=[f"{tmp_path}/*.jsonl"], evaluation_fraction=0).train) == 20
 
 
-def test_a_split_column_divides_the_rows(tmp_path):
+def test_a_split_column_divides_the_rows(tmp_path: Path) -> None:
     rows = [row | {"part": ["train", "test", "extra"][i % 3]} for i, row in enumerate(ROWS)]
     files = [str(jsonl(tmp_path / "a.jsonl", rows))]
     splits = opened(tmp_path, files=files, split_column="part")
@@ -224,7 +225,7 @@ def test_a_split_column_divides_the_rows(tmp_path):
     assert "'fold' is not a column of the data; the columns are 'text', 'label', 'part'" in sentence
 
 
-def test_named_splits_are_taken_in_order_of_preference(tmp_path):
+def test_named_splits_are_taken_in_order_of_preference(tmp_path: Path) -> None:
     parts = {name: datasets.Dataset.from_list(ROWS[: i + 1]) for i, name in enumerate(["train", "dev", "test"])}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
     files = [str(tmp_path / "d")]
@@ -237,13 +238,13 @@ def test_named_splits_are_taken_in_order_of_preference(tmp_path):
     assert "has splits already" in refusal(tmp_path, files=files, split_column="label")
 
 
-def test_evaluation_files_are_evaluated_on(tmp_path):
+def test_evaluation_files_are_evaluated_on(tmp_path: Path) -> None:
     train, evaluation = jsonl(tmp_path / "a.jsonl"), jsonl(tmp_path / "b.jsonl", ROWS[:3])
     splits = opened(tmp_path, files=[str(train)], evaluation_files=[str(evaluation)])
     assert (len(splits.train), len(splits.evaluation)) == (20, 3)
 
 
-def test_held_out_rows_are_those_of_train_test_split(tmp_path):
+def test_held_out_rows_are_those_of_train_test_split(tmp_path: Path) -> None:
     files = [str(jsonl(tmp_path / "a.jsonl"))]
     splits = opened(tmp_path, files=files, evaluation_fraction=0.25)
     expected = datasets.Dataset.from_list(ROWS).train_test_split(0.25, seed=42)
@@ -251,7 +252,7 @@ def test_held_out_rows_are_those_of_train_test_split(tmp_path):
     assert sorted(splits.train["text"][:] + splits.evaluation["text"][:]) == sorted(row["text"] for row in ROWS)
 
 
-def test_held_out_rows_are_stratified_where_that_is_possible(tmp_path):
+def test_held_out_rows_are_stratified_where_that_is_possible(tmp_path: Path) -> None:
     said: list[str] = []
     rows = [{"text": str(i), "label": int(i % 5 == 0)} for i in range(50)]
     files = [str(jsonl(tmp_path / "a.jsonl", rows))]
@@ -286,19 +287,19 @@ def test_holding_out_rows_does_not_look_at_each_of_them(tmp_path: Path, task: st
     assert calls[1] < 2 * calls[0]
 
 
-def test_an_unlabelled_row_is_counted_from_the_file_and_not_from_the_split(tmp_path):
+def test_an_unlabelled_row_is_counted_from_the_file_and_not_from_the_split(tmp_path: Path) -> None:
     rows = [*ROWS, {"text": "x", "label": None}, *ROWS]
     sentence = refusal(tmp_path, "sequence-classification", files=[str(jsonl(tmp_path / "a.jsonl", rows))])
     assert "1 of 41 training rows have no label in column 'label'" in sentence
     assert "the first is row 21" in sentence
 
 
-def test_one_row_cannot_be_divided(tmp_path):
+def test_one_row_cannot_be_divided(tmp_path: Path) -> None:
     sentence = refusal(tmp_path, files=[str(jsonl(tmp_path / "a.jsonl", ROWS[:1]))])
     assert "1 rows cannot be divided by data.evaluation_fraction = 0.1" in sentence
 
 
-def test_files_whose_columns_do_not_fit_together_are_refused(tmp_path):
+def test_files_whose_columns_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     first = jsonl(tmp_path / "a.jsonl")
     second = jsonl(tmp_path / "b.jsonl", [{"text": "x", "label": "a", "url": "y"}])
     sentence = refusal(tmp_path, files=[str(first), str(second)])
@@ -306,7 +307,7 @@ def test_files_whose_columns_do_not_fit_together_are_refused(tmp_path):
     assert "columns that not all of them have: 'url'" in sentence
 
 
-def test_a_path_is_not_taken_for_a_name_on_the_hub(tmp_path):
+def test_a_path_is_not_taken_for_a_name_on_the_hub(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl")
     assert "is a path here, but names a data set on the Hub; use data.files" in refusal(tmp_path, name=str(file))
 
@@ -331,14 +332,14 @@ def service():
 
 
 @pytest.fixture
-def reached(service, monkeypatch):
+def reached(service: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", service.url)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     return service
 
 
-def test_a_revision_becomes_a_commit(reached):
+def test_a_revision_becomes_a_commit(reached: Any) -> None:
     commit = REPOSITORIES["datasets/owner/fine"].commit
     origin = located(name="owner/fine", revision="main")
     assert origin.commit == commit
@@ -349,7 +350,7 @@ def test_a_revision_becomes_a_commit(reached):
     assert not reached.requests
 
 
-def test_what_the_hub_does_not_have_is_told_apart(reached, tmp_path):
+def test_what_the_hub_does_not_have_is_told_apart(reached: Any, tmp_path: Path) -> None:
     gone = refusal(tmp_path, name="owner/gone")
     assert "data set owner/gone is not on the Hub, or is private and HF_TOKEN is not set; check data.name" in gone
     assert "owner/private is not on the Hub, or is private" in refusal(tmp_path, name="owner/private")
@@ -358,14 +359,16 @@ def test_what_the_hub_does_not_have_is_told_apart(reached, tmp_path):
     assert "is no name on the Hub" in refusal(tmp_path, name="a b/c/d")
 
 
-def test_a_token_without_access_is_told_from_none(reached, tmp_path, monkeypatch):
+def test_a_token_without_access_is_told_from_none(
+    reached: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     sentence = refusal(tmp_path, name="owner/private")
     assert "the account of HF_TOKEN has no access" in sentence
     assert "hf_secret" not in sentence
 
 
-def test_an_unreachable_hub_is_told_from_a_missing_name(tmp_path, monkeypatch):
+def test_an_unreachable_hub_is_told_from_a_missing_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     assert "the Hub at http://127.0.0.1:9 cannot be reached" in refusal(tmp_path, name="owner/fine")
@@ -398,7 +401,7 @@ def read_elsewhere(environment: dict[str, str], folder: Path, *lines: str) -> li
     return done.stdout.splitlines()
 
 
-def test_data_sets_on_the_hub_are_read_or_refused_with_a_reason(service, tmp_path):
+def test_data_sets_on_the_hub_are_read_or_refused_with_a_reason(service: Any, tmp_path: Path) -> None:
     environment = service.environment(tmp_path)
     lines = ["fine,,", "parts,b,", "parts,,", "parts,c,", "gated,,", "corrupt,,", "script,,"]
     fine, parts, unnamed, unknown, gated, corrupt, script = read_elsewhere(
@@ -425,7 +428,7 @@ def test_data_sets_on_the_hub_are_read_or_refused_with_a_reason(service, tmp_pat
     assert "HF_HUB_OFFLINE is set" in moving
 
 
-def test_the_sentence_follows_the_causes_of_a_wrapped_error(reached):
+def test_the_sentence_follows_the_causes_of_a_wrapped_error(reached: Any) -> None:
     try:
         try:
             huggingface_hub.HfApi().model_info("owner/gone")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -33,7 +34,7 @@ TEXTS = [
 ]
 
 
-def settings_of(tmp_path: Path, rows: list[dict], task: str = "causal-lm", **data) -> Settings:
+def settings_of(tmp_path: Path, rows: list[dict[str, Any]], task: str = "causal-lm", **data: Any) -> Settings:
     """Settings for these rows, in a file of their own, without evaluation unless it is asked for."""
     file = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -41,11 +42,13 @@ def settings_of(tmp_path: Path, rows: list[dict], task: str = "causal-lm", **dat
     return Settings.model_validate({"task": task, "data": data})
 
 
-def tokenized(tmp_path, rows, task="causal-lm", tokenizer=GPT2, max_length=16, **data) -> Tokenized:
+def tokenized(
+    tmp_path: Path, rows: Any, task: str = "causal-lm", tokenizer: Any = GPT2, max_length: Any = 16, **data: Any
+) -> Tokenized:
     return prepare(settings_of(tmp_path, rows, task, **data), tokenizer, max_length, lambda _: None)
 
 
-def refusal(kind: type[Exception], tmp_path, *args, **options) -> str:
+def refusal(kind: type[Exception], tmp_path: Path, *args: Any, **options: Any) -> str:
     with pytest.raises(kind) as caught:
         tokenized(tmp_path, *args, **options)
     assert "\n" not in str(caught.value)
@@ -68,7 +71,7 @@ def texts(*values: str | None) -> list[dict]:
 # Rows
 
 
-def test_rows_are_what_the_tokenizer_itself_makes(tmp_path):
+def test_rows_are_what_the_tokenizer_itself_makes(tmp_path: Path) -> None:
     made = tokenized(tmp_path, TEXTS, "sequence-classification", BERT, 32)
     assert rows_of(made.train) == [BERT(row["text"])["input_ids"] for row in TEXTS]
     assert made.train.input_ids.dtype == made.train.lengths.dtype == np.int32
@@ -77,7 +80,7 @@ def test_rows_are_what_the_tokenizer_itself_makes(tmp_path):
     assert made.train.lengths.tolist() == [len(row) for row in rows_of(made.train)]
 
 
-def test_a_truncated_row_is_what_the_tokenizer_itself_makes(tmp_path):
+def test_a_truncated_row_is_what_the_tokenizer_itself_makes(tmp_path: Path) -> None:
     made = tokenized(tmp_path, TEXTS, "sequence-classification", BERT, 8)
     assert rows_of(made.train) == [BERT(row["text"], truncation=True, max_length=8)["input_ids"] for row in TEXTS]
     assert made.counts["train_truncated"] == sum(len(BERT(row["text"])["input_ids"]) > 8 for row in TEXTS) > 0
@@ -87,7 +90,7 @@ def test_a_truncated_row_is_what_the_tokenizer_itself_makes(tmp_path):
     assert rows_of(made.train) == [left(row["text"], truncation=True, max_length=8)["input_ids"] for row in TEXTS]
 
 
-def test_a_causal_text_ends_with_one_end_of_text_token(tmp_path):
+def test_a_causal_text_ends_with_one_end_of_text_token(tmp_path: Path) -> None:
     made = tokenized(tmp_path, texts("the cat", "the dog<|endoftext|>"))
     end = GPT2.eos_token_id
     assert rows_of(made.train) == [[*GPT2("the cat")["input_ids"], end], GPT2("the dog<|endoftext|>")["input_ids"]]
@@ -96,7 +99,7 @@ def test_a_causal_text_ends_with_one_end_of_text_token(tmp_path):
     assert made.train.labels is None
 
 
-def test_windows_of_a_causal_text_begin_with_its_start_and_only_the_last_ends(tmp_path):
+def test_windows_of_a_causal_text_begin_with_its_start_and_only_the_last_ends(tmp_path: Path) -> None:
     text = tiny.LINES[0] * 2
     made = tokenized(tmp_path, texts(text), tokenizer=LLAMA, max_length=8)
     rows = rows_of(made.train)
@@ -108,7 +111,7 @@ def test_windows_of_a_causal_text_begin_with_its_start_and_only_the_last_ends(tm
 
 
 @given(st.integers(1, 200), st.integers(2, 40), st.data())
-def test_windows_with_stride_cover_every_token_once_as_a_target(length, room, data):
+def test_windows_with_stride_cover_every_token_once_as_a_target(length: int, room: int, data: Any) -> None:
     stride = data.draw(st.integers(0, room - 1))
     spans = list(windows(length, room, stride)) if length > room else [(0, length, 0)]
     assert [token for _, stop, fresh in spans for token in range(fresh, stop)] == list(range(length))
@@ -124,7 +127,7 @@ def test_windows_with_stride_cover_every_token_once_as_a_target(length, room, da
     assert max(made.lengths) <= room + 2
 
 
-def test_shared_tokens_of_causal_windows_are_no_targets(tmp_path):
+def test_shared_tokens_of_causal_windows_are_no_targets(tmp_path: Path) -> None:
     text = tiny.LINES[0]
     made = tokenized(tmp_path, texts(text), max_length=8, stride=3)
     labels, ids = made.train.labels, made.train.input_ids
@@ -136,7 +139,7 @@ def test_shared_tokens_of_causal_windows_are_no_targets(tmp_path):
     assert tokenized(tmp_path, texts("the cat"), max_length=16, stride=3).train.labels is None
 
 
-def test_words_number_the_pieces_of_a_word_alike(tmp_path):
+def test_words_number_the_pieces_of_a_word_alike(tmp_path: Path) -> None:
     made = tokenized(tmp_path, texts("the wonderful zebra"), "masked-lm", BERT)
     tokens = BERT.convert_ids_to_tokens(made.train.input_ids.tolist())
     words = made.train.words.tolist()
@@ -150,7 +153,7 @@ def test_words_number_the_pieces_of_a_word_alike(tmp_path):
     assert made.train.labels is None
 
 
-def test_shared_tokens_of_masked_windows_belong_to_no_word(tmp_path):
+def test_shared_tokens_of_masked_windows_belong_to_no_word(tmp_path: Path) -> None:
     made = tokenized(tmp_path, texts(tiny.LINES[1]), "masked-lm", BERT, 8, stride=2)
     assert len(made.train) > 2
     ids, words = made.train.input_ids, made.train.words
@@ -160,14 +163,14 @@ def test_shared_tokens_of_masked_windows_belong_to_no_word(tmp_path):
         assert words[start + 3] >= 0
 
 
-def test_long_texts_are_dropped_where_that_is_asked(tmp_path):
+def test_long_texts_are_dropped_where_that_is_asked(tmp_path: Path) -> None:
     made = tokenized(tmp_path, texts("the cat", tiny.LINES[0]), max_length=8, long_texts="drop")
     assert len(made.train) == made.counts["train_rows"] == made.counts["train_dropped_long"] == 1
     sentence = refusal(DataError, tmp_path, texts(tiny.LINES[0]), max_length=8, long_texts="drop")
     assert "no row is left of 1 training texts (1 too long and dropped)" in sentence
 
 
-def test_empty_texts_are_counted_and_dropped_or_kept(tmp_path):
+def test_empty_texts_are_counted_and_dropped_or_kept(tmp_path: Path) -> None:
     rows = texts("", None, "the cat", "  ")
     made = tokenized(tmp_path, rows, "masked-lm", BERT)
     assert made.counts["train_texts"] == 4
@@ -180,7 +183,7 @@ def test_empty_texts_are_counted_and_dropped_or_kept(tmp_path):
     assert (made.counts["train_empty_dropped"], made.counts["train_rows"]) == (1, 1)
 
 
-def test_clean_texts_are_normalized_and_folded(tmp_path):
+def test_clean_texts_are_normalized_and_folded(tmp_path: Path) -> None:
     made = tokenized(tmp_path, texts(" the\n\tcat  e\u0301 ", "the cat \u00e9"), clean=True)
     first, second = rows_of(made.train)
     assert first == second
@@ -188,7 +191,7 @@ def test_clean_texts_are_normalized_and_folded(tmp_path):
     assert first != second
 
 
-def test_more_rows_than_a_batch_keep_their_order(tmp_path):
+def test_more_rows_than_a_batch_keep_their_order(tmp_path: Path) -> None:
     rows = [{"text": " ".join(["cat"] * (i % 7 + 1)), "label": i % 2} for i in range(2500)]
     made = tokenized(tmp_path, rows, "sequence-classification", BERT)
     assert made.train.labels.tolist() == [i % 2 for i in range(2500)]
@@ -196,7 +199,7 @@ def test_more_rows_than_a_batch_keep_their_order(tmp_path):
     assert made.train.lengths.tolist() == [(i % 7 + 1) * one + 2 for i in range(2500)]
 
 
-def test_a_tokenizer_in_python_works_but_knows_no_words(tmp_path):
+def test_a_tokenizer_in_python_works_but_knows_no_words(tmp_path: Path) -> None:
     slow = ByT5Tokenizer()
     made = tokenized(tmp_path, texts("cat", "dog"), "masked-lm", slow)
     assert rows_of(made.train) == [slow(word)["input_ids"] for word in ("cat", "dog")]
@@ -206,13 +209,13 @@ def test_a_tokenizer_in_python_works_but_knows_no_words(tmp_path):
     assert "data.mask_whole_words needs a fast tokenizer" in sentence
 
 
-def test_windows_without_room_for_text_are_refused(tmp_path):
+def test_windows_without_room_for_text_are_refused(tmp_path: Path) -> None:
     assert "raise it to at least 3" in refusal(SettingsError, tmp_path, TEXTS, "masked-lm", BERT, 2)
     sentence = refusal(SettingsError, tmp_path, TEXTS, "masked-lm", BERT, 8, stride=6)
     assert "data.stride is 6 but a window holds 6 tokens of text" in sentence
 
 
-def test_text_is_found_in_its_usual_columns_or_the_columns_are_listed(tmp_path):
+def test_text_is_found_in_its_usual_columns_or_the_columns_are_listed(tmp_path: Path) -> None:
     for column in ("text", "sentence", "content"):
         assert len(tokenized(tmp_path, [{"id": 1, column: "the cat"}]).train) == 1
     sentence = refusal(DataError, tmp_path, [{"id": 1, "body": "the cat"}])
@@ -225,7 +228,7 @@ def test_text_is_found_in_its_usual_columns_or_the_columns_are_listed(tmp_path):
 # Rows that were tokenized before
 
 
-def test_input_ids_are_taken_as_they_are(tmp_path):
+def test_input_ids_are_taken_as_they_are(tmp_path: Path) -> None:
     rows = [{"input_ids": [5, 6, 7], "label": 1}, {"input_ids": [8], "label": 0}]
     made = tokenized(tmp_path, rows, "sequence-classification", BERT)
     assert rows_of(made.train) == [[5, 6, 7], [8]]
@@ -234,14 +237,14 @@ def test_input_ids_are_taken_as_they_are(tmp_path):
     assert made.train.words.tolist() == [-1, 1, 2, -1]
 
 
-def test_padding_of_rows_tokenized_before_is_left_out(tmp_path):
+def test_padding_of_rows_tokenized_before_is_left_out(tmp_path: Path) -> None:
     rows = [{"input_ids": [5, 6, 0, 0], "attention_mask": [1, 1, 0, 0], "labels": [-100, 6, -100, -100]}]
     made = tokenized(tmp_path, rows)
     assert rows_of(made.train) == [[5, 6]]
     assert made.train.labels.tolist() == [-100, 6]
 
 
-def test_long_rows_tokenized_before_are_sliced_with_their_labels(tmp_path):
+def test_long_rows_tokenized_before_are_sliced_with_their_labels(tmp_path: Path) -> None:
     rows = [{"input_ids": list(range(10)), "labels": [-100] * 5 + [5, 6, 7, 8, 9]}]
     made = tokenized(tmp_path, rows, max_length=8, stride=2)
     assert rows_of(made.train) == [list(range(8)), [6, 7, 8, 9]]
@@ -263,12 +266,12 @@ def test_long_rows_tokenized_before_are_sliced_with_their_labels(tmp_path):
         ({"input_ids": [5, None], "labels": [5, 6]}, "training row 2: input_ids is not a list of integers"),
     ],
 )
-def test_rows_that_were_tokenized_for_something_else_are_named(tmp_path, row, told):
+def test_rows_that_were_tokenized_for_something_else_are_named(tmp_path: Path, row: Any, told: str) -> None:
     first = {"input_ids": [5]} | ({"labels": [5]} if "labels" in row else {})
     assert told in refusal(DataError, tmp_path, [first, row])
 
 
-def test_targets_for_tokens_and_whole_words_do_not_fit_masked_rows(tmp_path):
+def test_targets_for_tokens_and_whole_words_do_not_fit_masked_rows(tmp_path: Path) -> None:
     rows = [{"input_ids": [5, 6], "labels": [5, 6]}]
     assert "masked-lm draws its own" in refusal(DataError, tmp_path, rows, "masked-lm", BERT)
     sentence = refusal(SettingsError, tmp_path, rows, "masked-lm", BERT, mask_whole_words=True)
@@ -287,7 +290,9 @@ def test_targets_for_tokens_and_whole_words_do_not_fit_masked_rows(tmp_path):
         ([2.0, 1.0, 2.0, 1.0], ("1", "2"), [1, 0, 1, 0]),
     ],
 )
-def test_ids_of_labels_are_contiguous_in_the_order_of_their_names(tmp_path, labels, names, ids):
+def test_ids_of_labels_are_contiguous_in_the_order_of_their_names(
+    tmp_path: Path, labels: Any, names: Any, ids: Any
+) -> None:
     rows = [{"text": "the cat", "label": label} for label in labels]
     made = tokenized(tmp_path, rows, "sequence-classification", BERT)
     assert made.label_names == names
@@ -295,7 +300,7 @@ def test_ids_of_labels_are_contiguous_in_the_order_of_their_names(tmp_path, labe
     assert made.train.labels.dtype == np.int32
 
 
-def test_class_labels_keep_their_own_order(tmp_path):
+def test_class_labels_keep_their_own_order(tmp_path: Path) -> None:
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "x", "y"])}
     )
@@ -307,7 +312,7 @@ def test_class_labels_keep_their_own_order(tmp_path):
     assert made.train.labels.tolist() == [0, 2, 0]
 
 
-def test_labels_stay_with_their_texts_when_texts_are_dropped(tmp_path):
+def test_labels_stay_with_their_texts_when_texts_are_dropped(tmp_path: Path) -> None:
     rows = [{"text": "", "label": "x"}, {"text": "cat", "label": "b"}, {"text": "dog", "label": "a"}]
     made = tokenized(tmp_path, rows, "sequence-classification", BERT)
     assert [made.label_names[i] for i in made.train.labels] == ["b", "a"]
@@ -323,19 +328,19 @@ def test_labels_stay_with_their_texts_when_texts_are_dropped(tmp_path):
         (["a", 1, "b"], "column 'label' of the training rows holds int, str"),
     ],
 )
-def test_labels_that_name_no_class_are_refused(tmp_path, labels, told):
+def test_labels_that_name_no_class_are_refused(tmp_path: Path, labels: Any, told: str) -> None:
     rows = [{"text": "the cat", "label": label} for label in labels]
     assert told in refusal(DataError, tmp_path, rows, "sequence-classification", BERT)
 
 
-def test_labels_that_only_evaluation_has_are_named(tmp_path):
+def test_labels_that_only_evaluation_has_are_named(tmp_path: Path) -> None:
     parts = {"a": "train", "b": "train", "x": "test", "y": "test"}
     rows = [{"text": "cat", "label": label, "part": part} for label, part in parts.items()]
     sentence = refusal(DataError, tmp_path, rows, "sequence-classification", BERT, split_column="part")
     assert "labels in the evaluation rows but not in the training rows: 'x', 'y'; " in sentence
 
 
-def test_a_missing_label_column_lists_the_columns(tmp_path):
+def test_a_missing_label_column_lists_the_columns(tmp_path: Path) -> None:
     sentence = refusal(DataError, tmp_path, texts("the cat"), "sequence-classification", BERT)
     assert "no column label or labels; the columns are 'text': set data.label_column" in sentence
 
@@ -343,7 +348,7 @@ def test_a_missing_label_column_lists_the_columns(tmp_path):
 # Prediction
 
 
-def test_predicted_texts_keep_their_places(tmp_path):
+def test_predicted_texts_keep_their_places(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, TEXTS, "sequence-classification", long_texts="drop")
     rows = encode(["the cat", "", tiny.LINES[0]], settings, BERT, 8)
     assert rows_of(rows) == [
@@ -358,7 +363,7 @@ def test_predicted_texts_keep_their_places(tmp_path):
 # The cache
 
 
-def test_a_second_run_finds_the_same_rows(tmp_path):
+def test_a_second_run_finds_the_same_rows(tmp_path: Path) -> None:
     settings, said = settings_of(tmp_path, TEXTS, evaluation_fraction=0.5), []
     first = prepare(settings, GPT2, 16, said.append)
     assert said == [
@@ -377,7 +382,7 @@ def test_a_second_run_finds_the_same_rows(tmp_path):
     assert not [path for path in entry.iterdir() if path.suffix not in (".npy", ".json")]
 
 
-def test_content_and_not_names_or_dates_decide_about_the_cache(tmp_path):
+def test_content_and_not_names_or_dates_decide_about_the_cache(tmp_path: Path) -> None:
     settings, said = settings_of(tmp_path, TEXTS), []
     first = prepare(settings, GPT2, 16, said.append)
     file = tmp_path / "0.jsonl"
@@ -393,7 +398,7 @@ def test_content_and_not_names_or_dates_decide_about_the_cache(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"max_length": 12}, {"clean": True}, {"tokenizer": LLAMA}, {"task": "masked-lm"}])
-def test_what_changes_the_rows_is_not_met_in_the_cache(tmp_path, change):
+def test_what_changes_the_rows_is_not_met_in_the_cache(tmp_path: Path, change: Any) -> None:
     settings = settings_of(tmp_path, TEXTS)
     prepare(settings, GPT2, 16, lambda _: None)
     data = settings.data.model_copy(update={"clean": change.get("clean", False)})
@@ -403,7 +408,7 @@ def test_what_changes_the_rows_is_not_met_in_the_cache(tmp_path, change):
     assert "reading and tokenizing" in said[0]
 
 
-def test_a_tokenizer_is_the_same_after_it_was_used(tmp_path):
+def test_a_tokenizer_is_the_same_after_it_was_used(tmp_path: Path) -> None:
     tokenizer, said = tiny.wordpiece(), []
     settings = settings_of(tmp_path, TEXTS, "masked-lm")
     prepare(settings, tokenizer, 16, said.append)
@@ -414,7 +419,7 @@ def test_a_tokenizer_is_the_same_after_it_was_used(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "meta"])
-def test_a_damaged_entry_is_made_anew(tmp_path, damage):
+def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: Any) -> None:
     settings, said = settings_of(tmp_path, TEXTS), []
     first = prepare(settings, GPT2, 16, said.append)
     (entry,) = [path for path in (tmp_path / "cache" / "tokens").iterdir() if path.is_dir()]
@@ -430,7 +435,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path, damage):
     assert said[0] == f"the cache entry {entry} is damaged and is being rebuilt"
 
 
-def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     sentence = refusal(SettingsError, tmp_path, TEXTS, cache=str(tmp_path / "file" / "cache"))
     assert f"the cache {tmp_path}/file/cache/tokens cannot be written (Not a directory); set data.cache" in sentence
@@ -469,7 +474,7 @@ def start(settings: Settings, folder: Path, how: str = "live") -> subprocess.Pop
     return process
 
 
-def test_a_killed_process_leaves_no_half_entry_and_of_two_others_one_makes_it(tmp_path):
+def test_a_killed_process_leaves_no_half_entry_and_of_two_others_one_makes_it(tmp_path: Path) -> None:
     folder = tiny.tiny_tokenizer(tmp_path / "tokenizer")
     rows = [{"text": text} for text in tiny.LINES * 700]
     settings = settings_of(tmp_path, rows, "masked-lm", evaluation_fraction=0.5)

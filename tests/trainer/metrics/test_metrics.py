@@ -3,6 +3,8 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ rows = st.lists(st.tuples(labels, labels), min_size=1, max_size=40)
 
 
 @given(rows)
-def test_classification_metrics_are_those_of_scikit_learn(pairs):
+def test_classification_metrics_are_those_of_scikit_learn(pairs: Any) -> None:
     predictions, references = zip(*pairs, strict=True)
     values = metrics.classification_metrics(predictions, references, CLASSES)
     assert values["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(references, predictions))
@@ -32,7 +34,7 @@ def test_classification_metrics_are_those_of_scikit_learn(pairs):
 
 
 @given(rows)
-def test_single_scores_need_no_number_of_classes(pairs):
+def test_single_scores_need_no_number_of_classes(pairs: Any) -> None:
     predictions, references = zip(*pairs, strict=True)
     values = metrics.classification_metrics(predictions, references, CLASSES)
     for score in (metrics.precision, metrics.recall, metrics.f1):
@@ -42,14 +44,14 @@ def test_single_scores_need_no_number_of_classes(pairs):
 
 
 @given(rows)
-def test_the_confusion_matrix_is_that_of_scikit_learn(pairs):
+def test_the_confusion_matrix_is_that_of_scikit_learn(pairs: Any) -> None:
     predictions, references = zip(*pairs, strict=True)
     expected = sklearn_metrics.confusion_matrix(references, predictions, labels=range(CLASSES))
     assert np.array_equal(metrics.confusion_matrix(predictions, references, CLASSES), expected)
 
 
 @given(rows)
-def test_scores_of_a_class_are_those_of_scikit_learn(pairs):
+def test_scores_of_a_class_are_those_of_scikit_learn(pairs: Any) -> None:
     predictions, references = zip(*pairs, strict=True)
     scores = metrics.class_scores(metrics.confusion_matrix(predictions, references, CLASSES))
     expected = sklearn_metrics.precision_recall_fscore_support(
@@ -58,42 +60,42 @@ def test_scores_of_a_class_are_those_of_scikit_learn(pairs):
     assert np.allclose([scores["precision"], scores["recall"], scores["f1"]], expected[:3])
 
 
-def test_metrics_are_python_floats_under_the_promised_names():
+def test_metrics_are_python_floats_under_the_promised_names() -> None:
     values = metrics.classification_metrics(np.array([0, 1]), np.array([0, 0]), 2)
     assert ("loss", *values) == metrics.metric_names("sequence-classification")
     assert {type(value) for value in values.values()} == {float}
     assert tuple(metrics.language_metrics(1.0, 2, 1)) == metrics.metric_names("causal-lm")
 
 
-def test_language_metrics_follow_from_sums():
+def test_language_metrics_follow_from_sums() -> None:
     values = metrics.language_metrics(loss_sum=200 * math.log(2), tokens=100, correct=40)
     assert values == pytest.approx(
         {"loss": 2 * math.log(2), "perplexity": 4.0, "bits_per_token": 2.0, "token_accuracy": 0.4}
     )
 
 
-def test_a_hopeless_loss_has_infinite_perplexity():
+def test_a_hopeless_loss_has_infinite_perplexity() -> None:
     assert metrics.perplexity(1e6, 1) == math.inf
 
 
-def test_nothing_evaluated_has_no_value():
+def test_nothing_evaluated_has_no_value() -> None:
     assert math.isnan(metrics.accuracy([], []))
     assert all(map(math.isnan, metrics.language_metrics(0.0, 0, 0).values()))
     assert metrics.f1([], []) == 0.0
 
 
 @pytest.mark.parametrize("task", ["sequence-classification", "causal-lm", "masked-lm"])
-def test_the_default_metric_is_a_metric_of_its_task(task):
+def test_the_default_metric_is_a_metric_of_its_task(task: str) -> None:
     metrics.check_metric(metrics.default_metric(task), task)
 
 
-def test_only_losses_get_better_downwards():
+def test_only_losses_get_better_downwards() -> None:
     downwards = {name for name in metrics.metric_names("causal-lm") if not metrics.greater_is_better(name)}
     assert downwards == {"loss", "perplexity", "bits_per_token"}
     assert metrics.greater_is_better("f1_macro")
 
 
-def test_an_unknown_metric_is_refused_with_the_nearest_name():
+def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(SettingsError, match=r"evaluation\.metric is 'f1_marco'.*did you mean f1_macro\?"):
         metrics.check_metric("f1_marco", "sequence-classification")
     with pytest.raises(SettingsError, match=r"no metric of causal-lm.*There are loss, perplexity"):
@@ -120,7 +122,7 @@ print(json.dumps(values))
 """
 
 
-def test_evaluate_load_gives_the_same_numbers_without_a_network(tmp_path):
+def test_evaluate_load_gives_the_same_numbers_without_a_network(tmp_path: Path) -> None:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-c", WITH_EVALUATE, json.dumps(LABELS)]
     values = json.loads(subprocess.check_output(command, env=environment))

@@ -30,17 +30,17 @@ from distrain_trainer.training.checks import check_device
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
-def test_a_folder_that_is_not_there_is_never_looked_for_on_the_hub(name: str):
+def test_a_folder_that_is_not_there_is_never_looked_for_on_the_hub(name: str) -> None:
     with pytest.raises(SettingsError, match="is no folder here; check the path"):
         resolve(Model(name=name))
 
 
-def test_a_folder_without_a_model_is_said(tmp_path: Path):
+def test_a_folder_without_a_model_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"without config\.json"):
         resolve(Model(name=str(tmp_path)))
 
 
-def test_rows_are_as_long_as_model_and_micro_batch_allow(bert: Path):
+def test_rows_are_as_long_as_model_and_micro_batch_allow(bert: Path) -> None:
     config, tokenizer = load_config(str(bert), None), load_tokenizer(str(bert), None)
     longest = tiny.POSITIONS
     assert longest_row(Settings(), config, tokenizer) == longest
@@ -50,14 +50,14 @@ def test_rows_are_as_long_as_model_and_micro_batch_allow(bert: Path):
         longest_row(Settings(data={"max_length": longest + 1}), config, tokenizer)
 
 
-def test_a_model_without_a_pad_token_gets_one_in_tokenizer_and_config(gpt2: Path):
+def test_a_model_without_a_pad_token_gets_one_in_tokenizer_and_config(gpt2: Path) -> None:
     tokenizer = load_tokenizer(str(gpt2), None)
     assert tokenizer.pad_token == tokenizer.eos_token
     model = load_model(Settings(task="causal-lm"), str(gpt2), None, tokenizer, None)
     assert model.config.pad_token_id == tokenizer.pad_token_id
 
 
-def test_the_end_of_a_text_is_learned_where_it_is_also_the_padding(tmp_path: Path):
+def test_the_end_of_a_text_is_learned_where_it_is_also_the_padding(tmp_path: Path) -> None:
     folder = tiny.tiny_llama(tmp_path / "first")
     tokenizer = load_tokenizer(str(folder), None)
     for again in (folder, tmp_path / "second"):  # also by whoever trains a trained model
@@ -69,16 +69,18 @@ def test_the_end_of_a_text_is_learned_where_it_is_also_the_padding(tmp_path: Pat
         model.save_pretrained(tmp_path / "second")
 
 
-def test_a_model_that_is_stored_quantized_is_refused(bert: Path, tmp_path: Path):
+def test_a_model_that_is_stored_quantized_is_refused(bert: Path, tmp_path: Path) -> None:
     shutil.copytree(bert, tmp_path, dirs_exist_ok=True)
     config = json.loads((bert / "config.json").read_text())
     quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     (tmp_path / "config.json").write_text(json.dumps(config | quantized))
-    with pytest.raises(SettingsError, match="is stored quantized, which cannot be trained; name the model that it was"):
+    with pytest.raises(
+        SettingsError, match="is stored quantized, which cannot be trained; name the model it was made from"
+    ):
         load_config(str(tmp_path), None)
 
 
-def test_new_layers_are_made_under_the_seed_and_named_after_the_data(bert: Path):
+def test_new_layers_are_made_under_the_seed_and_named_after_the_data(bert: Path) -> None:
     tokenizer = load_tokenizer(str(bert), None)
     heads = []
     for seed in (1, 1, 2):
@@ -90,7 +92,7 @@ def test_new_layers_are_made_under_the_seed_and_named_after_the_data(bert: Path)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_weights_that_are_no_safetensors_are_refused(bert: Path, tmp_path: Path):
+def test_weights_that_are_no_safetensors_are_refused(bert: Path, tmp_path: Path) -> None:
     for path in bert.iterdir():
         if path.suffix != ".safetensors":
             (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -99,7 +101,7 @@ def test_weights_that_are_no_safetensors_are_refused(bert: Path, tmp_path: Path)
         load_model(Settings(), str(tmp_path), None, load_tokenizer(str(bert), None), ("no", "yes"))
 
 
-def test_the_loss_is_a_sum_over_valid_targets_computed_by_hand():
+def test_the_loss_is_a_sum_over_valid_targets_computed_by_hand() -> None:
     logits = torch.randn(2, 3, 5)
     model = torch.nn.Module()
     model.forward = lambda **_: SimpleNamespace(logits=logits)
@@ -117,7 +119,7 @@ def trained_names(model: PreTrainedModel) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_what_matches_a_pattern_is_frozen_and_stays_as_it_is(gpt2: Path):
+def test_what_matches_a_pattern_is_frozen_and_stays_as_it_is(gpt2: Path) -> None:
     settings = Settings(task="causal-lm", model={"freeze": ["*.h.0.*", "*.wpe.*"]}, optimizer={"weight_decay": 0.5})
     model = load_model(settings, str(gpt2), None, load_tokenizer(str(gpt2), None), None)
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
@@ -134,7 +136,7 @@ def test_what_matches_a_pattern_is_frozen_and_stays_as_it_is(gpt2: Path):
     assert {name for name in before if ".h.0." in name or ".wpe." in name} == before.keys() - changed
 
 
-def test_a_tied_weight_is_frozen_under_both_its_names():
+def test_a_tied_weight_is_frozen_under_both_its_names() -> None:
     for pattern in ("lm_head.weight", "*.wte.*"):
         model = tiny.decoder("gpt2")
         everything = trained_names(model)
@@ -142,7 +144,7 @@ def test_a_tied_weight_is_frozen_under_both_its_names():
         assert trained_names(model) == everything - {"transformer.wte.weight"}
 
 
-def test_freezing_nothing_or_everything_is_refused():
+def test_freezing_nothing_or_everything_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"'\*embedings\*', which matches no parameter of tiny; .*embed_tokens"):
         freeze(tiny.decoder("llama"), ["*layers.0*", "*embedings*"], "tiny")
     with pytest.raises(SettingsError, match="freezes all parameters of tiny"):
@@ -162,7 +164,7 @@ def loaded(folder: Path, **strategy: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "tied llama", "gemma2", "granite", "bloom"])
-def test_weights_that_stay_as_they_are_stored_become_what_fp32_would_have_been(kind: str, tmp_path: Path):
+def test_weights_that_stay_as_they_are_stored_become_what_fp32_would_have_been(kind: str, tmp_path: Path) -> None:
     folder = stored_in_bf16(tiny.decoder(kind), tmp_path)
     whole, mapped = loaded(folder), loaded(folder, kind="fsdp")
     assert (whole.dtype, mapped.dtype) == (torch.float32, torch.bfloat16)
@@ -177,7 +179,7 @@ def test_weights_that_stay_as_they_are_stored_become_what_fp32_would_have_been(k
     assert whole.config.to_dict() == mapped.config.to_dict()
 
 
-def test_a_model_that_lacks_its_head_is_made_in_fp32_under_every_strategy(bert: Path, tmp_path: Path):
+def test_a_model_that_lacks_its_head_is_made_in_fp32_under_every_strategy(bert: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(bert), None)
     BertForMaskedLM.from_pretrained(bert).bfloat16().save_pretrained(tmp_path)
     models = [
@@ -188,7 +190,7 @@ def test_a_model_that_lacks_its_head_is_made_in_fp32_under_every_strategy(bert: 
     assert all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_a_model_that_will_be_cut_apart_is_mapped_from_its_file(tmp_path: Path):
+def test_a_model_that_will_be_cut_apart_is_mapped_from_its_file(tmp_path: Path) -> None:
     model = loaded(stored_in_bf16(tiny.decoder("llama"), tmp_path), kind="fsdp")
     mapped = mappings(tmp_path / "model.safetensors")
     assert all(any(tensor.data_ptr() in part for part in mapped) for tensor in model.parameters())
@@ -203,7 +205,7 @@ def mappings(path: Path) -> list[range]:
     return [range(int(start, 16), int(end, 16)) for start, end in spans]
 
 
-def test_fewer_gpus_than_processes_are_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch):
+def test_fewer_gpus_than_processes_are_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SettingsError, match=r"4 processes were started on this node but only 1 GPUs are visible"):
@@ -211,7 +213,7 @@ def test_fewer_gpus_than_processes_are_refused_with_both_numbers(monkeypatch: py
     check_device(Settings(precision="fp32"), local_world=1)
 
 
-def test_flash_attention_that_is_not_here_is_refused():
+def test_flash_attention_that_is_not_here_is_refused() -> None:
     if is_flash_attn_2_available():
         pytest.skip("it is here")
     with pytest.raises(SettingsError, match="no GPU with the package flash-attn here; use sdpa"):

@@ -50,7 +50,7 @@ def test_lora_lowers_the_loss_and_trains_nothing_of_the_base(lora: Path, bert: P
 
 
 @pytest.mark.parametrize("name", ["final", "checkpoint-32", BEST])
-def test_a_folder_of_an_adapter_is_one_for_peft(lora: Path, bert: Path, name: str):
+def test_a_folder_of_an_adapter_is_one_for_peft(lora: Path, bert: Path, name: str) -> None:
     folder = lora / name
     base = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=3)
     model = PeftModel.from_pretrained(base, folder)
@@ -61,7 +61,7 @@ def test_a_folder_of_an_adapter_is_one_for_peft(lora: Path, bert: Path, name: st
     assert not (folder / "config.json").exists()  # with it transformers would look for a whole model here
 
 
-def test_new_layers_are_trained_whole_and_kept_with_the_adapter(lora: Path):
+def test_new_layers_are_trained_whole_and_kept_with_the_adapter(lora: Path) -> None:
     names = set(tensors(lora / "final"))
     whole = {name for name in names if ".lora_" not in name}
     layers = ("classifier", "bert.pooler.dense")
@@ -69,7 +69,7 @@ def test_new_layers_are_trained_whole_and_kept_with_the_adapter(lora: Path):
 
 
 @pytest.mark.matrix
-def test_a_resumed_lora_run_ends_with_the_same_bits(lora: Path, bert: Path, few_texts: Path, tmp_path: Path):
+def test_a_resumed_lora_run_ends_with_the_same_bits(lora: Path, bert: Path, few_texts: Path, tmp_path: Path) -> None:
     half = CLASSIFY | {"schedule.max_steps": 16}
     run(settings_of(bert, few_texts, tmp_path, **half), resume=False)
     run(settings_of(bert, few_texts, tmp_path, **CLASSIFY), resume=True)
@@ -92,7 +92,7 @@ KINDS = [
 @pytest.mark.parametrize(("model", "task", "more"), KINDS)
 def test_what_is_saved_is_what_peft_saves(
     model: str, task: str, more: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
-):
+) -> None:
     adapted = loaded(request.getfixturevalue(model), task=task, **more)
     adapted.save_pretrained(tmp_path, save_embedding_layers=False)
     theirs = load_file(tmp_path / "adapter_model.safetensors")
@@ -108,7 +108,7 @@ def test_what_is_saved_is_what_peft_saves(
 @pytest.mark.parametrize(("model", "task", "more"), KINDS)
 def test_every_trained_parameter_gets_a_gradient_also_after_an_evaluation(
     model: str, task: str, more: dict[str, Any], request: pytest.FixtureRequest
-):
+) -> None:
     adapted = loaded(request.getfixturevalue(model), task=task, **more | {"model.gradient_checkpointing": True})
     module = SummedLoss(adapted)
     ids = torch.arange(5, 13).reshape(2, 4)
@@ -120,7 +120,7 @@ def test_every_trained_parameter_gets_a_gradient_also_after_an_evaluation(
     assert [n for n, p in adapted.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_the_same_seed_makes_the_same_adapter_whatever_the_base_is_held_in(llama: Path):
+def test_the_same_seed_makes_the_same_adapter_whatever_the_base_is_held_in(llama: Path) -> None:
     kinds: list[dict[str, Any]] = [{}, {"quantization.bits": 4}, {"quantization.bits": 8}, {"seed": 7}]
     made = [loaded(llama, task="causal-lm", **kind) for kind in kinds]
     weights = [{in_file: m.get_parameter(n) for n, in_file in saved_names(m).items()} for m in made]
@@ -129,7 +129,7 @@ def test_the_same_seed_makes_the_same_adapter_whatever_the_base_is_held_in(llama
     assert any(not torch.equal(weights[3][name], tensor) for name, tensor in weights[0].items())
 
 
-def test_a_base_is_held_in_the_type_of_the_precision(bert: Path):
+def test_a_base_is_held_in_the_type_of_the_precision(bert: Path) -> None:
     adapted = loaded(bert, precision="bf16")
     kinds = {p.requires_grad: set() for p in adapted.parameters()}
     for parameter in adapted.parameters():
@@ -141,12 +141,12 @@ def test_a_base_is_held_in_the_type_of_the_precision(bert: Path):
     assert torch.isfinite(loss)
 
 
-def test_four_bits_are_counted_as_the_weights_they_hold(llama: Path):
+def test_four_bits_are_counted_as_the_weights_they_hold(llama: Path) -> None:
     whole, quantized = (loaded(llama, task="causal-lm", **more) for more in ({}, {"quantization.bits": 4}))
     assert parameter_counts(quantized) == parameter_counts(whole)
 
 
-def test_layers_that_are_not_there_are_named_with_those_that_are(bert: Path):
+def test_layers_that_are_not_there_are_named_with_those_that_are(bert: Path) -> None:
     with pytest.raises(SettingsError) as refused:
         loaded(bert, **{"lora.target_modules": ["query", "q_proj"]})
     assert str(refused.value) == (
@@ -164,7 +164,7 @@ def test_qlora_lowers_the_loss(qlora: Path):
     assert type(module).__name__ == "Linear4bit" and module.weight.quant_state.quant_type == "nf4"
 
 
-def test_qlora_is_the_same_on_two_processes(qlora: Path, llama: Path, few_texts: Path, tmp_path: Path):
+def test_qlora_is_the_same_on_two_processes(qlora: Path, llama: Path, few_texts: Path, tmp_path: Path) -> None:
     options = [f"--{name}={value}" for name, value in (QUANTIZED | {"batch.micro_batches": 2}).items()]
     finish([*train(llama, few_texts, tmp_path, 2), "--data.evaluation_fraction=0.1", *options])
     found = losses(tmp_path)
@@ -184,13 +184,13 @@ def quantized_base(llama: Path) -> Any:
     return base
 
 
-def test_the_adapter_reloads_on_the_same_quantized_base_with_identical_logits(qlora: Path, llama: Path):
+def test_the_adapter_reloads_on_the_same_quantized_base_with_identical_logits(qlora: Path, llama: Path) -> None:
     model = PeftModel.from_pretrained(quantized_base(llama), qlora / "final")
     trained = load(str(qlora), {})
     assert torch.equal(logits(model, trained.tokenizer), logits(trained.model, trained.tokenizer))
 
 
-def test_merging_into_the_dequantized_base_agrees(qlora: Path, llama: Path):
+def test_merging_into_the_dequantized_base_agrees(qlora: Path, llama: Path) -> None:
     trained = load(str(qlora), {})
     base = quantized_base(llama).dequantize()
     merged = PeftModel.from_pretrained(base, qlora / "final").merge_and_unload()
@@ -201,7 +201,7 @@ def test_merging_into_the_dequantized_base_agrees(qlora: Path, llama: Path):
 # 8-bit optimizer
 
 
-def test_the_state_of_eight_bits_comes_back_bit_for_bit(tmp_path: Path):
+def test_the_state_of_eight_bits_comes_back_bit_for_bit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     models = [torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 3)) for _ in range(2)]
     optimizers = [build_optimizer(model, Optimizer(name="adamw_8bit", learning_rate=0.01)) for model in models]
@@ -254,7 +254,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("flags", "sentence"), REFUSED)
-def test_what_does_not_go_together_is_refused_in_one_sentence(flags: dict[str, str], sentence: str):
+def test_what_does_not_go_together_is_refused_in_one_sentence(flags: dict[str, str], sentence: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings(None, flags, {})
     assert sentence in str(refused.value) and "\n" not in str(refused.value)

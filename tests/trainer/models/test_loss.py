@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def loss_and_gradients(module: SummedLoss, inputs: dict[str, torch.Tensor]) -> t
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_loss_gradients_and_predictions_are_those_of_whole_logits(kind: str, packed: bool):
+def test_loss_gradients_and_predictions_are_those_of_whole_logits(kind: str, packed: bool) -> None:
     module = SummedLoss(tiny.decoder(kind))
     inputs = batch(packed)
     whole, expected = loss_and_gradients(module, inputs)
@@ -61,7 +62,7 @@ def test_loss_gradients_and_predictions_are_those_of_whole_logits(kind: str, pac
     assert torch.equal(*seen)
 
 
-def test_an_adapter_is_reached_on_both_ways():
+def test_an_adapter_is_reached_on_both_ways() -> None:
     """On the output layer too, where its dropout is drawn once and not again in the backward pass."""
     adapted = LoraConfig(r=4, lora_dropout=0.2, init_lora_weights=False, target_modules=["q_proj", "lm_head"])
     module = SummedLoss(get_peft_model(tiny.decoder("llama"), adapted))
@@ -90,7 +91,7 @@ def test_an_adapter_is_reached_on_both_ways():
 
 
 @pytest.mark.parametrize("targets", [0, 1, 3])
-def test_every_micro_batch_calls_the_output_layer_equally_often(targets: int):
+def test_every_micro_batch_calls_the_output_layer_equally_often(targets: int) -> None:
     """A strategy that shards it would hang if one process called it more often than another."""
     module = SummedLoss(tiny.decoder("llama"))
     inputs = batch()
@@ -113,7 +114,7 @@ class Largest(TorchDispatchMode):
 
     elements = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
         given = function(*args, **(kwargs or {}))
         for tensor in given if isinstance(given, (tuple, list)) else [given]:
             if isinstance(tensor, torch.Tensor):
@@ -121,7 +122,7 @@ class Largest(TorchDispatchMode):
         return given
 
 
-def test_whole_logits_never_exist():
+def test_whole_logits_never_exist() -> None:
     vocabulary = 5000
     module = SummedLoss(tiny.decoder("tied llama", vocabulary=vocabulary))
     inputs = batch(collator=replace(COLLATOR, vocabulary=vocabulary))
@@ -161,7 +162,7 @@ def chosen(kind: str, wanted: bool | None, precision: str = "fp32", change: Call
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
-def test_large_logits_are_computed_in_chunks(kind: str, precision: str):
+def test_large_logits_are_computed_in_chunks(kind: str, precision: str) -> None:
     assert chosen(kind, None, precision) == 10
     assert chosen(kind, False, precision) == 0
 
@@ -179,13 +180,13 @@ def hide(model: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("change", [turn, hide])
-def test_chunks_that_are_not_the_models_own_logits_are_not_used(change: Callable):
+def test_chunks_that_are_not_the_models_own_logits_are_not_used(change: Callable) -> None:
     assert chosen("llama", None, change=change) == 0
     with pytest.raises(SettingsError, match=r"model\.chunked_loss is true but tiny computes its logits differently"):
         chosen("llama", True, change=change)
 
 
-def test_a_capped_model_taken_for_an_uncapped_one_is_found_out():
+def test_a_capped_model_taken_for_an_uncapped_one_is_found_out() -> None:
     def uncap(model: torch.nn.Module) -> None:
         model.config.get_text_config = lambda: SimpleNamespace(vocab_size=40_000)
 
@@ -193,7 +194,7 @@ def test_a_capped_model_taken_for_an_uncapped_one_is_found_out():
     assert chosen("gemma2", None, "bf16", change=uncap) == 0
 
 
-def test_chunks_follow_from_size_alone():
+def test_chunks_follow_from_size_alone() -> None:
     assert chunks_for(None, 4096, 30_000) == 0
     assert chunks_for(None, 4096, 128_256) == 8
     assert chunks_for(False, 4096, 128_256) == 0
@@ -206,7 +207,7 @@ def test_chunks_follow_from_size_alone():
         assert 4 * ceil(tokens / chunks) * vocabulary <= CHUNK_BYTES + 4 * vocabulary
 
 
-def test_contradictions():
+def test_contradictions() -> None:
     for changes, sentence in (
         ({"model": {"chunked_loss": True}}, "model.chunked_loss is for causal-lm and chat"),
         ({"batch": {"packing": True}}, "batch.packing is for causal-lm and chat"),

@@ -104,7 +104,7 @@ def by_hand(still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module", params=DEALS, ids=lambda deal: "{}-{}".format(*deal[:2]))
 def table(
-    request, still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, still: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, int, tuple[str, ...]]:
     """A folder with a run for each strategy and optimizer on some processes, their micro_batches, the optimizers."""
     world, micro_batches, optimizers = request.param
@@ -117,7 +117,7 @@ def table(
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_each_strategy_trains_as_one_process_with_the_whole_batch(
     table: tuple[Path, int, tuple[str, ...]], by_hand: dict[tuple[str, int], Any], strategy: str
-):
+) -> None:
     folder, micro_batches, optimizers = table
     for optimizer in optimizers:
         wanted, weights = by_hand[optimizer, micro_batches]
@@ -135,7 +135,7 @@ def test_each_strategy_trains_as_one_process_with_the_whole_batch(
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_each_strategy_evaluates_every_row_once_and_gives_scikit_learns_numbers(
     table: tuple[Path, int, tuple[str, ...]], still: Path, strategy: str
-):
+) -> None:
     folder, micro_batches, optimizers = table
     for optimizer in optimizers:
         output = folder / strategy / f"{optimizer}-{micro_batches}"
@@ -174,7 +174,7 @@ def ids_of(rows: Rows) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     "strategy", ["fsdp", *(pytest.param(s, marks=pytest.mark.matrix) for s in STRATEGIES if s != "fsdp")]
 )
-def test_a_resume_on_four_processes_is_bit_exact(strategy: str, bert: Path, texts: Path, tmp_path: Path):
+def test_a_resume_on_four_processes_is_bit_exact(strategy: str, bert: Path, texts: Path, tmp_path: Path) -> None:
     options = {"strategy__kind": strategy, "batch__micro_batches": 6, "optimizer__learning_rate": 1e-3}
     whole = cell(bert, texts, tmp_path / "whole", schedule__max_steps=10, **options)
     first = cell(bert, texts, tmp_path / "broken", schedule__max_steps=5, **options)
@@ -214,7 +214,7 @@ def begun(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_checkpoint_of_any_strategy_resumes_under_any_other_on_any_number_of_processes(
     reader: str, begun: Path, uninterrupted: dict[int, float], bert: Path, texts: Path, tmp_path: Path
-):
+) -> None:
     cells = []
     for writer in WRITERS:
         output = shutil.copytree(begun / writer, tmp_path / writer)
@@ -232,7 +232,7 @@ def test_a_checkpoint_of_any_strategy_resumes_under_any_other_on_any_number_of_p
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp"])
 def test_a_language_model_that_is_mapped_and_cut_apart_trains_as_a_replica_does(
     strategy: str, texts: Path, tmp_path: Path
-):
+) -> None:
     """One model with tied weights and dropout, one without; stored in 16 bits."""
     tiny.tiny_llama(tmp_path / "llama")
     tiny.tiny_gpt2(tmp_path / "gpt2")
@@ -258,7 +258,7 @@ def test_a_language_model_that_is_mapped_and_cut_apart_trains_as_a_replica_does(
 
 
 @pytest.mark.matrix
-def test_an_adapter_goes_on_under_another_strategy(texts: Path, tmp_path: Path):
+def test_an_adapter_goes_on_under_another_strategy(texts: Path, tmp_path: Path) -> None:
     model = tiny.tiny_llama(tmp_path / "llama")
     options = {"task": "causal-lm", "lora__rank": 4, "lora__dropout": 0.1, **MOVED}
     kinds = ("ddp", "zero1", "zero2", "zero3", "fsdp")
@@ -277,7 +277,7 @@ def test_an_adapter_goes_on_under_another_strategy(texts: Path, tmp_path: Path):
 @pytest.mark.matrix
 def test_gradients_that_are_not_finite_are_skipped_and_end_the_run_under_every_strategy(
     still: Path, texts: Path, tmp_path: Path
-):
+) -> None:
     weights = {name: tensor * math.inf for name, tensor in load_file(still / "model.safetensors").items()}
     broken = shutil.copytree(still, tmp_path / "broken")
     save_file(weights, broken / "model.safetensors", {"format": "pt"})

@@ -42,7 +42,6 @@ GOLDEN = {
 }
 GOLDEN_ZERO = {
     "contiguous_gradients": True,
-    "overlap_comm": False,
     "reduce_scatter": True,
     "reduce_bucket_size": 110_000_002,
     "allgather_partitions": True,
@@ -52,10 +51,11 @@ GOLDEN_ZERO = {
 }
 ON_CPU = {"device": "cpu", "pin_memory": True}
 GOLDEN_KINDS = {
-    "zero1": {"stage": 1},
-    "zero2": {"stage": 2, "offload_optimizer": ON_CPU},
+    "zero1": {"stage": 1, "overlap_comm": False},
+    "zero2": {"stage": 2, "overlap_comm": False, "offload_optimizer": ON_CPU},
     "zero3": {
         "stage": 3,
+        "overlap_comm": True,
         "stage3_prefetch_bucket_size": 50_000_000,
         "stage3_param_persistence_threshold": 100_000,
         "stage3_max_live_parameters": 220_000_004,
@@ -96,14 +96,15 @@ values = {
 @given(**values)
 def test_deepspeed_takes_every_generated_configuration(kind, offload, norm, parameters, share):
     from deepspeed.runtime.config import DeepSpeedConfig
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     strategy = {"kind": kind, "offload_optimizer": offload, "offload_parameters": offload and kind == "zero3"}
     settings = Settings.model_validate({"strategy": strategy, "optimizer": {"max_grad_norm": norm}})
     config = generated(settings, 1, parameters, max(int(parameters * share), 1))
     assert '"auto"' not in json.dumps(config)
-    read = DeepSpeedConfig(config)
+    read, own = DeepSpeedConfig(config), DeepSpeedZeroConfig(stage=ZERO[kind])
     assert (read.train_batch_size, read.gradient_accumulation_steps, read.gradient_clipping) == (1, 1, norm)
-    assert read.zero_optimization_stage == ZERO[kind] and read.zero_config.overlap_comm is False
+    assert read.zero_optimization_stage == ZERO[kind] and read.zero_config.overlap_comm is own.overlap_comm
     assert not (read.float16_config.enabled or read.bfloat16_config.enabled or read.torch_autocast_enabled)
     for asked, block in ((offload, "offload_optimizer"), (strategy["offload_parameters"], "offload_param")):
         found = getattr(read.zero_config, block)

@@ -22,6 +22,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -155,6 +157,26 @@ def tiny_llama(folder: Path) -> Path:
     return _saved(folder, tokenizer, LlamaForCausalLM(config))
 
 
+def tiny_mixtral(folder: Path) -> Path:
+    """A decoder with four experts per layer and a router loss that counts, with the tokenizer of `tiny_llama`."""
+    tokenizer = byte_bpe("<s>", "</s>")
+    config = MixtralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        router_aux_loss_coef=0.5,
+        max_position_embeddings=POSITIONS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(5)
+    return _saved(folder, tokenizer, MixtralForCausalLM(config))
+
+
 def decoder(kind: str, attention: str | None = None, vocabulary: int = 97) -> PreTrainedModel:
     """A decoder in memory, without dropout, whose weights are large enough for its logits to tell texts apart."""
     sizes: dict[str, Any] = {
@@ -186,6 +208,9 @@ def decoder(kind: str, attention: str | None = None, vocabulary: int = 97) -> Pr
         "tied llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True)),
         "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**sizes, **gemma2)),
         "granite": lambda: GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=4.0)),
+        "mixtral": lambda: MixtralForCausalLM(
+            MixtralConfig(**sizes, num_local_experts=4, sliding_window=None, router_aux_loss_coef=0.5)
+        ),
         "bloom": lambda: BloomForCausalLM(BloomConfig(**small, hidden_size=32)),
     }
     model = builders[kind]()

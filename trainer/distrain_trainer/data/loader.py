@@ -1,7 +1,7 @@
 """From the plan's row numbers to the tensors of a step."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -137,6 +137,12 @@ class StepBatch:
     tokens: int
     padded_tokens: int
 
+    def pin_memory(self) -> "StepBatch":
+        """The same with tensors in pinned memory, from which they are copied to a GPU while it computes. DataLoader
+        calls this where it is asked to pin."""
+        pinned = [{name: tensor.pin_memory() for name, tensor in batch.items()} for batch in self.micro_batches]
+        return replace(self, micro_batches=pinned)
+
 
 class StepDataset(torch.utils.data.Dataset[StepBatch]):
     """Step number -> the part of that step which `rank` of `world` takes."""
@@ -172,6 +178,7 @@ def steps(dataset: StepDataset, start: int, workers: int) -> Iterator[StepBatch]
         sampler=range(start, len(dataset)),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
 

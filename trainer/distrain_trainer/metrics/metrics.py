@@ -157,7 +157,8 @@ def metric_path(name: str) -> Path:
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, np.maximum(denominator, 1))
+    quotients: np.ndarray = numerator / np.maximum(denominator, 1)
+    return quotients
 
 
 def _mean(total: float, count: int) -> float:

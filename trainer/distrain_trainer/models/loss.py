@@ -1,5 +1,6 @@
 """The loss around a model: what the strategies wrap."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ class SummedLoss(nn.Module):
 
     needs_mask: whether the model is told which tokens are padding. In a causal model a token attends to what lies
     before it, and padding lies after it, so most do without; `probes.choose_mask` finds out.
+    router_weight: of the loss that has a model of experts use them evenly, as its configuration says; 0 where it has
+    none. Each micro-batch has its own, weighted by its targets: what a micro-batch holds is planned without the number
+    of processes, so the sum is the same on any of them. balance: that loss of the last micro-batch, unweighted.
     chunks: 0, or in how many parts the logits of a language model are computed, one after the other and once more in
     the backward pass, so that the whole logits never exist. The number is the same for each micro-batch on each
     process, whatever it holds: strategies that shard the output layer gather it once a chunk, all of them together.
@@ -26,6 +30,8 @@ class SummedLoss(nn.Module):
         self.model = model
         self.precision = precision
         self.needs_mask = True
+        self.router_weight = router_weight(model)
+        self.balance: torch.Tensor | None = None
         self.chunks = 0
 
     def forward(
@@ -37,6 +43,8 @@ class SummedLoss(nn.Module):
         with_logits: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross entropy in nats, summed over the valid targets: fp32 scalar; and, in evaluation mode, the predictions.
+
+        In training the routers' loss is added, times the number of targets.
 
         input_ids, attention_mask, position_ids: int64 [rows, tokens]; labels: int64 [rows] or [rows, tokens], -100 for
         no target, already shifted for language models: labels[:, t] is what position t predicts. position_ids: of
@@ -50,11 +58,16 @@ class SummedLoss(nn.Module):
             if str(self.model.config._attn_implementation).startswith("flash"):
                 # Flash attention tells packed texts apart in a single row only.
                 inputs |= {"input_ids": input_ids.view(1, -1), "position_ids": position_ids.view(1, -1)}
+        if routed := bool(self.router_weight) and (self.training or with_logits):
+            inputs["output_router_logits"] = True
         with autocast(input_ids.device, self.precision):
             if self.chunks:
                 return self._in_chunks(inputs, labels, with_logits)
-            logits = self.model(**inputs).logits.flatten(0, -2)
+            outputs = self.model(**inputs)
+            logits = outputs.logits.flatten(0, -2)
         loss = summed(logits, labels.flatten())
+        if routed:
+            loss = loss + self._router_loss(outputs.aux_loss, labels)
         if with_logits:
             return loss, logits.detach()[labels.flatten() != IGNORE_INDEX]
         return loss, labels[:0] if self.training else logits.argmax(-1).view_as(labels)
@@ -64,7 +77,8 @@ class SummedLoss(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What `forward` gives, from the hidden states of the targets alone and never all their logits at once."""
         model = transformer(self.model)
-        hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, -2)
+        outputs = model.get_decoder()(**inputs)
+        hidden = outputs.last_hidden_state.flatten(0, -2)
         places = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
         hidden, targets = hidden.index_select(0, places), labels.flatten()[places]
 
@@ -80,6 +94,8 @@ class SummedLoss(nn.Module):
             losses.append(summed(logits, wanted))
             seen.append(logits.detach() if with_logits else logits.argmax(-1))
         loss = torch.stack(losses).sum()
+        if "output_router_logits" in inputs:
+            loss = loss + self._router_loss(balance_of(model, outputs.router_logits, inputs["attention_mask"]), labels)
         if with_logits:
             return loss, torch.cat(seen)
         if self.training:
@@ -87,6 +103,13 @@ class SummedLoss(nn.Module):
         predictions = torch.full_like(labels.flatten(), IGNORE_INDEX)
         predictions[places] = torch.cat(seen)
         return loss, predictions.view_as(labels)
+
+    def _router_loss(self, balance: Any, labels: torch.Tensor) -> torch.Tensor | float:
+        """The routers' part of a micro-batch's summed loss. balance: None or 0 where no layer has experts."""
+        if not isinstance(balance, torch.Tensor):
+            return 0.0
+        self.balance = balance.detach()
+        return self.router_weight * (labels != IGNORE_INDEX).sum() * balance
 
 
 def summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -97,6 +120,27 @@ def summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def transformer(model: Any) -> Any:
     """The model of transformers, without the adapter that may be around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def router_weight(model: Any) -> float:
+    """The weight of the routers' loss in a model that computes one; else 0."""
+    own = transformer(model)
+    if "output_router_logits" not in inspect.signature(own.forward).parameters:
+        return 0.0
+    config = own.config.get_text_config()
+    return float(getattr(config, "router_aux_loss_coef", None) or getattr(config, "aux_loss_coef", None) or 0.0)
+
+
+def balance_of(model: Any, router_logits: tuple[torch.Tensor, ...], mask: torch.Tensor | None) -> Any:
+    """The routers' loss as most models of experts compute it; `probes` compares it with the model's own.
+
+    router_logits: [rows x tokens, experts] of each layer. mask: int64 [rows, tokens], 1 where a token counts.
+    """
+    from transformers.models.mixtral import modeling_mixtral
+
+    chosen = model.config.get_text_config().num_experts_per_tok
+    loss_of: Any = modeling_mixtral.load_balancing_loss_func
+    return loss_of(router_logits, router_logits[0].shape[-1], chosen, mask)
 
 
 def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,21 @@ def check_packing(settings: Settings, loss: SummedLoss, wrapped: nn.Module, coll
         )
 
 
+def tell_router_loss(settings: Settings, loss: SummedLoss, say: Callable[[str], None]) -> None:
+    """Says whether the routers of a model of experts are trained to use them evenly. After a first forward pass."""
+    config = transformer(loss.model).config.get_text_config()
+    if loss.balance is not None:
+        say(
+            f"the router loss of {settings.model.name} is trained too, with the weight {loss.router_weight:g} of its "
+            "config.json; it is part of loss, not of eval_loss"
+        )
+    elif getattr(config, "router_aux_loss_coef", None) and getattr(config, "num_experts_per_tok", None):
+        say(
+            f"{settings.model.name} is a model of experts, but transformers computes no router loss for it under "
+            f"{settings.task}, so none is trained"
+        )
+
+
 def choose_mask(settings: Settings, loss: SummedLoss, wrapped: nn.Module, collator: Collator) -> None:
     """Sets `loss.needs_mask` to False for a causal model that gives the same logits without an attention mask.
 
@@ -59,8 +74,8 @@ def choose_mask(settings: Settings, loss: SummedLoss, wrapped: nn.Module, collat
     stands in the padding, and they are the logits with a mask, to rounding: other kernels may add up in another order.
     Without a mask attention takes its fast causal kernels and no mask of [rows, tokens, tokens] exists.
     """
-    if settings.task not in ("causal-lm", "chat") or settings.batch.packing:
-        return
+    if settings.task not in ("causal-lm", "chat") or settings.batch.packing or loss.router_weight:
+        return  # routers count the tokens that are no padding
     batch = probe(settings, collator, packed=False)
     masked = _logits(loss, wrapped, batch)
     loss.needs_mask = False
@@ -92,8 +107,11 @@ def choose_loss(
     batch = probe(settings, collator, packed=False)
     own = _logits(loss, wrapped, batch)
     loss.chunks = chunks
+    balance = loss.balance
     try:
         error = _difference(own, _logits(loss, wrapped, batch))
+        if balance is not None and loss.balance is not None:
+            error = max(error, _difference(balance, loss.balance))
         found = f"they differ by {error:.1e} of the largest"
     except (TypeError, AttributeError) as problem:  # no decoder or output layer under the usual names
         error, found = inf, str(problem)

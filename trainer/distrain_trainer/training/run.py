@@ -27,7 +27,7 @@ from distrain_trainer.training.checkpoint.retention import Retention
 from distrain_trainer.training.checkpoint.writer import CheckpointWriter
 from distrain_trainer.training.checks import check_same_start, tell_changes
 from distrain_trainer.training.loop import train
-from distrain_trainer.training.probes import check_packing, choose_loss, choose_mask
+from distrain_trainer.training.probes import check_packing, choose_loss, choose_mask, tell_router_loss
 from distrain_trainer.training.resolve import ResolvedRun, resolve, with_common_tokens
 from distrain_trainer.training.session import TrainingSession, journal
 from distrain_trainer.training.stop import StopRequest
@@ -64,6 +64,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> TrainingSe
     tell_endless(settings, model, tokenizer, data.train, tell)
     module = SummedLoss(model, settings.precision)
     freeze_unreached(module, collator.empty())
+    tell_router_loss(settings, module, tell)
     check_same_start(settings, resolved.plan, data, model.parameters())
     parameters = parameter_counts(model)
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
