@@ -265,6 +265,12 @@ def test_an_environment_that_makes_no_sense_is_refused(changes: dict[str, str], 
         this_node(None, PET | {"PET_NPROC_PER_NODE": "1"} | changes)
 
 
+@pytest.mark.parametrize("environment", [{}, PET | {"PET_NPROC_PER_NODE": "8"}])
+def test_no_processes_at_all_are_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="--processes is 0; give 1 or more"):
+        this_node(0, environment)
+
+
 def attempt_and(folder: Path, failure: str | None, **options: Any) -> Attempts:
     begun = begin_attempt(folder, max_restarts=4, **options)
     end_attempt(folder, failure)

@@ -66,7 +66,7 @@ def this_node(
         index = _number(environment, "PET_NODE_RANK") if count > 1 else 0
         address, port = environment.get("PET_MASTER_ADDR", ""), _number(environment, "PET_MASTER_PORT", PORT)
         asked = environment.get("PET_NPROC_PER_NODE", "")
-        processes = processes or (int(asked) if asked.isdigit() else processes_here(cluster))
+        processes = int(asked) if processes is None and asked.isdigit() else processes
     elif hosts := sagemaker.read_hosts(resources):
         count, index, address = len(hosts.names), hosts.index, hosts.names[0]
     processes = processes_here(cluster) if processes is None else processes

@@ -1,4 +1,4 @@
-"""What a node makes sure of before it starts workers, because later it would be a riddle."""
+"""What a node checks before it starts workers, because later the same faults are hard to explain."""
 
 import ctypes
 import os
@@ -71,13 +71,13 @@ def check_rdma(promised: bool, devices: Path = DEVICES, library: str = VERBS) ->
         ctypes.CDLL(library)
     except OSError as error:
         raise SettingsError(
-            f"RDMA was promised but the library that NCCL uses it by cannot be loaded ({error}); install the verbs "
-            "libraries in the image (libibverbs1 and ibverbs-providers), or set rdma.enabled=false"
+            f"RDMA was promised but libibverbs, which NCCL needs for it, cannot be loaded ({error}); install "
+            "libibverbs1 and ibverbs-providers in the image, or set rdma.enabled=false in the chart"
         ) from None
     if not list(devices.glob("uverbs*")):
         raise SettingsError(
             f"RDMA was promised but {devices} has no uverbs device here; check the node's RDMA device plugin and "
-            "driver, or set rdma.enabled=false"
+            "driver, or set rdma.enabled=false in the chart"
         )
 
 

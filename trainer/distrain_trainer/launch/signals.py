@@ -1,4 +1,4 @@
-"""What the terminal or the kubelet asks a supervisor for: once is a wish, twice by Ctrl-C is an order."""
+"""What the terminal or the kubelet asks a supervisor for: first to save and leave, then to leave at once."""
 
 import os
 import signal
