@@ -14,6 +14,8 @@ IMAGE_WHEELS = $(if $(filter cpu,$(TARGET))$(filter-out file,$(origin WHEELS)),$
 OUT ?= out/sample
 CLUSTER := PYTHONPATH=tests/kind $(PY) -m cluster
 KIND_TESTS ?= tests/kind
+# Tests of whole runs in processes of their own, which coverage does not see.
+WHOLE_RUNS := test_command.py test_nodes.py test_promise.py test_strategies.py
 # What is strict already; `strict = true` in pyproject.toml comes when the trainer's code passes too.
 STRICT := tests/kind tests/project
 export WHEELS
@@ -42,6 +44,10 @@ run: .venv/ready ## Fine-tune the sample: a real encoder on real text, two proce
 test: .venv/ready ## Run the tests; where Go is there and no Helm, builds Helm for the chart's tests first
 	@command -v helm >/dev/null || ! command -v go >/dev/null || $(CLUSTER) build helm >/dev/null || true
 	@$(PYTEST) -n 3 --dist loadfile --durations=10
+
+.PHONY: coverage
+coverage: .venv/ready ## Measure what the tests of one process cover of the trainer, and fail below the floor (4 minutes)
+	@$(PYTEST) -n 3 --dist loadfile --cov --cov-report=term $(addprefix --ignore-glob=*,$(WHOLE_RUNS)) tests/trainer
 
 .PHONY: test-matrix
 test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die (15 minutes)
@@ -97,4 +103,4 @@ constraints: .venv/ready ## Write down the versions that are installed
 
 .PHONY: clean
 clean: ## Remove .venv and what runs and tests left here
-	@rm -rf .venv out runs build dist *.egg-info trainer/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	@rm -rf .venv out runs build dist *.egg-info trainer/*.egg-info .pytest_cache .coverage .hypothesis .mypy_cache .ruff_cache
