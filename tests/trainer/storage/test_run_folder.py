@@ -1,4 +1,4 @@
-"""The output folder: whose it is, and what may change when a run goes on in it."""
+"""The output folder: whose it is, and what may change when a run is continued in it."""
 
 import errno
 import json
@@ -35,7 +35,7 @@ def asked(folder: Path, **sections: Any) -> Settings:
     return Settings.model_validate({"output_dir": str(folder), **sections})
 
 
-def test_an_empty_folder_is_anybodys(tmp_path: Path) -> None:
+def test_an_empty_folder_can_be_claimed(tmp_path: Path) -> None:
     claimed = claim(asked(tmp_path / "new" / "out"), resume=True, overwrite=False)
     assert claimed.stored is None
     assert claimed.folder.is_dir()
@@ -75,7 +75,7 @@ def test_what_was_decided_holds_for_the_runs_life(tmp_path: Path) -> None:
         ({"precision": "fp16"}, "fsdp", "strategy.kind is fsdp and precision fp16"),
     ],
 )
-def test_another_strategy_that_does_not_go_with_the_run_is_refused(
+def test_another_strategy_that_conflicts_with_the_run_is_refused(
     tmp_path: Path, first: dict[str, Any], then: str, sentence: str
 ) -> None:
     started(tmp_path, asked(tmp_path, **first))
@@ -111,7 +111,7 @@ def test_what_defines_the_result_may_not_change_on_resume(
     assert sentence in str(refused.value)
 
 
-def test_a_branch_that_was_resolved_to_a_commit_is_no_change(tmp_path: Path) -> None:
+def test_a_branch_that_was_resolved_to_a_commit_is_not_a_change(tmp_path: Path) -> None:
     first = asked(tmp_path, model={"name": "a/b", "revision": "main"})
     started(tmp_path, first, model=first.model.model_copy(update={"revision": "c0ffee"}))
     assert claim(first, resume=True, overwrite=False).settings.model.revision == "c0ffee"
@@ -159,7 +159,7 @@ def test_a_volume_that_fails_for_a_moment_is_waited_for(tmp_path: Path, monkeypa
     assert claim(asked(tmp_path), resume=True, overwrite=False).stored is None
 
 
-def test_a_volume_that_goes_on_failing_is_no_reason_to_give_the_run_up(
+def test_a_volume_that_keeps_failing_does_not_end_the_run_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = asked(tmp_path)
@@ -197,7 +197,7 @@ def test_what_lasts_is_not_tried_again(tmp_path: Path, number: int) -> None:
     assert len(tries) == 1
 
 
-def test_the_advice_goes_with_the_reason(tmp_path: Path) -> None:
+def test_the_advice_fits_the_reason(tmp_path: Path) -> None:
     reasons = {errno.EROFS: "mount it writable", errno.ENOSPC: "make room", errno.ESTALE: "may answer again later"}
     for number, advice in reasons.items():
         assert advice in str(volume_error("cannot be written", tmp_path, OSError(number, os.strerror(number))))

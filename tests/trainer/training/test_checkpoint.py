@@ -166,9 +166,7 @@ def damage_flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
-def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(
-    lab: Lab, damage: Callable[[Path], None], name: str
-) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_that_is_said(lab: Lab, damage: Callable[[Path], None], name: str) -> None:
     lab.train_and_save(2)
     if damage is damage_flip and name == "manifest.json":
         (lab.folder / "checkpoint-2" / name).write_bytes(b"\x00")
@@ -211,7 +209,7 @@ def test_a_checkpoint_of_other_data_is_refused(lab: Lab) -> None:
         lab.restored()
 
 
-def test_what_a_kill_leaves_half_written_is_no_checkpoint(lab: Lab) -> None:
+def test_what_a_kill_leaves_half_written_is_not_a_checkpoint(lab: Lab) -> None:
     lab.train_and_save(1)
     shutil.copytree(lab.folder / "checkpoint-1", lab.folder / "tmp.2.1")
     state, _ = lab.restored()
@@ -265,7 +263,7 @@ def test_a_full_disk_costs_one_checkpoint_and_no_more(bert: Path, tmp_path: Path
         ballast.write_bytes(b"x" * (shutil.disk_usage(folder).free - 100_000))
         lab.step()
         assert lab.save() is None
-        assert "No space left on device" in lab.said[-1] and "training goes on" in lab.said[-1]
+        assert "No space left on device" in lab.said[-1] and "training continues" in lab.said[-1]
         assert [path.name for path in published_checkpoints(folder)] == ["checkpoint-1"]
         assert not list(folder.glob("tmp.*"))
         ballast.unlink()

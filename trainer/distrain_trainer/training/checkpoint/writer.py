@@ -43,7 +43,7 @@ class _InFlight:
 class CheckpointWriter:
     """Writes the checkpoints of the run in `folder`, one at a time.
 
-    fingerprint: of the data. background: files are written by a thread while training goes on. write_static: writes
+    fingerprint: of the data. background: files are written by a thread while training continues. write_static: writes
     into a folder what from_pretrained needs besides the weights. say: takes sentences for a person.
     """
 
@@ -112,7 +112,7 @@ class CheckpointWriter:
             shutil.rmtree(writing.folder, ignore_errors=True)
             self.say(
                 f"the checkpoint of step {writing.state.step} was not written ({error}); "
-                "the ones before it stay and training goes on"
+                "the ones before it stay and training continues"
             )
         elif self.process.is_main:
             self.retention.keep_best(writing.state)
