@@ -82,7 +82,7 @@ def measure(scratch: Path, output: Path, rounds: int, quick: bool) -> None:
 
 
 def run_trainer(settings: Path) -> Curve:
-    """Trainer's evaluations, one an epoch."""
+    """Trainer's evaluations, one per epoch."""
     options = [str(part) for option in TRAINER.items() for part in option]
     arguments = [str(settings), "--result", str(settings.parent), "--evaluate", *options]
     run_program("contender_transformers.py", arguments, settings.parent / "log")
@@ -90,7 +90,7 @@ def run_trainer(settings: Path) -> Curve:
 
 
 def run_ours(folder: Path, example: dict[str, Any]) -> Curve:
-    """distrain's evaluations, several an epoch."""
+    """distrain's evaluations, several per epoch."""
     probe = read_settings(str(write_settings(folder / "plan", example)), {})
     steps_an_epoch = int(plan_of(probe, token_rows(probe)[1].train).ends[0])
     evaluation = {"every_steps": math.ceil(steps_an_epoch / EVALUATIONS_AN_EPOCH)}
@@ -121,7 +121,7 @@ def tell(name: str, curve: Curve) -> None:
 
 
 def row(name: str, points: Curve) -> list[str]:
-    """A line of the table, from one point a round."""
+    """A line of the table, from one point per round."""
 
     def column(field: str, digits: int) -> str:
         return spread([getattr(point, field) for point in points], digits)
@@ -130,7 +130,7 @@ def row(name: str, points: Curve) -> list[str]:
 
 
 def plot(curves: dict[str, list[Curve]]) -> Figure:
-    """Accuracy over seconds of training, a line a run; the accuracy to reach is dashed."""
+    """Accuracy over seconds of training, one line per run; the accuracy to reach is dashed."""
     figure, lines = axes("Held-out accuracy", "seconds of training (evaluations left out)", "")
     styles = {
         "Trainer, 1 epoch": ("Trainer grouped", "s"),

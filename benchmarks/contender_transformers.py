@@ -1,6 +1,6 @@
 """A contender: transformers' Trainer as it comes, on the token rows that distrain trains on.
 
-What is not its default: the batch size a process, the collator that pads to the longest row of a batch, fp32 on the
+What is not its default: the batch size per process, the collator that pads to the longest row of a batch, fp32 on the
 CPU, no checkpoints and no report (both in its favour). Under torchrun each process writes its own result.
 """
 
@@ -69,7 +69,7 @@ class Clock(TrainerCallback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("settings", help="distrain's settings file: data, seed, epochs or max_steps")
-    parser.add_argument("--batch", type=int, required=True, help="samples a process and step")
+    parser.add_argument("--batch", type=int, required=True, help="samples per process and step")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--grouped", action="store_true", help="group rows by length")
     parser.add_argument("--onednn", action="store_true", help="multiply with oneDNN, as distrain may")

@@ -25,7 +25,7 @@ from running import write_settings
 from throughput import BATCH, WARM_UP
 
 GOAL = 0.97
-"""Of the bare loop's real tokens a second."""
+"""Of the bare loop's real tokens per second."""
 BLOCK = 10
 """Steps whose seconds make one ratio."""
 
@@ -88,7 +88,7 @@ def measure(scratch: Path, output: Path, steps: int, quick: bool) -> None:
     starts = range(0, steps - block + 1, block)
     ratios = [sum(bare[start : start + block]) / sum(distrain[start : start + block]) for start in starts]
     whole = sum(bare) / sum(distrain)
-    say(f"{whole:.3f} of the bare loop's real tokens a second")
+    say(f"{whole:.3f} of the bare loop's real tokens per second")
     rows = [
         [name, f"{sum(seconds) / steps:.3f}", spread(seconds, 3)]
         for name, seconds in (("distrain", distrain), ("bare loop", bare))
@@ -96,8 +96,8 @@ def measure(scratch: Path, output: Path, steps: int, quick: bool) -> None:
     text = (
         f"{machine()} One process with all cores, in which the two loops take turns at each of {steps} steps, on the "
         "same batches; rows and batches as in [throughput](throughput.md).\n\n"
-        f"{table(['', 'seconds a step, mean', 'median (lowest-highest)'], rows)}\n"
-        f"distrain reaches **{whole:.3f}** of the bare loop's real tokens a second over all steps (goal: at least "
+        f"{table(['', 'seconds per step, mean', 'median (lowest-highest)'], rows)}\n"
+        f"distrain reaches **{whole:.3f}** of the bare loop's real tokens per second over all steps (goal: at least "
         f"{GOAL}); in blocks of {block} steps {spread(ratios, 3)}.\n"
     )
     save(output, "overhead", "What distrain adds to a step", text, plot(ratios, block), quick)
@@ -105,7 +105,7 @@ def measure(scratch: Path, output: Path, steps: int, quick: bool) -> None:
 
 def plot(ratios: list[float], block: int) -> Figure:
     """A dot for each block of steps."""
-    figure, dots = axes("distrain's tokens a second over the bare loop's", f"block of {block} steps", "")
+    figure, dots = axes("distrain's tokens per second over the bare loop's", f"block of {block} steps", "")
     dots.axhline(1, color=COLOURS["bare loop"])
     dots.axhline(GOAL, color=COLOURS["bare loop"], linestyle=":")
     dots.plot(range(1, len(ratios) + 1), ratios, "o", color=COLOURS["distrain"])

@@ -42,14 +42,14 @@ matplotlib.rcParams |= {
 
 @dataclass(frozen=True)
 class Goal:
-    """What one contender is to reach as a multiple of another, in real tokens a second."""
+    """What one contender is to reach as a multiple of another, in real tokens per second."""
 
     contender: str
     other: str
     wanted: float
 
     def row(self, rates: Mapping[str, Sequence[float]]) -> list[str]:
-        """A line of the table of goals. rates: of each contender, one a round."""
+        """A line of the table of goals. rates: of each contender, one per round."""
         ratios = [a / b for a, b in zip(rates[self.contender], rates[self.other], strict=True)]
         met = "met" if statistics.median(ratios) >= self.wanted else "missed"
         return [f"{self.contender} / {self.other}", spread(ratios), f"at least {self.wanted:g}", met]

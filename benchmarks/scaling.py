@@ -67,7 +67,7 @@ def measure(scratch: Path, output: Path, rounds: int, quick: bool) -> None:
     crowded = f" This machine has {cores} cores: more processes than that share them." if max(WORLDS) > cores else ""
     goal = Goal(name((16, 2)), name((16, 1)), 1.7)
     text = (
-        f"{machine()} One thread a process; micro-batches of at most {TOKENS:,} tokens, the same steps "
+        f"{machine()} One thread per process; micro-batches of at most {TOKENS:,} tokens, the same steps "
         f"for any number of processes.{crowded} Median (lowest-highest), alternating rounds: {rounds}.\n\n"
         f"{table(['', 'real tokens/s', 'speed-up', 'slowest process / mean'], rows)}\n"
         f"{goals_table([goal], {name(cell): rates[cell] for cell in cells})}"
@@ -81,7 +81,7 @@ def name(cell: tuple[int, int]) -> str:
 
 
 def plot(speedups: dict[tuple[int, int], list[float]], cores: int) -> Figure:
-    """Speed-up over processes: a dot a round, a line through the medians, and what were ideal."""
+    """Speed-up over processes: one dot per round, a line through the medians, and the ideal."""
     figure, lines = axes("Speed-up over one process", "processes, one thread each", "")
     lines.plot(WORLDS, [min(world, cores) for world in WORLDS], "--", color="#999999", label=f"ideal on {cores} cores")
     for size, style in zip(STEPS, ("-", ":"), strict=True):

@@ -1,4 +1,4 @@
-"""Part A of trainer.py: real tokens a second and padding."""
+"""Part A of trainer.py: real tokens per second and padding."""
 
 import shutil
 import statistics
@@ -14,9 +14,9 @@ from running import Speed, Steps, run_distrain, run_program, write_settings
 WARM_UP = 3
 """Steps that are not measured."""
 SAMPLES = 16
-"""Trainer's samples a step, over all processes: twice its default a process, and its default for two."""
+"""Trainer's samples per step, over all processes: twice its default per process, and its default for two."""
 BATCH = {"tokens": 1024, "micro_batches": 2}
-"""distrain's, and so the bare loop's: about as many samples a step."""
+"""distrain's, and so the bare loop's: about as many samples per step."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def measure(scratch: Path, output: Path, rounds: int, quick: bool) -> None:
         f"{machine()} One process has all cores, two have one thread each. 8,000 rows of 8 to 512 tokens, lengths "
         "lognormal with median 70 and sigma 0.8; fp32, AdamW, dropout. Median (lowest-highest), alternating rounds: "
         f"{rounds}.\n\n"
-        f"{table(['', 'real tokens/s', 'padding', 'samples a step', 'steps measured'], rows)}\n"
+        f"{table(['', 'real tokens/s', 'padding', 'samples per step', 'steps measured'], rows)}\n"
         f"{goals_table(GOALS, rates)}"
     )
     save(output, "throughput", "Throughput", text, plot(rates), quick)
@@ -108,7 +108,7 @@ def run(contender: Contender, settings: Path) -> Steps:
 
 def plot(rates: dict[str, list[float]]) -> Figure:
     """A bar for each contender's median, a dot for each round."""
-    figure, bars = axes("Real tokens a second", "more is better", "")
+    figure, bars = axes("Real tokens per second", "more is better", "")
     names = list(reversed(rates))
     middles = [statistics.median(rates[name]) for name in names]
     bars.barh(names, middles, color=[COLOURS[name.partition(",")[0]] for name in names], height=0.7)

@@ -1,7 +1,7 @@
 """distrain beside a bare PyTorch loop and transformers' Trainer: the same model, the same rows, on the CPU.
 
-Part A is throughput: real tokens a second and padding. Part B is accuracy: seconds until the accuracy that Trainer has
-after three epochs of the sample. Each writes a table and a plot.
+Part A is throughput: real tokens per second and padding. Part B is accuracy: seconds until the accuracy that Trainer
+reaches after three epochs of the sample. Each writes a table and a plot.
 """
 
 import accuracy
