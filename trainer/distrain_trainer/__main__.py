@@ -8,14 +8,18 @@ import argparse
 import os
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from distrain_trainer import console
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import speaker
 from distrain_trainer.launch.termination import leave, report_of, write_error_file
+from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import read_settings, split_flags
 from distrain_trainer.training.stop import die_with_parent
+
+if TYPE_CHECKING:
+    from distrain_trainer.training.session import TrainingSession
 
 OPTIONS = {"resume": False, "attempt": True}
 
@@ -36,10 +40,8 @@ def main(arguments: list[str]) -> NoReturn:
         settings = read_settings(options.file, flags)
         console.configure(settings.log_level, speaker())
         quieten_libraries()
-        from distrain_trainer.training.run import run
-
         # What it returns is kept, and an error is not let out of its `except`: see `leave`.
-        _kept = run(settings, options.resume, options.attempt)
+        _kept = train(settings, options.resume, options.attempt)
         leave(0)
     except Exception as error:  # whatever it is, the launcher must hear of it
         report = report_of(error, int(os.environ.get("RANK", 0)), cluster.node_name if cluster else None)
@@ -47,9 +49,24 @@ def main(arguments: list[str]) -> NoReturn:
         leave(report.exit_code)
 
 
+def train(settings: Settings, resume: bool, attempt: int | None = None) -> "TrainingSession | None":
+    """Trains as `training.run` does, and reports what a person reads last. Raises DistrainError."""
+    from distrain_trainer.inference.samples import add_answers
+    from distrain_trainer.training.results import closing_sentences
+    from distrain_trainer.training.run import run
+
+    session = run(settings, resume, attempt)
+    if session is not None and session.process.is_main:
+        add_answers(session)  # the other processes do not wait for them
+        for sentence in closing_sentences(session):
+            session.say(sentence)
+    return session
+
+
 def preload() -> None:
     """Imports what a worker needs, so that workers that are forked afterwards share it and need not."""
-    import_module("distrain_trainer.training.run")
+    for module in ("training.run", "inference.samples"):
+        import_module(f"distrain_trainer.{module}")
 
 
 def quieten_libraries() -> None:

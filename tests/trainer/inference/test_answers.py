@@ -11,12 +11,13 @@ from transformers import AutoTokenizer
 import tiny
 from chats import ENDLESS, FIRST, PLAIN, TAGGED, TOOLS, prepared, tokenizer_of, written
 from distrain_k8s.cli import main
+from distrain_trainer.__main__ import train
 from distrain_trainer.inference.chat import talk
 from distrain_trainer.inference.predict import predict_folder
-from distrain_trainer.inference.samples import answer_held_out, tell_endless
+from distrain_trainer.inference.samples import answer_held_out
 from distrain_trainer.models.load import stop_at_turn_end
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.training.run import run
+from distrain_trainer.training.checks import tell_endless
 from runs import RunCommand, losses
 
 ROOT = Path(__file__).parents[3]
@@ -106,7 +107,7 @@ def test_a_run_is_finished_before_its_answers_are_made(
         "batch": {"tokens": 256},
         "output_dir": str(tmp_path / "out"),
     }
-    run(Settings.model_validate(values), resume=False)
+    train(Settings.model_validate(values), resume=False)
     assert "some answers for the report are missing (no room); run distrain chat" in capsys.readouterr().err
     info = json.loads((tmp_path / "out" / "training_info.json").read_text())
     assert info["status"] == "finished" and info["answers"] is None

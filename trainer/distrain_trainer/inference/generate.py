@@ -13,6 +13,7 @@ from distrain_trainer.data.conversations import Conversation, as_text, columns_o
 from distrain_trainer.errors import DataError
 from distrain_trainer.hub.errors import first_line
 from distrain_trainer.inference.trained import Trained
+from distrain_trainer.models.load import stop_tokens
 from distrain_trainer.settings.sections import Chat
 
 
@@ -44,12 +45,6 @@ def context_length(trained: Trained) -> int:
     """Most tokens that the model takes, prompt and answer together."""
     positions = getattr(trained.model.config.get_text_config(), "max_position_embeddings", None)
     return positions or trained.max_length
-
-
-def stop_tokens(model: Any) -> set[int]:
-    """The tokens that end an answer."""
-    ends = model.generation_config.eos_token_id
-    return set(ends if isinstance(ends, list) else [ends]) - {None}
 
 
 def answer(

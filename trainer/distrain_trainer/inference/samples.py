@@ -2,39 +2,29 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.hub.errors import first_line
-from distrain_trainer.inference.generate import answer, decode, stop_tokens
+from distrain_trainer.inference.generate import answer, decode
 from distrain_trainer.inference.trained import load
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import SHARDED
+from distrain_trainer.training.results import conclude
+from distrain_trainer.training.session import TrainingSession
 
 MAX_NEW_TOKENS = 128
 """Most tokens of an answer in the report."""
-ROWS_SEARCHED = 1000
-"""Rows that are searched for a token that ends an answer."""
 
 
-def tell_endless(
-    settings: Settings, model: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows, tell: Callable[[str], None]
-) -> None:
-    """Warns where a chat model will not learn to end its answers, because no row has an end token to learn from."""
-    if settings.task != "chat":
-        return
-    assert rows.labels is not None
-    ends = sorted(stop_tokens(model))
-    if not np.isin(rows.labels[: rows.offsets[min(len(rows), ROWS_SEARCHED)]], ends).any():
-        named = ", ".join(map(str, tokenizer.convert_ids_to_tokens(ends))) or "the tokenizer has none"
-        tell(
-            f"the model will not learn to end its answers: no trained token ends one ({named}); let chat.template "
-            "write one after each assistant turn, inside {% generation %} where it has such tags"
-        )
+def add_answers(session: TrainingSession) -> None:
+    """Adds sample answers to training_info.json and the report of a finished run, if it was a chat. On process 0."""
+    resolved = session.resolved
+    answers = answer_held_out(session.settings, resolved.folder / "final", resolved.data.evaluation, session.say)
+    if answers:
+        conclude(session, error=None, answers=answers)
 
 
 def answer_held_out(

@@ -286,6 +286,12 @@ def _savable(told: GenerationConfig) -> bool:
     return True
 
 
+def stop_tokens(model: Any) -> set[int]:
+    """The tokens that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return set(ends if isinstance(ends, list) else [ends]) - {None}
+
+
 def stop_at_turn_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Makes `generate` stop at the token that ends a turn in the chat template, which may be new to a base model."""
     known = model.generation_config.eos_token_id

@@ -7,16 +7,22 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from distrain_trainer.data.plan import Plan
-from distrain_trainer.data.tokens import Tokenized
+from distrain_trainer.data.tokens import Rows, Tokenized
 from distrain_trainer.errors import DataError, SettingsError, TrainingError
+from distrain_trainer.models.load import stop_tokens
 from distrain_trainer.models.lora import check_installed
 from distrain_trainer.parallel import collectives
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.run_folder import Claim
+
+ROWS_SEARCHED = 1000
+"""Rows of a chat that are searched for a token that ends an answer."""
 
 
 def check_device(settings: Settings, local_world: int = 1, promised: int = 0) -> None:
@@ -58,6 +64,22 @@ def check_same_data(claimed: Claim, data: Tokenized) -> None:
             f"the data are not those that the run in {claimed.folder} was started with "
             f"({claimed.stored['data']['description']} then, {data.origin.description} now); bring the old data back, "
             "or choose another output_dir"
+        )
+
+
+def tell_endless(
+    settings: Settings, model: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows, tell: Callable[[str], None]
+) -> None:
+    """Warns where a chat model will not learn to end its answers, because no row has an end token to learn from."""
+    if settings.task != "chat":
+        return
+    assert rows.labels is not None
+    ends = sorted(stop_tokens(model))
+    if not np.isin(rows.labels[: rows.offsets[min(len(rows), ROWS_SEARCHED)]], ends).any():
+        named = ", ".join(map(str, tokenizer.convert_ids_to_tokens(ends))) or "the tokenizer has none"
+        tell(
+            f"the model will not learn to end its answers: no trained token ends one ({named}); let chat.template "
+            "write one after each assistant turn, inside {% generation %} where it has such tags"
         )
 
 

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distrain_trainer.console import clock, short
 from distrain_trainer.errors import DistrainError, OutOfTime, Stopped
 from distrain_trainer.hardware import machine
-from distrain_trainer.inference.samples import answer_held_out
 from distrain_trainer.models.load import config_to_write
 from distrain_trainer.models.lora import is_adapter, write_config
 from distrain_trainer.parallel import collectives
@@ -87,20 +86,12 @@ def write_model_files(
 def publish(session: TrainingSession, record: dict[str, Any]) -> None:
     """Leaves the results of a finished run. On all processes. record: settings.json.
 
-    The run is finished before process 0 makes the answers of a chat, whatever happens to those; the others do not wait.
+    What comes after it, such as the answers of a chat, cannot fail the run any more.
     """
-    resolved, is_main = session.resolved, session.process.is_main
-    if is_main:
-        publish_final(resolved.folder, record, session.state)
+    if session.process.is_main:
+        publish_final(session.resolved.folder, record, session.state)
         conclude(session, error=None)
     collectives.from_main(None)  # no process leaves before the results are on disk
-    if not is_main:
-        return
-    answers = answer_held_out(session.settings, resolved.folder / "final", resolved.data.evaluation, session.say)
-    if answers:
-        conclude(session, error=None, answers=answers)
-    for sentence in closing_sentences(session):
-        session.say(sentence)
 
 
 def publish_final(folder: Path, record: dict[str, Any], state: TrainingState) -> None:

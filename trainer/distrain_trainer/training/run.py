@@ -10,7 +10,6 @@ from accelerate.utils import InitProcessGroupKwargs
 from distrain_trainer.console import say
 from distrain_trainer.data.loader import Collator, StepDataset, steps
 from distrain_trainer.errors import DistrainError
-from distrain_trainer.inference.samples import tell_endless
 from distrain_trainer.models.load import load_model, parameter_counts
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives
@@ -25,7 +24,7 @@ from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.reader import restore
 from distrain_trainer.training.checkpoint.retention import Retention
 from distrain_trainer.training.checkpoint.writer import CheckpointWriter
-from distrain_trainer.training.checks import check_same_start, tell_changes
+from distrain_trainer.training.checks import check_same_start, tell_changes, tell_endless
 from distrain_trainer.training.loop import train
 from distrain_trainer.training.probes import check_packing, choose_loss, choose_mask, tell_router_loss
 from distrain_trainer.training.resolve import ResolvedRun, resolve, with_common_tokens
