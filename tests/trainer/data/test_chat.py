@@ -19,8 +19,9 @@ from transformers.models.byt5.tokenization_byt5 import ByT5Tokenizer
 
 import tiny
 from distrain_trainer.cli import main
-from distrain_trainer.data.chat import IGNORE_INDEX, Template, fit, turn_end, use_template
+from distrain_trainer.data.chat import Template, fit, turn_end, use_template
 from distrain_trainer.data.conversations import as_text, columns_of, conversation_of
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.data.tokens import Rows, Tokenized, prepare
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference.chat import answer_held_out, talk, tell_endless
@@ -67,7 +68,7 @@ SPACED = TAGGED.replace("{{ m.content }}{{ eos_token }}{% endgen", "{{ ' ' + m.c
 EMPTY = "{% for m in messages %}<{{ m.role }}>{% generation %}{% endgeneration %}{{ m.content }}{% endfor %}"
 
 
-def tokenizer_of(template: str | None) -> PreTrainedTokenizerFast:
+def tokenizer_of(template: str | None) -> Any:
     made = copy.deepcopy(LLAMA)
     made.chat_template = template
     return made
@@ -75,9 +76,12 @@ def tokenizer_of(template: str | None) -> PreTrainedTokenizerFast:
 
 LLAMA = tiny.byte_bpe("<s>", "</s>")
 SYSTEM = {"role": "system", "content": "be kind"}
-FIRST = [{"role": "user", "content": "the cat?"}, {"role": "assistant", "content": "sat on the mat"}]
-SECOND = [{"role": "user", "content": "the dog?"}, {"role": "assistant", "content": "on the log"}]
-WEATHER = {
+FIRST: list[dict[str, Any]] = [
+    {"role": "user", "content": "the cat?"},
+    {"role": "assistant", "content": "sat on the mat"},
+]
+SECOND: list[dict[str, Any]] = [{"role": "user", "content": "the dog?"}, {"role": "assistant", "content": "on the log"}]
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -85,8 +89,11 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string", "default": None}}},
     },
 }
-CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"properties": {}, "type": "object"}}}
-CALLS = [
+CLOCK: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "clock", "parameters": {"properties": {}, "type": "object"}},
+}
+CALLS: list[dict[str, Any]] = [
     {"role": "user", "content": "is it warm in Köln?"},
     {
         "role": "assistant",
@@ -101,7 +108,9 @@ CALLS = [
 ]
 
 
-def rows_of(template: str, row: dict, max_length: int = 10_000, **chat: Any) -> list[tuple[list[int], list[int]]]:
+def rows_of(
+    template: str, row: dict[str, Any], max_length: int = 10_000, **chat: Any
+) -> list[tuple[list[int], list[int]]]:
     """(ids, targets) of each sample of one row of a JSON file."""
     row = {name: as_text(value) for name, value in row.items()}
     at_work = Template(tokenizer_of(template))
@@ -119,19 +128,20 @@ def learned(template: str, messages: list[dict[str, Any]], **row: Any) -> list[l
     found = []
     for ids, targets in rows_of(template, {"messages": messages} | row):
         assert all(target in (token, IGNORE_INDEX) for token, target in zip(ids, targets, strict=True))
-        runs, before = [], IGNORE_INDEX
+        runs: list[list[int]] = []
+        before = IGNORE_INDEX
         for target in targets:
             if target != IGNORE_INDEX:
                 if before == IGNORE_INDEX:
                     runs.append([])
                 runs[-1].append(target)
             before = target
-        found.append([LLAMA.decode(run) for run in runs])
+        found.append([str(LLAMA.decode(run)) for run in runs])
     return found
 
 
 def texts(template: str, messages: list[dict[str, Any]], **row: Any) -> list[str]:
-    return [LLAMA.decode(ids) for ids, _ in rows_of(template, {"messages": messages} | row)]
+    return [str(LLAMA.decode(ids)) for ids, _ in rows_of(template, {"messages": messages} | row)]
 
 
 def refusal(template: str, messages: list[dict[str, Any]], **row: Any) -> str:
@@ -249,7 +259,7 @@ def test_a_sample_with_tools_is_byte_for_byte_what_the_tokenizer_renders() -> No
     assert learned(TOOLS, CALLS, tools=tools) == [[calls, "it is, 24 degrees</s>"]]
 
 
-def with_calls(change: Any) -> list[dict]:
+def with_calls(change: Any) -> list[dict[str, Any]]:
     """CALLS with each call changed."""
     return [
         message | ({"tool_calls": [change(call) for call in message["tool_calls"]]} if "tool_calls" in message else {})
@@ -399,7 +409,10 @@ def test_calls_and_answers_in_sharegpts_way() -> None:
         {"from": "observation", "value": '{"degrees": 24}'},
         {"from": "gpt", "value": "it is, 24 degrees"},
     ]
-    ours = {"messages": [{k: v for k, v in m.items() if k != "name"} for m in CALLS], "tools": [WEATHER]}
+    ours: dict[str, Any] = {
+        "messages": [{k: v for k, v in m.items() if k != "name"} for m in CALLS],
+        "tools": [WEATHER],
+    }
     ours["messages"][1] = {k: v for k, v in CALLS[1].items() if k != "content"}
     assert rows_of(TOOLS, {"conversations": shared, "tools": json.dumps([WEATHER])}) == rows_of(TOOLS, ours)
 
@@ -449,7 +462,11 @@ def lists_of(rows: Rows) -> list[tuple[list[int], list[int]]]:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_rows_of_a_file_are_those_of_its_conversations(tmp_path: Path, name: str) -> None:
-    rows = [{"messages": FIRST, "tools": None}, {"messages": FIRST + SECOND * 9}, {"messages": SECOND * 2}]
+    rows: list[dict[str, Any]] = [
+        {"messages": FIRST, "tools": None},
+        {"messages": FIRST + SECOND * 9},
+        {"messages": SECOND * 2},
+    ]
     rows.append({"messages": [{"role": "user", "content": "cat " * 70}, FIRST[1]]})
     made = prepared(tmp_path, written(tmp_path / name, rows), tokenizer_of(PLAIN))
     kept = [rows_of(PLAIN, row, 60)[0] for row in rows[:3]]
@@ -471,7 +488,7 @@ def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path: Path) ->
 
 
 def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path: Path) -> None:
-    rows = [{"messages": CALLS, "tools": [WEATHER, CLOCK]}, {"messages": FIRST}]
+    rows: list[dict[str, Any]] = [{"messages": CALLS, "tools": [WEATHER, CLOCK]}, {"messages": FIRST}]
     file = written(tmp_path / "a.json", rows)
     data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0}
     settings = Settings.model_validate({"task": "chat", "data": data})
@@ -624,7 +641,7 @@ def test_the_example_learns_and_leaves_answers_and_its_template(trained: Path) -
 def test_a_run_is_finished_before_its_answers_are_made(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def no_room(folder: str, flags: dict) -> None:
+    def no_room(folder: str, flags: dict[str, Any]) -> None:
         assert Path(folder, "model.safetensors").exists()
         assert json.loads((tmp_path / "out" / "training_info.json").read_text())["status"] == "finished"
         raise MemoryError("no room")
@@ -666,7 +683,7 @@ def test_chat_streams_what_predict_says_and_remembers_the_conversation(
     talk(str(trained), 6)
     spoken = capsys.readouterr().out
     asked = [{"role": "user", "content": "Hello!"}]
-    answers = []
+    answers: list[str] = []
     for question in (None, "Thank you."):
         if question:
             asked = [*asked, {"role": "assistant", "content": answers[-1]}, {"role": "user", "content": question}]
@@ -726,9 +743,9 @@ def test_a_published_template_lets_only_answers_be_learned(name: str) -> None:
         _, ids, targets = fit(sample, encoded, template, 10_000)
         kept = [target for target in targets if target != IGNORE_INDEX]
         assert turn_end(tokenizer) in kept and len(kept) < len(ids)
-        parts.append(tokenizer.decode(kept))
+        parts.append(str(tokenizer.decode(kept)))
     whole = "".join(parts)
     assert "sat on the mat" in whole and "on the log" in whole
     assert "the cat?" not in whole and "the dog?" not in whole
-    own = tokenizer.apply_chat_template(FIRST + SECOND, tokenize=False)
+    own = str(tokenizer.apply_chat_template(FIRST + SECOND, tokenize=False))
     assert samples[-1].text.rstrip() == own.rstrip() or "strftime_now" in tokenizer.chat_template
