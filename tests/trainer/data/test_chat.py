@@ -24,8 +24,9 @@ from chats import (
     tokenizer_of,
     written,
 )
-from distrain_trainer.data.chat import IGNORE_INDEX, Template, fit, turn_end, use_template
+from distrain_trainer.data.chat import Template, fit, turn_end, use_template
 from distrain_trainer.data.conversations import as_text, columns_of, conversation_of
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.data.tokens import Rows, prepare
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.models.load import load_model
@@ -58,7 +59,7 @@ EMPTY = "{% for m in messages %}<{{ m.role }}>{% generation %}{% endgeneration %
 
 
 SYSTEM = {"role": "system", "content": "be kind"}
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -66,8 +67,11 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string", "default": None}}},
     },
 }
-CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"properties": {}, "type": "object"}}}
-CALLS = [
+CLOCK: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "clock", "parameters": {"properties": {}, "type": "object"}},
+}
+CALLS: list[dict[str, Any]] = [
     {"role": "user", "content": "is it warm in Köln?"},
     {
         "role": "assistant",
@@ -82,7 +86,9 @@ CALLS = [
 ]
 
 
-def rows_of(template: str, row: dict, max_length: int = 10_000, **chat: Any) -> list[tuple[list[int], list[int]]]:
+def rows_of(
+    template: str, row: dict[str, Any], max_length: int = 10_000, **chat: Any
+) -> list[tuple[list[int], list[int]]]:
     """(ids, targets) of each sample of one row of a JSON file."""
     row = {name: as_text(value) for name, value in row.items()}
     at_work = Template(tokenizer_of(template))
@@ -100,19 +106,20 @@ def learned(template: str, messages: list[dict[str, Any]], **row: Any) -> list[l
     found = []
     for ids, targets in rows_of(template, {"messages": messages} | row):
         assert all(target in (token, IGNORE_INDEX) for token, target in zip(ids, targets, strict=True))
-        runs, before = [], IGNORE_INDEX
+        runs: list[list[int]] = []
+        before = IGNORE_INDEX
         for target in targets:
             if target != IGNORE_INDEX:
                 if before == IGNORE_INDEX:
                     runs.append([])
                 runs[-1].append(target)
             before = target
-        found.append([LLAMA.decode(run) for run in runs])
+        found.append([str(LLAMA.decode(run)) for run in runs])
     return found
 
 
 def texts(template: str, messages: list[dict[str, Any]], **row: Any) -> list[str]:
-    return [LLAMA.decode(ids) for ids, _ in rows_of(template, {"messages": messages} | row)]
+    return [str(LLAMA.decode(ids)) for ids, _ in rows_of(template, {"messages": messages} | row)]
 
 
 def refusal(template: str, messages: list[dict[str, Any]], **row: Any) -> str:
@@ -230,7 +237,7 @@ def test_a_sample_with_tools_is_byte_for_byte_what_the_tokenizer_renders() -> No
     assert learned(TOOLS, CALLS, tools=tools) == [[calls, "it is, 24 degrees</s>"]]
 
 
-def with_calls(change: Any) -> list[dict]:
+def with_calls(change: Any) -> list[dict[str, Any]]:
     """CALLS with each call changed."""
     return [
         message | ({"tool_calls": [change(call) for call in message["tool_calls"]]} if "tool_calls" in message else {})
@@ -380,7 +387,10 @@ def test_calls_and_answers_in_sharegpts_way() -> None:
         {"from": "observation", "value": '{"degrees": 24}'},
         {"from": "gpt", "value": "it is, 24 degrees"},
     ]
-    ours = {"messages": [{k: v for k, v in m.items() if k != "name"} for m in CALLS], "tools": [WEATHER]}
+    ours: dict[str, Any] = {
+        "messages": [{k: v for k, v in m.items() if k != "name"} for m in CALLS],
+        "tools": [WEATHER],
+    }
     ours["messages"][1] = {k: v for k, v in CALLS[1].items() if k != "content"}
     assert rows_of(TOOLS, {"conversations": shared, "tools": json.dumps([WEATHER])}) == rows_of(TOOLS, ours)
 
@@ -417,7 +427,11 @@ def lists_of(rows: Rows) -> list[tuple[list[int], list[int]]]:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_rows_of_a_file_are_those_of_its_conversations(tmp_path: Path, name: str) -> None:
-    rows = [{"messages": FIRST, "tools": None}, {"messages": FIRST + SECOND * 9}, {"messages": SECOND * 2}]
+    rows: list[dict[str, Any]] = [
+        {"messages": FIRST, "tools": None},
+        {"messages": FIRST + SECOND * 9},
+        {"messages": SECOND * 2},
+    ]
     rows.append({"messages": [{"role": "user", "content": "cat " * 70}, FIRST[1]]})
     made = prepared(tmp_path, written(tmp_path / name, rows), tokenizer_of(PLAIN))
     kept = [rows_of(PLAIN, row, 60)[0] for row in rows[:3]]
@@ -439,7 +453,7 @@ def test_the_cache_knows_the_template_and_a_fifth_is_held_out(tmp_path: Path) ->
 
 
 def test_calls_in_a_json_file_keep_their_keys_and_nulls(tmp_path: Path) -> None:
-    rows = [{"messages": CALLS, "tools": [WEATHER, CLOCK]}, {"messages": FIRST}]
+    rows: list[dict[str, Any]] = [{"messages": CALLS, "tools": [WEATHER, CLOCK]}, {"messages": FIRST}]
     file = written(tmp_path / "a.json", rows)
     data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0}
     settings = Settings.model_validate({"task": "chat", "data": data})
@@ -540,9 +554,9 @@ def test_a_published_template_lets_only_answers_be_learned(name: str) -> None:
         _, ids, targets = fit(sample, encoded, template, 10_000)
         kept = [target for target in targets if target != IGNORE_INDEX]
         assert turn_end(tokenizer) in kept and len(kept) < len(ids)
-        parts.append(tokenizer.decode(kept))
+        parts.append(str(tokenizer.decode(kept)))
     whole = "".join(parts)
     assert "sat on the mat" in whole and "on the log" in whole
     assert "the cat?" not in whole and "the dog?" not in whole
-    own = tokenizer.apply_chat_template(FIRST + SECOND, tokenize=False)
+    own = str(tokenizer.apply_chat_template(FIRST + SECOND, tokenize=False))
     assert samples[-1].text.rstrip() == own.rstrip() or "strftime_now" in tokenizer.chat_template

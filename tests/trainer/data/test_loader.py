@@ -77,6 +77,7 @@ def test_whole_words_are_masked_together(masking: Collator) -> None:
     collator = replace(masking, mask_whole_words=True)
     for number, length in enumerate(LENGTHS):
         chosen = (collator(np.array([number]), 0)["labels"][0] != IGNORE_INDEX).numpy()
+        assert collator.rows.words is not None
         words = collator.rows.words[collator.rows.offsets[number] :][:length]
         for word in set(words[chosen]):
             assert chosen[words == word].all()
@@ -117,7 +118,9 @@ class Page(torch.Tensor):
 
 
 def test_pinning_a_step_pins_each_of_its_tensors_and_changes_nothing_else() -> None:
-    micro_batches = [{name: torch.tensor([n]).as_subclass(Page) for name in ("input_ids", "labels")} for n in (1, 2)]
+    micro_batches: list[dict[str, torch.Tensor]] = [
+        {name: torch.tensor([n]).as_subclass(Page) for name in ("input_ids", "labels")} for n in (1, 2)
+    ]
     step = StepBatch(0, [4, 5], micro_batches, targets=2, samples=2, tokens=2, padded_tokens=3)
     pinned = step.pin_memory()
     tensors = [tensor for batch in pinned.micro_batches for tensor in batch.values()]

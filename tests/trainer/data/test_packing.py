@@ -16,9 +16,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 import tiny
-from distrain_trainer.data.loader import IGNORE_INDEX, Collator, StepDataset
+from distrain_trainer.data.loader import Collator, StepDataset
 from distrain_trainer.data.packing import Packing, pack, packing_of
 from distrain_trainer.data.plan import Plan
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.data.tokens import Rows, prepare
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.models.load import load_tokenizer
@@ -38,7 +39,7 @@ def some_rows(lengths: np.ndarray, seed: int = 0) -> Rows:
     return Rows(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def collator(rows: Rows, packing: Packing | None) -> Collator:
+def collator(rows: Any, packing: Packing | None) -> Collator:
     return Collator(rows, "causal-lm", 1, 0, -1, VOCABULARY, 0.15, False, packing)
 
 
@@ -144,14 +145,14 @@ def test_rows_laid_end_to_end_for_flash_attention_give_the_same_loss() -> None:
 class Deaf(LlamaForCausalLM):
     """Takes positions and passes them over."""
 
-    def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, **more: Any):
+    def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, **more: Any) -> Any:
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, **more)
 
 
 class Strict(LlamaForCausalLM):
     """Takes no positions."""
 
-    def forward(self, input_ids: Any, attention_mask: Any = None):
+    def forward(self, input_ids: Any, attention_mask: Any = None) -> Any:
         return super().forward(input_ids=input_ids, attention_mask=attention_mask)
 
 
@@ -205,6 +206,7 @@ def test_the_example_of_continued_pretraining(
     rows = prepare(settings, tokenizer, 100, lambda text: None).train
     said: list[str] = []
     packing = packing_of(settings, rows, said.append)
+    assert packing is not None
     assert said[0].startswith(f"packing: {len(rows)} texts in {len(packing)} rows of at most 100 tokens, ")
     assert said[0] in done.stderr and "the loss is computed in chunks" in done.stderr
     lines = [line for line in metrics(output) if "loss" in line]
@@ -221,6 +223,6 @@ def test_the_example_of_continued_pretraining(
 
     final = output / "final"
     assert not [name for name in tensors(final) if "lm_head" in name]
-    trained = AutoModelForCausalLM.from_pretrained(final)
+    trained: Any = AutoModelForCausalLM.from_pretrained(final)
     assert trained.lm_head.weight is trained.transformer.wte.weight
     assert not torch.equal(trained.lm_head.weight, alone.model.lm_head.weight)

@@ -73,5 +73,5 @@ def test_the_sample_is_what_a_run_without_data_takes(data: Any, tmp_path: Path) 
     splits = read(settings, origin, "sequence-classification", tmp_path / "work", print)
     assert origin.description.startswith("sample (")
     assert origin.fingerprint == locate(settings).fingerprint
-    assert len(splits.train) > 4 * len(splits.evaluation)
+    assert splits.evaluation is not None and len(splits.train) > 4 * len(splits.evaluation)
     assert splits.train.column_names == ["text", "label", "split"]

@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from calls import calls_of
 
 import hub
-from distrain_trainer.data.sources import Origin, Splits, locate, read
+from distrain_trainer.data.sources import Origin, locate, read
 from distrain_trainer.errors import DataError
 from distrain_trainer.hub.errors import hub_sentence
 from distrain_trainer.settings.sections import Data
@@ -30,7 +32,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     return path
 
 
-def opened(tmp_path: Path, task: str = "causal-lm", said: list[str] | None = None, **data: Any) -> Splits:
+def opened(tmp_path: Path, task: str = "causal-lm", said: list[str] | None = None, **data: Any) -> Any:
     settings = Data(cache=str(tmp_path / "cache"), **data)
     folder = tmp_path / f"work{len(list(tmp_path.iterdir()))}"
     say = (said if said is not None else []).append
@@ -68,7 +70,7 @@ def test_the_same_rows_come_from_every_format(tmp_path: Path) -> None:
 
 
 def test_local_files_are_read_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple] = []
+    asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address))
     opened(tmp_path, files=[str(jsonl(tmp_path / "a.jsonl"))])
     assert not asked
@@ -193,7 +195,7 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
         ("f.csv.gz", gzip.compress(bytes(100_000), mtime=0)[:50], "Compressed file ended"),
     ],
 )
-def test_a_corrupt_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, content: str | bytes, told: str) -> None:
+def test_a_corrupt_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, content: bytes, told: str) -> None:
     (tmp_path / name).write_bytes(content)
     sentence = refusal(tmp_path, files=[str(tmp_path / name)])
     assert f"{tmp_path / name} cannot be read: " in sentence
@@ -283,12 +285,12 @@ def test_holding_out_rows_does_not_look_at_each_of_them(tmp_path: Path, task: st
         made = datasets.Dataset.from_dict({"text": ["a"] * rows, "label": [i % 2 for i in range(rows)]})
         made.class_encode_column("label").save_to_disk(tmp_path / str(rows))
         files = [str(tmp_path / str(rows))]
-        calls.append(calls_of(lambda files=files: opened(tmp_path, task, files=files)))
+        calls.append(calls_of(partial(opened, tmp_path, task, files=files)))
     assert calls[1] < 2 * calls[0]
 
 
 def test_an_unlabelled_row_is_counted_from_the_file_and_not_from_the_split(tmp_path: Path) -> None:
-    rows = [*ROWS, {"text": "x", "label": None}, *ROWS]
+    rows: list[dict[str, Any]] = [*ROWS, {"text": "x", "label": None}, *ROWS]
     sentence = refusal(tmp_path, "sequence-classification", files=[str(jsonl(tmp_path / "a.jsonl", rows))])
     assert "1 of 41 training rows have no label in column 'label'" in sentence
     assert "the first is row 21" in sentence
@@ -326,13 +328,13 @@ REPOSITORIES = {
 
 
 @pytest.fixture(scope="module")
-def service():
+def service() -> Iterator[Any]:
     with hub.serve(REPOSITORIES) as running:
         yield running
 
 
 @pytest.fixture
-def reached(service: Any, monkeypatch: pytest.MonkeyPatch):
+def reached(service: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", service.url)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -378,6 +380,8 @@ def test_an_unreachable_hub_is_told_from_a_missing_name(tmp_path: Path, monkeypa
 
 READER = """
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from distrain_trainer.data.sources import locate, read
 from distrain_trainer.errors import DataError

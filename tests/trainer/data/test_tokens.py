@@ -18,7 +18,7 @@ from transformers.models.byt5.tokenization_byt5 import ByT5Tokenizer
 
 import tiny
 from distrain_trainer.data.text import Made, Shape, Text, windows
-from distrain_trainer.data.tokens import Rows, Tokenized, encode, prepare
+from distrain_trainer.data.tokens import encode, prepare
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.settings.model import Settings
 
@@ -44,7 +44,7 @@ def settings_of(tmp_path: Path, rows: list[dict[str, Any]], task: str = "causal-
 
 def tokenized(
     tmp_path: Path, rows: Any, task: str = "causal-lm", tokenizer: Any = GPT2, max_length: Any = 16, **data: Any
-) -> Tokenized:
+) -> Any:
     return prepare(settings_of(tmp_path, rows, task, **data), tokenizer, max_length, lambda _: None)
 
 
@@ -55,16 +55,17 @@ def refusal(kind: type[Exception], tmp_path: Path, *args: Any, **options: Any) -
     return str(caught.value)
 
 
-def rows_of(rows: Rows) -> list[list[int]]:
+def rows_of(rows: Any) -> list[list[int]]:
     return [rows.input_ids[start:stop].tolist() for start, stop in zip(rows.offsets, rows.offsets[1:], strict=False)]
 
 
 def bare(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Tokens of a text without special tokens."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
-def texts(*values: str | None) -> list[dict]:
+def texts(*values: str | None) -> list[dict[str, Any]]:
     return [{"text": value} for value in values]
 
 
@@ -364,7 +365,8 @@ def test_predicted_texts_keep_their_places(tmp_path: Path) -> None:
 
 
 def test_a_second_run_finds_the_same_rows(tmp_path: Path) -> None:
-    settings, said = settings_of(tmp_path, TEXTS, evaluation_fraction=0.5), []
+    said: list[str] = []
+    settings = settings_of(tmp_path, TEXTS, evaluation_fraction=0.5)
     first = prepare(settings, GPT2, 16, said.append)
     assert said == [
         f"0.jsonl, {(tmp_path / '0.jsonl').stat().st_size} bytes: reading and tokenizing",
@@ -383,7 +385,8 @@ def test_a_second_run_finds_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_content_and_not_names_or_dates_decide_about_the_cache(tmp_path: Path) -> None:
-    settings, said = settings_of(tmp_path, TEXTS), []
+    said: list[str] = []
+    settings = settings_of(tmp_path, TEXTS)
     first = prepare(settings, GPT2, 16, said.append)
     file = tmp_path / "0.jsonl"
     os.utime(file, (1, 1))
@@ -409,7 +412,8 @@ def test_what_changes_the_rows_is_not_met_in_the_cache(tmp_path: Path, change: A
 
 
 def test_a_tokenizer_is_the_same_after_it_was_used(tmp_path: Path) -> None:
-    tokenizer, said = tiny.wordpiece(), []
+    said: list[str] = []
+    tokenizer = tiny.wordpiece()
     settings = settings_of(tmp_path, TEXTS, "masked-lm")
     prepare(settings, tokenizer, 16, said.append)
     tokenizer(["the cat", "a"], truncation=True, max_length=3, padding=True)
@@ -420,7 +424,8 @@ def test_a_tokenizer_is_the_same_after_it_was_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "meta"])
 def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: Any) -> None:
-    settings, said = settings_of(tmp_path, TEXTS), []
+    said: list[str] = []
+    settings = settings_of(tmp_path, TEXTS)
     first = prepare(settings, GPT2, 16, said.append)
     (entry,) = [path for path in (tmp_path / "cache" / "tokens").iterdir() if path.is_dir()]
     if damage == "cut":
@@ -462,7 +467,7 @@ print(made.fingerprint, "datasets" in sys.modules)
 """
 
 
-def start(settings: Settings, folder: Path, how: str = "live") -> subprocess.Popen:
+def start(settings: Settings, folder: Path, how: str = "live") -> subprocess.Popen[str]:
     """A process that is ready to tokenize and waits for a line."""
     process = subprocess.Popen(
         [sys.executable, "-c", PREPARE, settings.model_dump_json(exclude_unset=True), str(folder), how],
@@ -470,7 +475,7 @@ def start(settings: Settings, folder: Path, how: str = "live") -> subprocess.Pop
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "ready\n"
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
 
 
@@ -485,6 +490,7 @@ def test_a_killed_process_leaves_no_half_entry_and_of_two_others_one_makes_it(tm
     assert [path.suffix for path in tokens.iterdir() if path.is_dir()] == [".making"]
 
     for process in (first, second):
+        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
     said = [process.communicate()[0].splitlines() for process in (first, second)]

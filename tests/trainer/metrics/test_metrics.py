@@ -14,6 +14,7 @@ from sklearn import metrics as sklearn_metrics
 
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.metrics import metrics
+from distrain_trainer.settings.sections import Task
 
 CLASSES = 5
 labels = st.integers(0, CLASSES - 1)
@@ -85,7 +86,7 @@ def test_nothing_evaluated_has_no_value() -> None:
 
 
 @pytest.mark.parametrize("task", ["sequence-classification", "causal-lm", "masked-lm"])
-def test_the_default_metric_is_a_metric_of_its_task(task: str) -> None:
+def test_the_default_metric_is_a_metric_of_its_task(task: Task) -> None:
     metrics.check_metric(metrics.default_metric(task), task)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from transformers import BertForMaskedLM, PreTrainedModel
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 import tiny
 from distrain_trainer.errors import SettingsError
@@ -160,7 +160,8 @@ def stored_in_bf16(model: PreTrainedModel, folder: Path) -> Path:
 
 def loaded(folder: Path, **strategy: str) -> PreTrainedModel:
     settings = Settings(task="causal-lm", strategy=strategy)
-    return load_model(settings, str(folder), None, load_tokenizer(str(folder), None), None)
+    model: PreTrainedModel = load_model(settings, str(folder), None, load_tokenizer(str(folder), None), None)
+    return model
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "tied llama", "gemma2", "granite", "bloom"])

@@ -131,7 +131,7 @@ def test_the_same_seed_makes_the_same_adapter_whatever_the_base_is_held_in(llama
 
 def test_a_base_is_held_in_the_type_of_the_precision(bert: Path) -> None:
     adapted = loaded(bert, precision="bf16")
-    kinds = {p.requires_grad: set() for p in adapted.parameters()}
+    kinds: dict[bool, set[torch.dtype]] = {p.requires_grad: set() for p in adapted.parameters()}
     for parameter in adapted.parameters():
         kinds[parameter.requires_grad].add(parameter.dtype)
     assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
@@ -179,6 +179,7 @@ def test_qlora_is_the_same_on_two_processes(qlora: Path, llama: Path, few_texts:
 def quantized_base(llama: Path) -> Any:
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     base = AutoModelForCausalLM.from_pretrained(llama, quantization_config=config, dtype=torch.float32)
+    module: Any
     for module in base.modules():
         module.support_avx512bf16_for_cpu = False  # else the library computes in bf16 where the CPU has it
     return base
@@ -225,7 +226,7 @@ def test_the_state_of_eight_bits_comes_back_bit_for_bit(tmp_path: Path) -> None:
             file.append(tensor)
         file.close()
         load_state(optimizers[1], new, load_file(path))
-    assert state_tensors(optimizers[0], models[0][0].weight)["state1"].dtype == torch.uint8
+    assert state_tensors(optimizers[0], models[0].get_parameter("0.weight"))["state1"].dtype == torch.uint8
     for _ in range(3):
         assert step(0, rows) == step(1, rows)
     for old, new in zip(models[0].parameters(), models[1].parameters(), strict=True):

@@ -13,7 +13,9 @@ from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
-from distrain_trainer.data.loader import IGNORE_INDEX, Collator
+from distrain_trainer.data.loader import Collator
+from distrain_trainer.data.text import IGNORE_INDEX
+from distrain_trainer.data.tokens import Rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory.activations import CHUNK_BYTES, WHOLE_BYTES, chunks_for
 from distrain_trainer.models.loss import SummedLoss
@@ -21,8 +23,9 @@ from distrain_trainer.settings.model import Settings
 from distrain_trainer.training.probes import choose_loss, probe
 
 VOCABULARY = 97
+NO_ROWS = Rows(np.zeros(0, np.int32), np.zeros(1, np.int64))
 CAUSAL = Settings(task="causal-lm", data={"max_length": 48})
-COLLATOR = Collator(None, "causal-lm", 1, 0, -1, VOCABULARY, 0.15, False)
+COLLATOR = Collator(NO_ROWS, "causal-lm", 1, 0, -1, VOCABULARY, 0.15, False)
 MODELS = ["gpt2", "llama", "tied llama", "gemma2", "granite"]
 
 
@@ -109,12 +112,12 @@ def test_every_micro_batch_calls_the_output_layer_equally_often(targets: int) ->
     assert any(gradient.any() for gradient in gradients.values()) == (targets > 0)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types no subclassing of it
     """Elements of the largest tensor that any operation gives, backward too."""
 
     elements = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = function(*args, **(kwargs or {}))
         for tensor in given if isinstance(given, (tuple, list)) else [given]:
             if isinstance(tensor, torch.Tensor):
@@ -130,7 +133,7 @@ def test_whole_logits_never_exist() -> None:
     found = []
     for chunks in (0, targets // 4):
         module.chunks = chunks
-        with Largest() as largest:
+        with Largest() as largest:  # type: ignore[no-untyped-call]
             loss_and_gradients(module, inputs)
         found.append(largest.elements)
     weight = 32 * vocabulary
@@ -138,7 +141,7 @@ def test_whole_logits_never_exist() -> None:
     assert found[1] == max(ceil(targets / (targets // 4)) * vocabulary, weight)
 
 
-def chosen(kind: str, wanted: bool | None, precision: str = "fp32", change: Callable | None = None) -> int:
+def chosen(kind: str, wanted: bool | None, precision: str = "fp32", change: Callable[[Any], None] | None = None) -> int:
     """The chunks that are chosen for a model with a large vocabulary, which is said."""
     module = SummedLoss(tiny.decoder(kind, vocabulary=40_000), precision)
     if change:
@@ -174,20 +177,20 @@ def turn(model: torch.nn.Module) -> None:
     )
 
 
-def hide(model: torch.nn.Module) -> None:
+def hide(model: Any) -> None:
     """Lets the model have no output layer that can be found."""
     model.get_output_embeddings = lambda: None
 
 
 @pytest.mark.parametrize("change", [turn, hide])
-def test_chunks_that_are_not_the_models_own_logits_are_not_used(change: Callable) -> None:
+def test_chunks_that_are_not_the_models_own_logits_are_not_used(change: Callable[[Any], None]) -> None:
     assert chosen("llama", None, change=change) == 0
     with pytest.raises(SettingsError, match=r"model\.chunked_loss is true but tiny computes its logits differently"):
         chosen("llama", True, change=change)
 
 
 def test_a_capped_model_taken_for_an_uncapped_one_is_found_out() -> None:
-    def uncap(model: torch.nn.Module) -> None:
+    def uncap(model: Any) -> None:
         model.config.get_text_config = lambda: SimpleNamespace(vocab_size=40_000)
 
     assert chosen("gemma2", None, change=uncap) == 0

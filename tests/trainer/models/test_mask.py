@@ -2,19 +2,22 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertLMHeadModel, PreTrainedModel
 
 import tiny
 from distrain_trainer.data.loader import Collator
+from distrain_trainer.data.tokens import Rows
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.training.probes import choose_mask, probe
 
+NO_ROWS = Rows(np.zeros(0, np.int32), np.zeros(1, np.int64))
 CAUSAL = Settings.model_validate({"task": "causal-lm", "data": {"max_length": 48}})
 VOCABULARY = 97
-COLLATOR = Collator(None, "causal-lm", 1, 0, -1, VOCABULARY, 0.15, False)  # type: ignore[arg-type]  # the probe's rows
+COLLATOR = Collator(NO_ROWS, "causal-lm", 1, 0, -1, VOCABULARY, 0.15, False)
 
 
 def chosen(model: PreTrainedModel, settings: Settings = CAUSAL, precision: str = "fp32") -> SummedLoss:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import MixtralConfig, MixtralForSequenceClassification
@@ -10,12 +11,14 @@ from transformers import MixtralConfig, MixtralForSequenceClassification
 import tiny
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.text import IGNORE_INDEX
+from distrain_trainer.data.tokens import Rows
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.training.probes import choose_loss, choose_mask, probe, tell_router_loss
 
+NO_ROWS = Rows(np.zeros(0, np.int32), np.zeros(1, np.int64))
 CAUSAL = Settings.model_validate({"task": "causal-lm", "data": {"max_length": 48}})
-COLLATOR = Collator(None, "causal-lm", 1, 0, -1, 97, 0.15, False)  # type: ignore[arg-type]  # the probe's rows
+COLLATOR = Collator(NO_ROWS, "causal-lm", 1, 0, -1, 97, 0.15, False)
 
 
 def loss_and_gradients(module: SummedLoss, inputs: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -84,7 +87,7 @@ def test_routers_keep_their_mask_which_tells_them_what_to_count() -> None:
 @pytest.mark.parametrize("chosen", [2, 3])
 def test_chunks_are_taken_only_where_they_give_the_models_own_router_loss(chosen: int) -> None:
     """A model that counts another number of experts per token than its configuration says is found out."""
-    model = tiny.decoder("mixtral", vocabulary=40_000)
+    model: Any = tiny.decoder("mixtral", vocabulary=40_000)
     model.num_experts_per_tok = chosen
     settings = Settings.model_validate({"task": "causal-lm", "batch": {"tokens": 16384}, "model": {"name": "tiny"}})
     module = SummedLoss(model)

@@ -6,6 +6,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ from runs import losses
 
 DOCS = Path(__file__).parents[3] / "docs" / "strategies.md"
 BEGIN, END = "<!-- combinations -->\n", "<!-- /combinations -->"
-LORA = {"lora__rank": 4, "optimizer__learning_rate": 1e-2}
-WAYS = {
+LORA: dict[str, Any] = {"lora__rank": 4, "optimizer__learning_rate": 1e-2}
+WAYS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "gradient checkpointing": {"model__gradient_checkpointing": True},
     "frozen layers": {"model__freeze": "*.layers.0.*"},

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.hardware.numerics import autocast
@@ -25,9 +24,9 @@ class SummedLoss(nn.Module):
     process, whatever it holds: strategies that shard the output layer gather it once a chunk, all of them together.
     """
 
-    def __init__(self, model: PreTrainedModel, precision: str = "fp32"):
+    def __init__(self, model: nn.Module, precision: str = "fp32"):
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.precision = precision
         self.needs_mask = True
         self.router_weight = router_weight(model)
