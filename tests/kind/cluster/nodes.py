@@ -43,7 +43,8 @@ def create() -> None:
 
 
 def delete() -> None:
-    kind("delete", "cluster", "--name", CLUSTER, "--kubeconfig", kubectl.KUBECONFIG)
+    # gigabytes of images go with the nodes, which takes minutes on a busy machine
+    kind("delete", "cluster", "--name", CLUSTER, "--kubeconfig", kubectl.KUBECONFIG, timeout=600)
     kubectl.KUBECONFIG.unlink(missing_ok=True)
 
 
