@@ -67,10 +67,19 @@ class Settings(Section):
 
 def contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Combinations that cannot be meant, each with the sentence that says what to change."""
-    data, batch, schedule, strategy = s.data, s.batch, s.schedule, s.strategy
-    undecided = strategy.kind is None and strategy.config is not None  # the file says it
     return [
         *adapter_contradictions(s),
+        *data_contradictions(s),
+        *chat_contradictions(s),
+        *training_contradictions(s),
+        *strategy_contradictions(s),
+    ]
+
+
+def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
+    """Those of where texts come from, and how they become rows."""
+    data, batch = s.data, s.batch
+    return [
         (
             data.name is not None and data.files is not None,
             "data.name and data.files are both set; keep one of them",
@@ -104,6 +113,13 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
             data.mask_whole_words and s.task != "masked-lm",
             f"data.mask_whole_words is for masked-lm but task is {s.task}; remove it or change task",
         ),
+    ]
+
+
+def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
+    """Those of conversations."""
+    data = s.data
+    return [
         (
             s.task == "chat" and data.long_texts == "split",
             "data.long_texts=split would cut turns of a conversation in two; choose truncate, which keeps whole turns, "
@@ -125,6 +141,13 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
             s.task != "chat" and (s.chat.template or s.chat.messages_column or s.chat.tools_column) is not None,
             f"the settings of section chat are for task chat but task is {s.task}; remove them or change task",
         ),
+    ]
+
+
+def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
+    """Those of what a step is and what it trains."""
+    schedule, batch = s.schedule, s.batch
+    return [
         (
             schedule.warmup_steps is not None and schedule.warmup_fraction > 0,
             "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",
@@ -132,24 +155,6 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
         (
             s.optimizer.name != "sgd" and s.optimizer.momentum > 0,
             "optimizer.momentum is for sgd; use optimizer.betas with adamw",
-        ),
-        (
-            strategy.offload_optimizer and strategy.kind not in ZERO and not undecided,
-            f"strategy.offload_optimizer is for zero1, zero2 and zero3 but strategy.kind is {strategy.kind}; "
-            "change one of them",
-        ),
-        (
-            strategy.offload_parameters and strategy.kind != "zero3" and not undecided,
-            f"strategy.offload_parameters is for zero3 but strategy.kind is {strategy.kind}; change one of them",
-        ),
-        (
-            strategy.config is not None and strategy.kind in ("single", "ddp"),
-            f"strategy.config is for ZeRO and FSDP but strategy.kind is {strategy.kind}; remove one of them",
-        ),
-        (
-            strategy.kind in (*ZERO, *SHARDED) and s.precision == "fp16",
-            f"strategy.kind is {strategy.kind} and precision fp16, whose small gradients are scaled under single and "
-            "ddp only; choose bf16 or fp32, or ddp",
         ),
         (
             batch.packing and s.task not in ("causal-lm", "chat"),
@@ -167,6 +172,32 @@ def contradictions(s: Settings) -> list[tuple[bool, str]]:
         (
             s.model.freeze is not None and s.lora.rank is not None,
             "model.freeze is set but lora.rank freezes the whole model already; remove one of them",
+        ),
+    ]
+
+
+def strategy_contradictions(s: Settings) -> list[tuple[bool, str]]:
+    """Those of how a model is spread over processes."""
+    strategy = s.strategy
+    undecided = strategy.kind is None and strategy.config is not None  # the file says it
+    return [
+        (
+            strategy.offload_optimizer and strategy.kind not in ZERO and not undecided,
+            f"strategy.offload_optimizer is for zero1, zero2 and zero3 but strategy.kind is {strategy.kind}; "
+            "change one of them",
+        ),
+        (
+            strategy.offload_parameters and strategy.kind != "zero3" and not undecided,
+            f"strategy.offload_parameters is for zero3 but strategy.kind is {strategy.kind}; change one of them",
+        ),
+        (
+            strategy.config is not None and strategy.kind in ("single", "ddp"),
+            f"strategy.config is for ZeRO and FSDP but strategy.kind is {strategy.kind}; remove one of them",
+        ),
+        (
+            strategy.kind in (*ZERO, *SHARDED) and s.precision == "fp16",
+            f"strategy.kind is {strategy.kind} and precision fp16, whose small gradients are scaled under single and "
+            "ddp only; choose bf16 or fp32, or ddp",
         ),
     ]
 
