@@ -30,7 +30,8 @@ STATUS: dict[type[DistrainError], str] = {Stopped: "stopped", OutOfTime: "out_of
 def settings_record(resolved: ResolvedRun, parameters: dict[str, int]) -> dict[str, Any]:
     """settings.json: what was asked for at the first start, what was decided, and what it ran on.
 
-    parameters: their numbers, {"all", "trainable"}. There are no secrets, because those are not settings.
+    parameters: their numbers, {"all", "trainable"}. There are no secrets, because those are not settings. Only process
+    0 writes it, and works out what takes long.
     """
     settings, data, plan, world = resolved.settings, resolved.data, resolved.plan, resolved.process.world
     return {
@@ -57,7 +58,7 @@ def settings_record(resolved: ResolvedRun, parameters: dict[str, int]) -> dict[s
             "steps": plan.steps,
             "steps_per_epoch": [int(end - start) for start, end in zip([0, *plan.ends], plan.ends, strict=False)],
             "padding_fraction": plan.padding(),
-            "imbalance": plan.imbalance(world),
+            "imbalance": plan.imbalance(world) if resolved.process.is_main else None,
         },
     }
 
