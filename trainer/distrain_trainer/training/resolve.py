@@ -57,9 +57,10 @@ class ResolvedRun:
     packing: Packing | None
     plan: Plan
 
-    def describe_plan(self) -> str:
-        """`16 micro-batches = 2 processes x 8, about 410 samples a step; ...`"""
-        return plan_sentence(self.plan, self.data.train, self.process.world)
+    def tell_plan(self, tell: Callable[[str], None], why: str = "") -> None:
+        """Says `16 micro-batches = 2 processes x 8, about 410 samples a step; ...`, worked out on process 0 only."""
+        if self.process.is_main:
+            tell(why + plan_sentence(self.plan, self.data.train, self.process.world))
 
 
 def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callable[[str], None]) -> ResolvedRun:
@@ -114,8 +115,7 @@ def with_common_tokens(resolved: ResolvedRun, tell: Callable[[str], None]) -> Re
         return resolved
     plan = plan_of(settings, resolved.data.train, resolved.packing)
     resolved = replace(resolved, settings=settings, plan=plan)
-    if resolved.process.is_main:
-        tell(f"another process has less memory: {resolved.describe_plan()}")
+    resolved.tell_plan(tell, "another process has less memory: ")
     return resolved
 
 

@@ -29,7 +29,8 @@ STATUS: dict[type[DistrainError], str] = {Stopped: "stopped", OutOfTime: "out_of
 def settings_record(resolved: ResolvedRun, parameters: dict[str, int]) -> dict[str, Any]:
     """settings.json: what was asked for at the first start, what was decided, and what it ran on.
 
-    parameters: their numbers, {"all", "trainable"}. There are no secrets, because those are not settings.
+    parameters: their numbers, {"all", "trainable"}. There are no secrets, because those are not settings. Only process
+    0 writes it, and works out what takes long.
     """
     settings, data, plan, world = resolved.settings, resolved.data, resolved.plan, resolved.process.world
     return {

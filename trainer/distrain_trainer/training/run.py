@@ -50,8 +50,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> TrainingSe
     if finished_steps(folder) == resolved.plan.steps:
         tell(f"the run in {folder} is finished; raise schedule.epochs to train on")
         return None
-    if process.is_main:
-        tell(resolved.describe_plan())
+    resolved.tell_plan(tell)
     accelerator = connect(resolved, tell)
     resolved = with_common_tokens(resolved, tell)
     settings, data, tokenizer = resolved.settings, resolved.data, resolved.tokenizer
@@ -81,8 +80,6 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> TrainingSe
         tell_changes(resolved.stored, record, tell)
         write_json(folder / "settings.json", record)
     state = restore(folder, process, data.fingerprint, parallel, retention, tell) or TrainingState()
-    if state.loss_scale and parallel.loss_scaler is not None:
-        parallel.loss_scaler.load_state_dict(state.loss_scale)
     checkpoints = CheckpointWriter(
         folder=folder,
         process=process,

@@ -86,7 +86,7 @@ def _problem(path: Path, process: ProcessRank, fingerprint: str) -> str | None:
 
 
 def _load(path: Path, parallel: Parallel) -> TrainingState:
-    """Puts the tensors of a checkpoint into the model and the optimizer."""
+    """Puts a checkpoint into the model, the optimizer and the loss scaler."""
     weights = open_tensors(path, parallel.file)
     moments = open_tensors(path, OPTIMIZER)
     by_parameter: dict[str, list[str]] = {}
@@ -98,4 +98,7 @@ def _load(path: Path, parallel: Parallel) -> TrainingState:
             tensors[entry.rpartition("/")[2]] = moments[entry].get_tensor(entry)
         parallel.write(name, tensors)
     parallel.finish_writing()
-    return read_state(path)
+    state = read_state(path)
+    if state.loss_scale and parallel.loss_scaler is not None:
+        parallel.loss_scaler.load_state_dict(state.loss_scale)
+    return state
