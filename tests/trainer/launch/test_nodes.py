@@ -199,8 +199,12 @@ def test_nodes_tell_each_other_what_they_are_called(pair: tuple[Node, TCPStore, 
     while (cause := coordinator.cause()) is None:
         time.sleep(0.05)
     assert (*cause, coordinator.title(cause[0])) == (1, report, "node 1 (gpu-1)")
-    threading.Thread(target=member.close, args=(False,)).start()
-    coordinator.close(AttemptOutcome(report))
+    closing = threading.Thread(target=coordinator.close, args=(AttemptOutcome(report),))
+    closing.start()
+    while member.outcome is None:
+        time.sleep(0.05)
+    member.close(finished=False)
+    closing.join()
     assert member.outcome == AttemptOutcome(report)
 
 
