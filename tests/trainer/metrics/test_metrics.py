@@ -99,7 +99,7 @@ def test_only_losses_get_better_downwards() -> None:
 def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(SettingsError, match=r"evaluation\.metric is 'f1_marco'.*did you mean f1_macro\?"):
         metrics.check_metric("f1_marco", "sequence-classification")
-    with pytest.raises(SettingsError, match=r"no metric of causal-lm.*There are loss, perplexity"):
+    with pytest.raises(SettingsError, match=r"not a metric of causal-lm.*There are loss, perplexity"):
         metrics.check_metric("accuracy", "causal-lm")
 
 
