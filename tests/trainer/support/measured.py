@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from distrain_trainer.__main__ import quieten_libraries
-from distrain_trainer.data.loader import IGNORE_INDEX
+from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.memory import activations as formula
 from distrain_trainer.memory.advice import read_model
 from distrain_trainer.memory.model_shapes import sample_model
