@@ -27,13 +27,12 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built from a copy of what the image's build gets too."""
+    """The wheel of this checkout, built from a copy, so that nothing is left here."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    for name in ("pyproject.toml", "setup.py", "README.md", "trainer", "k8s", "charts"):
-        (source / name).parent.mkdir(exist_ok=True)
-        command = ["cp", "-r", str(ROOT / name), str(source / name)]
-        subprocess.run(command, check=True)
+    source.mkdir()
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    subprocess.run(["cp", "-r", *files, ROOT / "trainer", ROOT / "k8s", ROOT / "charts", source], check=True)
     # The environment's setuptools builds it: nothing is fetched.
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation")
     done = subprocess.run(
