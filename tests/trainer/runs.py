@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ import warm
 COMMAND = [sys.executable, "-m", "distrain_k8s.cli"]
 NO_PROGRESS = 60.0
 """Seconds without any change in the run's folder after which a test gives up."""
+
+RunCommand = Callable[..., subprocess.CompletedProcess[str]]
+"""The fixture `run_command`: takes the arguments of `distrain`, and `stdin`."""
 
 FAILING = "/proc/self/mem"
 """A file whose first byte cannot be read: EIO, as of a network file system that is away."""
