@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from distrain_trainer.storage.layout import published_checkpoints
-from runs import losses, metrics, write_texts
+from runs import RunCommand, losses, metrics, write_texts
 
 QUICK = ("--batch.tokens", 512, "--optimizer.learning_rate", "3e-3", "--data.evaluation_fraction", "0.15")
 
@@ -20,7 +20,7 @@ def on(model: Path, texts: Path, *more: object) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def trained(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
+def trained(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory, run_command: RunCommand) -> Path:
     """A run with a bit of everything."""
     output = tmp_path_factory.mktemp("trained") / "out"
     more = ("--schedule.epochs", 4, "--checkpoint.every_steps", 20, "--output_dir", output)
@@ -29,7 +29,7 @@ def trained(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory, r
     return output
 
 
-def test_a_run_leaves_what_it_promises(trained: Path):
+def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert names >= {"settings.json", "metrics.jsonl", "training_info.json", "report.html", "checkpoint-best", "final"}
     info = json.loads((trained / "training_info.json").read_text())
@@ -41,7 +41,7 @@ def test_a_run_leaves_what_it_promises(trained: Path):
     assert "<svg" in (trained / "report.html").read_text()
 
 
-def test_train_lines_hold_all_that_is_promised(trained: Path):
+def test_train_lines_hold_all_that_is_promised(trained: Path) -> None:
     line = next(line for line in metrics(trained) if "loss" in line)
     assert set(line) == {
         *("step", "epoch", "loss", "learning_rate", "grad_norm", "samples", "tokens", "tokens_per_second"),
@@ -52,20 +52,20 @@ def test_train_lines_hold_all_that_is_promised(trained: Path):
 
 
 @pytest.mark.parametrize("folder", ["final", "checkpoint-best"])
-def test_the_model_loads_with_transformers_alone(trained: Path, folder: str):
+def test_the_model_loads_with_transformers_alone(trained: Path, folder: str) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(trained / folder, use_safetensors=True)
     assert model.config.id2label == {0: "animals", 1: "films", 2: "numbers"}
     assert (trained / folder / "tokenizer.json").exists()
 
 
-def test_evaluate_answers_with_the_runs_own_numbers(trained: Path, run_command):
+def test_evaluate_answers_with_the_runs_own_numbers(trained: Path, run_command: RunCommand) -> None:
     done = run_command("evaluate", trained)
     assert done.returncode == 0, done.stderr
     final = json.loads((trained / "training_info.json").read_text())["final"]
     assert {name: json.loads(done.stdout)[name] for name in final} == pytest.approx(final, abs=1e-6)
 
 
-def test_evaluate_takes_a_file_and_knows_labels_by_name(trained: Path, run_command, tmp_path: Path):
+def test_evaluate_takes_a_file_and_knows_labels_by_name(trained: Path, run_command: RunCommand, tmp_path: Path) -> None:
     rows = [{"text": "story story a bright ending", "label": "films"}, {"text": "7 7 words", "label": "numbers"}]
     (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = run_command("evaluate", trained / "checkpoint-best", tmp_path / "new.jsonl")
@@ -73,7 +73,7 @@ def test_evaluate_takes_a_file_and_knows_labels_by_name(trained: Path, run_comma
     assert json.loads(done.stdout)["rows"] == 2 and json.loads(done.stdout)["accuracy"] == 1.0
 
 
-def test_predict_answers_lines_in_order(trained: Path, run_command):
+def test_predict_answers_lines_in_order(trained: Path, run_command: RunCommand) -> None:
     done = run_command("predict", trained, stdin="7 7 7\nstory story and acting\ncat cat\n")
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -82,8 +82,8 @@ def test_predict_answers_lines_in_order(trained: Path, run_command):
 
 
 def test_a_finished_run_stays_finished_and_goes_on_when_it_is_given_more(
-    trained: Path, bert: Path, texts: Path, run_command
-):
+    trained: Path, bert: Path, texts: Path, run_command: RunCommand
+) -> None:
     before = (trained / "metrics.jsonl").read_bytes()
     again = run_command("train", "--output_dir", trained, "--resume")
     assert again.returncode == 0 and "is finished" in again.stderr
@@ -94,7 +94,7 @@ def test_a_finished_run_stays_finished_and_goes_on_when_it_is_given_more(
     assert max(losses(trained)) > steps
 
 
-def test_torchrun_can_start_the_workers(bert: Path, texts: Path, tmp_path: Path):
+def test_torchrun_can_start_the_workers(bert: Path, texts: Path, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "distrain_trainer")
     more = ("--schedule.max_steps", 6, "--output_dir", tmp_path / "out")
     command = [sys.executable, *map(str, (*launcher, *on(bert, texts, *more)))]
@@ -105,8 +105,8 @@ def test_torchrun_can_start_the_workers(bert: Path, texts: Path, tmp_path: Path)
 
 
 def test_a_causal_model_without_a_pad_token_learns_and_continues_texts(
-    gpt2: Path, texts: Path, run_command, tmp_path: Path
-):
+    gpt2: Path, texts: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     more = ("--task", "causal-lm", "--schedule.epochs", 2, "--processes", 2, "--output_dir", output)
     done = run_command("train", *on(gpt2, texts, *more))
@@ -120,7 +120,9 @@ def test_a_causal_model_without_a_pad_token_learns_and_continues_texts(
     assert json.loads(answer.stdout)["text"] == "the cat"
 
 
-def test_a_masked_model_learns_whole_words_and_fills_masks(bert: Path, texts: Path, run_command, tmp_path: Path):
+def test_a_masked_model_learns_whole_words_and_fills_masks(
+    bert: Path, texts: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     more = ("--task", "masked-lm", "--data.mask_whole_words", "--schedule.epochs", 2, "--output_dir", output)
     done = run_command("train", *on(bert, texts, *more))
@@ -134,14 +136,16 @@ def test_a_masked_model_learns_whole_words_and_fills_masks(bert: Path, texts: Pa
     assert len(json.loads(answer.stdout)["masks"]) == 1
 
 
-def test_bf16_keeps_weights_in_fp32(bert: Path, texts: Path, run_command, tmp_path: Path):
+def test_bf16_keeps_weights_in_fp32(bert: Path, texts: Path, run_command: RunCommand, tmp_path: Path) -> None:
     more = ("--precision", "bf16", "--schedule.max_steps", 5, "--output_dir", tmp_path / "out")
     assert run_command("train", *on(bert, texts, *more)).returncode == 0
     weights = load_file(tmp_path / "out" / "final" / "model.safetensors")
     assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}
 
 
-def test_compiled_checkpointed_and_cosine_also_ends(bert: Path, texts: Path, run_command, tmp_path: Path):
+def test_compiled_checkpointed_and_cosine_also_ends(
+    bert: Path, texts: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
     more = ("--model.gradient_checkpointing", "--schedule.kind", "cosine", "--schedule.warmup_fraction", "0.2")
     done = run_command("train", *on(bert, texts, *more, "--schedule.max_steps", 10, "--output_dir", tmp_path / "out"))
     assert done.returncode == 0, done.stderr
@@ -149,7 +153,9 @@ def test_compiled_checkpointed_and_cosine_also_ends(bert: Path, texts: Path, run
     assert rates[1] == max(rates) and rates[-1] < rates[2]
 
 
-def test_early_stopping_ends_a_run_that_no_longer_improves(bert: Path, texts: Path, run_command, tmp_path: Path):
+def test_early_stopping_ends_a_run_that_no_longer_improves(
+    bert: Path, texts: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
     more = ("--evaluation.every_steps", 2, "--evaluation.patience", 2, "--evaluation.samples", 20)
     flat = ("--optimizer.learning_rate", "1e-9", "--output_dir", tmp_path / "out")
     done = run_command("train", *on(bert, texts, *more, *flat))
@@ -158,14 +164,18 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(bert: Path, texts: Pa
     assert max(losses(tmp_path / "out")) == 6
 
 
-def test_max_hours_writes_a_checkpoint_and_leaves_with_71(bert: Path, texts: Path, run_command, tmp_path: Path):
+def test_max_hours_writes_a_checkpoint_and_leaves_with_71(
+    bert: Path, texts: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
     more = ("--max_hours", "1e-5", "--schedule.epochs", 100, "--output_dir", tmp_path / "out")
     done = run_command("train", *on(bert, texts, *more))
     assert done.returncode == 71, done.stderr
     assert "max_hours" in done.stderr and published_checkpoints(tmp_path / "out")
 
 
-def test_gradients_that_are_not_finite_end_the_run_with_70(bert: Path, texts: Path, run_command, tmp_path: Path):
+def test_gradients_that_are_not_finite_end_the_run_with_70(
+    bert: Path, texts: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
     more = ("--optimizer.name", "sgd", "--optimizer.learning_rate", "9", "--optimizer.max_grad_norm", 0)
     limits = ("--optimizer.nonfinite_limit", 2, "--schedule.epochs", 100, "--output_dir", tmp_path / "out")
     done = run_command("train", *on(bert, texts, "--task", "masked-lm", *more, *limits))
@@ -184,8 +194,14 @@ REFUSED = [
 
 @pytest.mark.parametrize(("arguments", "code", "sentence"), REFUSED)
 def test_a_mistake_is_one_sentence_and_a_code(
-    bert: Path, texts: Path, run_command, tmp_path: Path, arguments: tuple, code: int, sentence: str
-):
+    bert: Path,
+    texts: Path,
+    run_command: RunCommand,
+    tmp_path: Path,
+    arguments: tuple[object, ...],
+    code: int,
+    sentence: str,
+) -> None:
     done = run_command("train", *on(bert, texts, "--output_dir", tmp_path / "out"), *arguments)
     assert done.returncode == code, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("distrain: ")]
@@ -194,7 +210,7 @@ def test_a_mistake_is_one_sentence_and_a_code(
     assert not (tmp_path / "out" / "settings.json").exists()
 
 
-def test_a_corrupt_row_is_named_by_its_line(bert: Path, run_command, tmp_path: Path):
+def test_a_corrupt_row_is_named_by_its_line(bert: Path, run_command: RunCommand, tmp_path: Path) -> None:
     file = write_texts(tmp_path / "texts.jsonl", 50)
     lines = file.read_text().splitlines()
     lines[30] = lines[30][:-5]
@@ -205,7 +221,7 @@ def test_a_corrupt_row_is_named_by_its_line(bert: Path, run_command, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def begun(bert: Path, tmp_path_factory: pytest.TempPathFactory, run_command) -> tuple[Path, Path]:
+def begun(bert: Path, tmp_path_factory: pytest.TempPathFactory, run_command: RunCommand) -> tuple[Path, Path]:
     """A run of ten steps with checkpoints 5 and 10, and its data file."""
     folder = tmp_path_factory.mktemp("begun")
     file = write_texts(folder / "texts.jsonl", 300)
@@ -215,26 +231,30 @@ def begun(bert: Path, tmp_path_factory: pytest.TempPathFactory, run_command) -> 
     return folder / "out", file
 
 
-def test_background_workers_change_no_batch(begun: tuple[Path, Path], bert: Path, run_command, tmp_path: Path):
+def test_background_workers_change_no_batch(
+    begun: tuple[Path, Path], bert: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
     more = ("--schedule.max_steps", 10, "--data.evaluation_fraction", 0, "--data.workers", 2, "--output_dir", tmp_path)
     done = run_command("train", *on(bert, begun[1], *more))
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path) == losses(begun[0])
 
 
-def test_another_runs_folder_is_not_touched(begun: tuple[Path, Path], run_command):
+def test_another_runs_folder_is_not_touched(begun: tuple[Path, Path], run_command: RunCommand) -> None:
     done = run_command("train", "--output_dir", begun[0])
     assert done.returncode == 64
     assert "finished at step 10 of 10" in done.stderr and "--resume" in done.stderr and "--overwrite" in done.stderr
 
 
-def test_a_setting_that_defines_the_result_may_not_change(begun: tuple[Path, Path], run_command):
+def test_a_setting_that_defines_the_result_may_not_change(begun: tuple[Path, Path], run_command: RunCommand) -> None:
     done = run_command("train", "--output_dir", begun[0], "--resume", "--optimizer.learning_rate", 1)
     assert done.returncode == 64
     assert "optimizer.learning_rate is 1.0 but the run in" in done.stderr and "0.003" in done.stderr
 
 
-def test_a_changed_data_file_is_refused_and_its_return_accepted(begun: tuple[Path, Path], run_command):
+def test_a_changed_data_file_is_refused_and_its_return_accepted(
+    begun: tuple[Path, Path], run_command: RunCommand
+) -> None:
     output, file = begun
     content = file.read_bytes()
     file.write_bytes(content.replace(b"cat", b"dog", 1))
@@ -253,7 +273,9 @@ def damage(path: Path) -> None:
     weights.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_only_total_damage_ends_the_run(begun: tuple[Path, Path], run_command):
+def test_a_damaged_checkpoint_is_passed_over_and_only_total_damage_ends_the_run(
+    begun: tuple[Path, Path], run_command: RunCommand
+) -> None:
     output, _ = begun
     damage(output / "checkpoint-10")
     done = run_command("train", "--output_dir", output, "--resume", "--schedule.max_steps", 11)
@@ -269,19 +291,21 @@ def test_a_damaged_checkpoint_is_passed_over_and_only_total_damage_ends_the_run(
     assert "nothing was deleted" in done.stderr and published_checkpoints(output) == whole
 
 
-def test_validate_prints_every_setting_and_schema_describes_them(run_command):
+def test_validate_prints_every_setting_and_schema_describes_them(run_command: RunCommand) -> None:
     done = run_command("validate", "--batch.tokens", "8192")
     assert done.returncode == 0 and "tokens: 8192" in done.stdout and "valid" in done.stderr
     schema = json.loads(run_command("schema").stdout)
     assert schema["additionalProperties"] is False and "description" in schema["$defs"]["Batch"]["properties"]["tokens"]
 
 
-def test_help_lists_every_setting(run_command):
+def test_help_lists_every_setting(run_command: RunCommand) -> None:
     done = run_command("train", "--help")
     assert done.returncode == 0 and "--batch.micro_batches" in done.stdout
 
 
-def test_preprocess_fills_the_cache_that_train_reads(bert: Path, texts: Path, run_command, tmp_path: Path):
+def test_preprocess_fills_the_cache_that_train_reads(
+    bert: Path, texts: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
     cache = ("--data.cache", tmp_path / "cache")
     done = run_command("preprocess", *on(bert, texts, *cache))
     assert done.returncode == 0, done.stderr

@@ -193,7 +193,7 @@ def test_sizes_that_are_none_are_one_sentence(models: dict[str, Path], wrong: di
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> dict[str, Any]:
+def cases(draw: st.DrawFn) -> tuple[dict[str, Any], bool, str]:
     """Settings of every sort that the plan looks at."""
     return (
         {
@@ -207,7 +207,9 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(cases(), st.sampled_from(KINDS), st.integers(1, 64), st.integers(8, 5000), st.sampled_from(["llama", "gpt2"]))
-def test_parts_add_up_and_more_costs_more(models, case, kind, world, tokens, family) -> None:
+def test_parts_add_up_and_more_costs_more(
+    models: dict[str, Path], case: tuple[dict[str, Any], bool, str], kind: str, world: int, tokens: int, family: str
+) -> None:
     sections, checkpointing, attention = case
     model = {"name": str(models[family]), "gradient_checkpointing": checkpointing, "attention": attention}
     settings = Settings.model_validate({"task": "causal-lm", "model": model} | sections)
@@ -329,7 +331,7 @@ def test_the_plan_is_near_what_is_taken(
     for case, measured in zip(wanted, json.loads(files[1].read_text()), strict=True):
         settings = Settings.model_validate(case["settings"])
         kind, weights = settings.strategy.kind or "", read_model(settings)
-        planned = plan(weights, settings, kind, case["world"], settings.batch.tokens, device="cpu")
+        planned = plan(weights, settings, kind, case["world"], settings.batch.limit, device="cpu")
         lasting = estimate.bucket_bytes(estimate.held(weights, settings), settings) if kind == "zero3" else 0
         state = planned.parameters + planned.gradients + planned.optimizer + lasting
         state, kept, peak = (

@@ -19,6 +19,7 @@ from distrain_trainer.settings.deepspeed_keys import ACCELERATE, ALIASES, DEEPSP
 from distrain_trainer.settings.model import Settings, explicit, flat
 from distrain_trainer.settings.reader import read_settings
 from distrain_trainer.settings.sections import ZERO
+from runs import RunCommand
 
 GOLDEN = {
     "train_batch_size": 4,
@@ -50,7 +51,7 @@ GOLDEN_ZERO = {
     "sub_group_size": 1_000_000_000,
 }
 ON_CPU = {"device": "cpu", "pin_memory": True}
-GOLDEN_KINDS = {
+GOLDEN_KINDS: dict[str, dict[str, Any]] = {
     "zero1": {"stage": 1, "overlap_comm": False},
     "zero2": {"stage": 2, "overlap_comm": False, "offload_optimizer": ON_CPU},
     "zero3": {
@@ -68,7 +69,7 @@ GOLDEN_KINDS = {
 
 
 @pytest.mark.parametrize("kind", ZERO)
-def test_the_whole_configuration_of_each_kind(kind: str):
+def test_the_whole_configuration_of_each_kind(kind: str) -> None:
     offload = {"offload_optimizer": kind != "zero1", "offload_parameters": kind == "zero3"}
     settings = Settings.model_validate({"strategy": {"kind": kind} | offload})
     expected = GOLDEN | {"zero_optimization": GOLDEN_ZERO | GOLDEN_KINDS[kind]}
@@ -76,7 +77,7 @@ def test_the_whole_configuration_of_each_kind(kind: str):
 
 
 @given(parameters=draw.integers(1, 10**12), share=draw.floats(0, 1))
-def test_a_bucket_holds_the_largest_parameter_and_is_no_larger_than_it_need_be(parameters: int, share: float):
+def test_a_bucket_holds_the_largest_parameter_and_is_no_larger_than_it_need_be(parameters: int, share: float) -> None:
     largest = max(int(parameters * share), 1)
     elements = bucket_elements(parameters, largest)
     assert elements >= largest and elements % 2 == 0
@@ -94,7 +95,9 @@ values = {
 
 @hypothesis.settings(deadline=None)
 @given(**values)
-def test_deepspeed_takes_every_generated_configuration(kind, offload, norm, parameters, share):
+def test_deepspeed_takes_every_generated_configuration(
+    kind: str, offload: bool, norm: float, parameters: int, share: float
+) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
@@ -111,7 +114,7 @@ def test_deepspeed_takes_every_generated_configuration(kind, offload, norm, para
         assert (found.device if found else None) == ("cpu" if asked else None)
 
 
-def test_every_key_of_deepspeeds_own_models_is_known():
+def test_every_key_of_deepspeeds_own_models_is_known() -> None:
     from deepspeed.comm.config import CommsLoggerConfig
     from deepspeed.compile.config import CompileConfig
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
@@ -139,19 +142,19 @@ def test_every_key_of_deepspeeds_own_models_is_known():
             assert key in DEEPSPEED or any(known.startswith(f"{key}.") for known in DEEPSPEED), key
 
 
-def test_every_key_of_accelerates_cluster_config_is_known():
+def test_every_key_of_accelerates_cluster_config_is_known() -> None:
     from accelerate.commands.config.config_args import ClusterConfig
 
     known = {key.partition(".")[0] for key in ACCELERATE}
     assert set(ClusterConfig.__dataclass_fields__) <= known
 
 
-def test_every_setting_that_a_file_can_give_is_a_setting():
+def test_every_setting_that_a_file_can_give_is_a_setting() -> None:
     names = flat(Settings())
     assert all(rule.setting in names for rule in (*DEEPSPEED.values(), *ACCELERATE.values()) if isinstance(rule, Sets))
 
 
-def test_what_is_passed_on_goes_through_and_over_what_is_generated(tmp_path: Path):
+def test_what_is_passed_on_goes_through_and_over_what_is_generated(tmp_path: Path) -> None:
     """Every key that is passed on, in one file."""
     examples = {
         "true or false": True,
@@ -361,7 +364,7 @@ TAKEN: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("row", TAKEN)
-def test_a_users_file_becomes_settings_and_what_is_passed_on(row: str, tmp_path: Path):
+def test_a_users_file_becomes_settings_and_what_is_passed_on(row: str, tmp_path: Path) -> None:
     content, translated, extra = TAKEN[row]
     path = written(tmp_path, content)
     settings = read_settings(None, {"strategy.config": path}, {})
@@ -456,7 +459,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("row", REFUSED)
-def test_a_users_file_is_refused_in_one_sentence(row: str, tmp_path: Path):
+def test_a_users_file_is_refused_in_one_sentence(row: str, tmp_path: Path) -> None:
     content, sentence = REFUSED[row]
     path = written(tmp_path, content)
     with pytest.raises(SettingsError) as refused:
@@ -465,7 +468,7 @@ def test_a_users_file_is_refused_in_one_sentence(row: str, tmp_path: Path):
     assert path in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_not_there_is_named():
+def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.json cannot be read: No such file"):
         read_settings(None, {"strategy.config": "nowhere.json"}, {})
 
@@ -481,7 +484,9 @@ keys += sorted({key.rpartition(".")[0] for key in keys if "." in key})
 
 @hypothesis.settings(deadline=None)
 @given(tree=draw.dictionaries(draw.sampled_from(keys), anything, min_size=1, max_size=4), config=draw.booleans())
-def test_whatever_stands_in_a_file_is_taken_or_refused(tmp_path_factory, tree: dict[str, Any], config: bool):
+def test_whatever_stands_in_a_file_is_taken_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any], config: bool
+) -> None:
     nested: dict[str, Any] = zero() if config else {"distributed_type": "DEEPSPEED"}
     for key, value in tree.items():
         node = nested
@@ -527,21 +532,23 @@ DISAGREES = [
 
 
 @pytest.mark.parametrize(("content", "flags", "sentence"), DISAGREES)
-def test_a_file_that_disagrees_with_what_was_set_is_refused_with_both(content, flags, sentence, tmp_path: Path):
+def test_a_file_that_disagrees_with_what_was_set_is_refused_with_both(
+    content: dict[str, Any], flags: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
     path = written(tmp_path, content)
     with pytest.raises(SettingsError) as refused:
         read_settings(None, flags | {"strategy.config": path}, {})
     assert sentence.format(path) in str(refused.value)
 
 
-def test_a_file_that_agrees_is_taken(tmp_path: Path):
+def test_a_file_that_agrees_is_taken(tmp_path: Path) -> None:
     path = written(tmp_path, zero() | {"optimizer": {"params": {"betas": [0.9, 0.98]}}})
     flags = {"strategy.kind": "zero2", "optimizer.betas": "0.9,0.98", "strategy.config": path, "seed": "1"}
     settings = read_settings(None, flags, {})
     assert settings.strategy.kind == "zero2" and settings.optimizer.betas == (0.9, 0.98) and settings.seed == 1
 
 
-def test_the_example_of_the_documents_is_what_they_say(tmp_path: Path):
+def test_the_example_of_the_documents_is_what_they_say(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "strategies.md").read_text()
     path = written(tmp_path, text.partition("```json\n")[2].partition("```")[0])
     settings = read_settings(None, {"strategy.config": path}, {})
@@ -557,7 +564,7 @@ def test_the_example_of_the_documents_is_what_they_say(tmp_path: Path):
     assert apply(settings)[1] == {"zero_optimization": block}
 
 
-def test_accelerates_own_file_round_trips(tmp_path: Path):
+def test_accelerates_own_file_round_trips(tmp_path: Path) -> None:
     from accelerate.commands.config.config_args import ClusterConfig
 
     inner = written(tmp_path, zero(3, offload_optimizer={"device": "cpu"}) | {"bf16": {"enabled": True}}, "inner.json")
@@ -594,13 +601,13 @@ def test_accelerates_own_file_round_trips(tmp_path: Path):
         ({"strategy.kind": "zero1", "precision": "fp16"}, "choose bf16 or fp32"),
     ],
 )
-def test_contradictions_are_refused(flags: dict[str, str], sentence: str):
+def test_contradictions_are_refused(flags: dict[str, str], sentence: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings(None, flags, {})
     assert sentence in str(refused.value)
 
 
-def test_validate_shows_what_deepspeed_is_given(run_command, bert: Path, tmp_path: Path):
+def test_validate_shows_what_deepspeed_is_given(run_command: RunCommand, bert: Path, tmp_path: Path) -> None:
     path = written(tmp_path, zero(3, overlap_comm=True) | {"aio": {"block_size": 1}})
     done = run_command("validate", "--model.name", bert, "--strategy.config", path, "--processes", 2)
     assert done.returncode == 0, done.stderr
@@ -612,7 +619,7 @@ def test_validate_shows_what_deepspeed_is_given(run_command, bert: Path, tmp_pat
     assert "aio.block_size" in done.stderr and "has no effect" in done.stderr
 
 
-def test_validate_counts_what_is_trained(bert: Path, capsys: pytest.CaptureFixture[str]):
+def test_validate_counts_what_is_trained(bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As the run does: an adapter's matrices of rank 4, and the head, which is new."""
     flags = {"model.name": str(bert), "strategy.kind": "zero2", "lora.rank": "4"}
     show_deepspeed(read_settings(None, flags, {}), 2)

@@ -11,7 +11,7 @@ from distrain_trainer.settings.reader import read_settings, split_flags, variabl
 from distrain_trainer.settings.reference import setting_rows
 
 
-def test_the_command_line_goes_over_the_environment_over_the_file_over_the_default(tmp_path: Path):
+def test_the_command_line_goes_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("batch: {tokens: 100, samples: 1, micro_batches: 1}\n")
     environment = {"DISTRAIN_BATCH__TOKENS": "200", "DISTRAIN_BATCH__SAMPLES": "2", "PATH": "/bin"}
@@ -21,7 +21,7 @@ def test_the_command_line_goes_over_the_environment_over_the_file_over_the_defau
 
 
 @pytest.mark.parametrize("name", sorted(flat(Settings())))
-def test_every_setting_has_one_name_in_three_places(name: str, tmp_path: Path):
+def test_every_setting_has_one_name_in_three_places(name: str, tmp_path: Path) -> None:
     value = json.loads(Settings().model_dump_json())
     for part in name.split("."):
         value = value[part]
@@ -34,7 +34,7 @@ def test_every_setting_has_one_name_in_three_places(name: str, tmp_path: Path):
     assert explicit(read_settings(None, {name: text}, {})) == {name}
 
 
-def test_numbers_lists_and_truths_may_be_written_as_text():
+def test_numbers_lists_and_truths_may_be_written_as_text() -> None:
     flags = {
         "optimizer.learning_rate": "5e-5",
         "optimizer.betas": "0.9,0.95",
@@ -50,7 +50,7 @@ def test_numbers_lists_and_truths_may_be_written_as_text():
     assert settings.checkpoint.every_minutes is None
 
 
-def test_every_setting_is_described():
+def test_every_setting_is_described() -> None:
     assert [name for name, _, description in setting_rows(Settings) if not description] == []
 
 
@@ -76,7 +76,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("flags", "environment", "sentence"), REFUSED)
-def test_what_cannot_be_meant_is_refused_in_one_sentence(flags, environment, sentence):
+def test_what_cannot_be_meant_is_refused_in_one_sentence(
+    flags: dict[str, str], environment: dict[str, str], sentence: str
+) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings(None, flags, environment)
     assert sentence in str(refused.value)
@@ -92,7 +94,7 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(flags, environment, sen
         ("seed: x", "seed in {file} is 'x', but it should be a valid integer"),
     ],
 )
-def test_a_wrong_file_is_named(content: str, sentence: str, tmp_path: Path):
+def test_a_wrong_file_is_named(content: str, sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(content)
     with pytest.raises(SettingsError) as refused:
@@ -100,12 +102,12 @@ def test_a_wrong_file_is_named(content: str, sentence: str, tmp_path: Path):
     assert sentence.format(file=file) in str(refused.value)
 
 
-def test_a_missing_file_is_named():
+def test_a_missing_file_is_named() -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.yaml cannot be read: No such file"):
         read_settings("nowhere.yaml", {}, {})
 
 
-def test_flags_are_told_from_the_commands_own_options():
+def test_flags_are_told_from_the_commands_own_options() -> None:
     arguments = ["run.yaml", "--batch.tokens", "8", "--seed=3", "--processes", "2", "--deterministic", "--resume"]
     flags, rest = split_flags(arguments, {"processes": True, "resume": False})
     assert flags == {"batch.tokens": "8", "seed": "3", "deterministic": "true"}
@@ -118,5 +120,5 @@ def test_a_switch_takes_no_word_that_is_not_its_value() -> None:
     assert rest == ["run.yaml"]
 
 
-def test_flat_and_nested_are_inverse():
+def test_flat_and_nested_are_inverse() -> None:
     assert Settings.model_validate(nested(flat(Settings()))) == Settings()

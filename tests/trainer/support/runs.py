@@ -24,6 +24,9 @@ NO_PROGRESS = 60.0
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 """The fixture `run_command`: takes the arguments of `distrain`, and `stdin`."""
 
+RunCommand = Callable[..., subprocess.CompletedProcess[str]]
+"""The fixture `run_command`: takes the arguments of `distrain`, and `stdin`."""
+
 FAILING = "/proc/self/mem"
 """A file whose first byte cannot be read: EIO, as from a network file system that is gone."""
 
