@@ -16,8 +16,6 @@ CLUSTER := PYTHONPATH=tests/kind $(PY) -m cluster
 KIND_TESTS ?= tests/kind
 # Tests of whole runs in processes of their own, which coverage does not see.
 WHOLE_RUNS := test_command.py test_nodes.py test_promise.py test_strategies.py
-# What is strict already; `strict = true` in pyproject.toml comes when the trainer's code passes too.
-STRICT := tests/kind tests/project
 export WHEELS
 
 .DEFAULT_GOAL := help
@@ -84,7 +82,6 @@ kind-down: .venv/ready ## Remove the cluster; what was built stays in the cache
 .PHONY: lint
 lint: .venv/ready ## Check style, types and imports
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
-	@.venv/bin/mypy --strict $(STRICT) && .venv/bin/mypy --strict tests/conftest.py
 	@.venv/bin/lint-imports
 
 .PHONY: bench

@@ -40,7 +40,7 @@ class BareLoop:
             inputs = {name: tensor for name, tensor in micro_batch.items() if name != "labels"}
             logits = self.model(**inputs).logits
             loss = torch.nn.functional.cross_entropy(logits, micro_batch["labels"], reduction="sum") / batch.targets
-            loss.backward()
+            torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()

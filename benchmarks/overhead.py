@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 from matplotlib.figure import Figure
 
 from contender_bare import BareLoop
 from distrain_trainer.data.loader import StepBatch, StepDataset
+from distrain_trainer.data.loader import steps as steps_of_plan
 from distrain_trainer.settings.reader import read_settings
 from distrain_trainer.training import run as trainer
 from report import COLOURS, axes, command, folders, machine, save, say, spread, table
@@ -71,16 +73,14 @@ def measure(scratch: Path, output: Path, steps: int, quick: bool) -> None:
     file = write_settings(scratch / "run", settings)
     read = read_settings(str(file), {})
     turns = Turns(BareLoop(read))
-    original = trainer.steps
 
     def steps_in_turns(dataset: StepDataset, start: int, workers: int) -> Iterator[StepBatch]:
-        return turns.taken(original(dataset, start, workers))
+        return turns.taken(steps_of_plan(dataset, start, workers))
 
-    trainer.steps = steps_in_turns
     try:
-        trainer.run(read, resume=False)
+        with patch.object(trainer, "steps", steps_in_turns):
+            trainer.run(read, resume=False)
     finally:
-        trainer.steps = original
         shutil.rmtree(file.parent)
 
     bare, distrain = (turns.seconds[name][WARM_UP : WARM_UP + steps] for name in ("bare loop", "distrain"))

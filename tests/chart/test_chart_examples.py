@@ -49,7 +49,9 @@ def test_the_trainer_takes_an_examples_settings(file: str) -> None:
     data = document("ConfigMap", values=text(file))["data"]
     settings = read_settings(None, {}, {name: value for name, value in data.items() if name.startswith("DISTRAIN_")})
     _, nodes, processes, _ = EXAMPLES[file]
-    assert settings.batch.micro_batches % (nodes * processes) == 0, "some processes would have less to do than others"
+    assert (settings.batch.micro_batches or 1) % (nodes * processes) == 0, (
+        "some processes would have less to do than others"
+    )
 
 
 @pytest.mark.parametrize("file", EXAMPLES)

@@ -96,6 +96,6 @@ def run_command(tmp_path_factory: pytest.TempPathFactory) -> runs.RunCommand:
     folder = tmp_path_factory.mktemp("here")
 
     def command(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return warm.run([*map(str, arguments)], folder, os.environ, stdin, timeout=170)
+        return warm.run([*map(str, arguments)], folder, os.environ, stdin, timeout=300)
 
     return command

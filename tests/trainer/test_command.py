@@ -98,7 +98,7 @@ def test_torchrun_can_start_the_workers(bert: Path, texts: Path, tmp_path: Path)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "distrain_trainer")
     more = ("--schedule.max_steps", 6, "--output_dir", tmp_path / "out")
     command = [sys.executable, *map(str, (*launcher, *on(bert, texts, *more)))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "out")) == 6
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["world_size"] == 2

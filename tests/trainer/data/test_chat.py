@@ -122,6 +122,12 @@ def texts(template: str, messages: list[dict[str, Any]], **row: Any) -> list[str
     return [str(LLAMA.decode(ids)) for ids, _ in rows_of(template, {"messages": messages} | row)]
 
 
+def ids_of(template: str, messages: list[dict[str, Any]]) -> list[int]:
+    """Token ids of the tokenizer's own rendering."""
+    ids: list[int] = tokenizer_of(template).apply_chat_template(messages, return_dict=True)["input_ids"]
+    return ids
+
+
 def refusal(template: str, messages: list[dict[str, Any]], **row: Any) -> str:
     with pytest.raises(DataError) as caught:
         rows_of(template, {"messages": messages} | row)
@@ -136,7 +142,7 @@ def refusal(template: str, messages: list[dict[str, Any]], **row: Any) -> str:
 def test_only_the_assistants_turns_with_their_end_are_learned(template: str) -> None:
     assert learned(template, FIRST + SECOND) == [["sat on the mat</s>", "on the log</s>"]]
     ids, _ = rows_of(template, {"messages": FIRST + SECOND})[0]
-    own = tokenizer_of(template).apply_chat_template(FIRST + SECOND)["input_ids"]
+    own = ids_of(template, FIRST + SECOND)
     assert ids == own
     assert ids.count(LLAMA.bos_token_id) == 1
 
@@ -153,7 +159,9 @@ def test_alternation_that_a_template_wants_is_told_in_its_own_words() -> None:
 
 
 def test_where_earlier_reasoning_is_dropped_each_turn_is_a_sample_of_its_own() -> None:
-    thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
+    thought: list[dict[str, Any]] = [
+        message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)
+    ]
     assert learned(FORGETFUL, thought) == [
         ["<think>hm 1</think>sat on the mat</s>"],
         ["<think>hm 3</think>on the log</s>"],
@@ -165,7 +173,9 @@ def test_where_earlier_reasoning_is_dropped_each_turn_is_a_sample_of_its_own() -
 def test_tags_of_a_template_that_drops_earlier_reasoning_count_for_the_last_turn_of_each_sample() -> None:
     tagged = FORGETFUL.replace("{% if m.role == 'assistant' and", "{% generation %}{% if m.role == 'assistant' and")
     tagged = tagged.replace("{{ m.content + eos_token }}", "{{ m.content + eos_token }}{% endgeneration %}")
-    thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
+    thought: list[dict[str, Any]] = [
+        message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)
+    ]
     assert learned(tagged, thought) == [
         ["<think>hm 1</think>sat on the mat</s>"],
         ["<think>hm 3</think>on the log</s>"],
@@ -209,7 +219,7 @@ def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(
     lengths, answers = [], []
     for question, reply in pairs:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
-        lengths.append(len(tokenizer_of(template).apply_chat_template(messages)["input_ids"]))
+        lengths.append(len(ids_of(template, messages)))
         answers.append(reply + "</s>")
     whole = sum(length <= max_length for length in lengths)
     found = rows_of(template, {"messages": messages}, max_length)
@@ -218,7 +228,7 @@ def test_a_long_conversation_keeps_as_many_whole_turns_as_fit(
         return
     kept = messages[: system + 2 * whole]
     ids, targets = found[0]
-    assert ids == tokenizer_of(template).apply_chat_template(kept)["input_ids"]
+    assert ids == ids_of(template, kept)
     assert LLAMA.decode([target for target in targets if target != IGNORE_INDEX]) == "".join(answers[:whole])
 
 
@@ -335,7 +345,9 @@ def test_a_turn_of_weight_0_is_context(template: str) -> None:
 
 
 def test_weight_0_also_holds_where_each_turn_is_a_sample() -> None:
-    thought = [message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)]
+    thought: list[dict[str, Any]] = [
+        message | {"reasoning_content": f"hm {n}"} for n, message in enumerate(FIRST + SECOND)
+    ]
     thought[1]["weight"] = 0
     assert learned(FORGETFUL, thought) == [["<think>hm 3</think>on the log</s>"]]
 
@@ -346,7 +358,7 @@ def test_errors_show_the_sample() -> None:
     assert "does not begin message" in refusal(FALSE_START, FIRST)
     assert "message 1 has no role (or from)" in refusal(PLAIN, [{"content": "?"}])
     assert "message 2 has neither content nor tool_calls" in refusal(PLAIN, [FIRST[0], {"role": "assistant"}])
-    picture = [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}, FIRST[1]]
+    picture: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}, FIRST[1]]
     assert "message 1: content is not text" in refusal(PLAIN, picture)
     bad = with_calls(lambda call: {"name": "weather", "arguments": "{city"})
     assert "message 2: arguments of weather is not JSON" in refusal(TOOLS, bad)

@@ -59,7 +59,7 @@ def one_node(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def end(node: Victim, code: int = 0) -> str:
     """What a node said until its end."""
-    said: str = node.process.communicate(timeout=120)[1]
+    said: str = node.process.communicate(timeout=300)[1]
     assert node.process.returncode == code, said
     assert "Traceback" not in said
     return said

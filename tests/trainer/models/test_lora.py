@@ -36,7 +36,7 @@ def mean_loss(found: dict[int, float], steps: range) -> float:
 # LoRA
 
 
-def test_lora_lowers_the_loss_and_trains_nothing_of_the_base(lora: Path, bert: Path):
+def test_lora_lowers_the_loss_and_trains_nothing_of_the_base(lora: Path, bert: Path) -> None:
     found = losses(lora)
     assert mean_loss(found, range(29, 33)) < mean_loss(found, range(1, 5)) - 0.1
     trained = load(str(lora), {})
@@ -157,7 +157,7 @@ def test_layers_that_are_not_there_are_named_with_those_that_are(bert: Path) -> 
 # QLoRA
 
 
-def test_qlora_lowers_the_loss(qlora: Path):
+def test_qlora_lowers_the_loss(qlora: Path) -> None:
     found = losses(qlora)
     assert mean_loss(found, range(10, 13)) < mean_loss(found, range(1, 4)) - 0.1
     module = load(str(qlora), {}).model.get_base_model().model.layers[0].mlp.up_proj.base_layer

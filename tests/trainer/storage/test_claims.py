@@ -90,7 +90,7 @@ def test_under_another_launcher_one_process_of_the_node_claims_the_folder(
     del arguments[at : at + 2]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*torchrun, "-m", "distrain_trainer", *arguments], capture_output=True, text=True, timeout=170, check=False
+        [*torchrun, "-m", "distrain_trainer", *arguments], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert len(creations.probes()) == 1

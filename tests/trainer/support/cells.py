@@ -31,7 +31,7 @@ def cell(model: Path, texts: Path, output: Path, **changes: Any) -> Cell:
     return {"settings": {name: str(value) for name, value in (settings | changes).items()}}
 
 
-def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 280) -> None:
+def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 570) -> None:
     """Trains the cells one after the other on `world` processes; fails with the logs of those that failed."""
     file = folder / f"cells-{world}.json"
     file.write_text(json.dumps(cells))

@@ -25,11 +25,14 @@ ENDLESS = """{% for m in messages %}{{ m.role }}: {{ m.content + '\\n' }}\
 {% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"""
 
 LLAMA = tiny.byte_bpe("<s>", "</s>")
-FIRST = [{"role": "user", "content": "the cat?"}, {"role": "assistant", "content": "sat on the mat"}]
-SECOND = [{"role": "user", "content": "the dog?"}, {"role": "assistant", "content": "on the log"}]
+FIRST: list[dict[str, Any]] = [
+    {"role": "user", "content": "the cat?"},
+    {"role": "assistant", "content": "sat on the mat"},
+]
+SECOND: list[dict[str, Any]] = [{"role": "user", "content": "the dog?"}, {"role": "assistant", "content": "on the log"}]
 
 
-def tokenizer_of(template: str | None) -> PreTrainedTokenizerFast:
+def tokenizer_of(template: str | None) -> Any:
     """A small tokenizer with a chat template."""
     made = copy.deepcopy(LLAMA)
     made.chat_template = template

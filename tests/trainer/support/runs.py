@@ -18,11 +18,8 @@ import tiny
 import warm
 
 COMMAND = [sys.executable, "-m", "distrain_k8s.cli"]
-NO_PROGRESS = 60.0
+NO_PROGRESS = 240.0
 """Seconds without a change in the run's folder after which a test fails."""
-
-RunCommand = Callable[..., subprocess.CompletedProcess[str]]
-"""The fixture `run_command`: takes the arguments of `distrain`, and `stdin`."""
 
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 """The fixture `run_command`: takes the arguments of `distrain`, and `stdin`."""
@@ -60,7 +57,7 @@ def digest(folder: Path) -> str:
 
 def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """Runs `distrain ARGUMENTS` to its end, and fails unless it exits with 0."""
-    done = warm.run(arguments, ".", os.environ, "", timeout=150)
+    done = warm.run(arguments, ".", os.environ, "", timeout=300)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -4,12 +4,21 @@ import json
 import os
 import random
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from distrain_trainer.storage.attempts import current_attempt
 from runs import Victim, digest, finish, losses, metrics, train
+
+
+def has_done(victim: Victim, step: int) -> bool:
+    return victim.step() >= step
+
+
+def works_at(victim: Victim, attempt: int) -> bool:
+    return bool(victim.workers()) and current_attempt(victim.output) == attempt
 
 
 @pytest.mark.parametrize(("wanted", "processes"), [(3, 2), pytest.param(10, 4, marks=pytest.mark.matrix)])
@@ -25,7 +34,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
         assert kills < 20, "no kill hit a checkpoint write"
         victim = Victim(train(bert, texts, broken, processes, *options, "--resume"), broken)
         moment = min(victim.step() + draw.randint(1, 5), 55)
-        alive = victim.wait_for(lambda v=victim, m=moment: v.step() >= m)
+        alive = victim.wait_for(partial(has_done, victim, moment))
         if kills % 3 == 2:
             alive = alive and victim.wait_for(victim.writing)
         victim.kill()
@@ -58,7 +67,7 @@ def test_a_worker_that_dies_costs_an_attempt_and_nothing_else(
     victim = Victim(train(bert, texts, output, 2, *SIXTY_STEPS, "--checkpoint.every_steps", "5"), output)
     assert victim.wait_for(lambda: victim.step() >= 10)
     os.kill(victim.workers()[1], signal.SIGKILL)
-    _, said = victim.process.communicate(timeout=90)
+    _, said = victim.process.communicate(timeout=300)
     assert victim.process.returncode == 0, said
     assert "process 1 was killed (out of memory, or by hand); starting again" in said and "Traceback" not in said
     assert digest(output / "final") == digest(whole / "final")
@@ -71,9 +80,9 @@ def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path
     victim = Victim(train(bert, texts, output, 1, *options), output, {"RUN_NODE_NAME": "machine-7"})
     for attempt in (1, 2):
         log = output / "logs" / f"node-0.attempt-{attempt}.log"
-        assert victim.wait_for(lambda attempt=attempt: victim.workers() and current_attempt(output) == attempt), log
+        assert victim.wait_for(partial(works_at, victim, attempt)), log
         os.kill(victim.workers()[0], signal.SIGKILL)
-    _, said = victim.process.communicate(timeout=60)
+    _, said = victim.process.communicate(timeout=300)
     assert victim.process.returncode == 69, said
     assert "restarted 1 times without a new checkpoint (checkpoint.max_restarts)" in said
     assert "node 0 (machine-7): process 0 was killed" in said
@@ -90,7 +99,7 @@ def test_a_run_that_is_asked_to_stop_saves_leaves_with_143_and_ends_the_same(
     victim = Victim(train(bert, texts, stopped, 2, *options), stopped)
     assert victim.wait_for(lambda: victim.step() >= 7)
     victim.process.send_signal(number)
-    _, said = victim.process.communicate(timeout=60)
+    _, said = victim.process.communicate(timeout=300)
     assert victim.process.returncode == 143, said
     step = metrics(stopped)[-1]["step"]
     assert f"stopped at step {step} of 60" in said and "Traceback" not in said
@@ -108,9 +117,10 @@ def test_a_second_ctrl_c_leaves_at_once(bert: Path, texts: Path, tmp_path: Path)
     for child in children:  # so that nobody can answer the first one
         os.kill(child, signal.SIGSTOP)
     victim.process.send_signal(signal.SIGINT)
+    assert victim.process.stderr is not None
     assert any("stopping" in line for line in victim.process.stderr), "the first Ctrl-C was not answered"
     victim.process.send_signal(signal.SIGINT)
-    victim.process.communicate(timeout=60)
+    victim.process.communicate(timeout=300)
     assert victim.process.returncode == 130
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 

@@ -9,8 +9,9 @@ from transformers import TextStreamer
 from distrain_trainer.console import say
 from distrain_trainer.data.conversations import Conversation, Message
 from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.inference.generate import answer, prompt_of, stop_tokens
+from distrain_trainer.inference.generate import answer, prompt_of
 from distrain_trainer.inference.trained import Trained, load
+from distrain_trainer.models.load import stop_tokens
 
 COMMANDS = "/reset forgets the conversation, /system TEXT starts one with these instructions, /exit leaves"
 

@@ -48,7 +48,7 @@ def backend() -> str:
 def ensure_group(world: int) -> None:
     """Makes a process group of one, which sharding needs where there is one process and no launcher."""
     if world == 1 and not dist.is_initialized():
-        store = dist.HashStore()  # type: ignore[attr-defined]  # missing in torch's own list of exports
+        store = dist.HashStore()
         dist.init_process_group(backend(), store=store, rank=0, world_size=1)
 
 
