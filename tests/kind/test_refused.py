@@ -79,7 +79,7 @@ def test_settings_that_make_no_sense_end_the_run_at_once(namespace: Namespace, i
     run = Release(namespace, image, inputs, {"trainer": TINY_BERT | {"model": {"name": "/data/nothing"}}})
     run.install()
     assert run.ended(deadline=120) == "Failed"
-    assert run.last_words() == {"run1-master-0": (64, "model.name /data/nothing is no folder here; check the path")}
+    assert run.last_words() == {"run1-master-0": (64, "model.name /data/nothing is not a folder here; check the path")}
 
 
 def test_a_claim_that_was_kept_serves_another_number_of_nodes(namespace: Namespace, image: str, inputs: Path) -> None:

@@ -184,7 +184,7 @@ def test_gradients_that_are_not_finite_end_the_run_with_70(
 
 
 REFUSED = [
-    (("--batch.tokn", 8), 64, "--batch.tokn is no setting; did you mean batch.tokens?"),
+    (("--batch.tokn", 8), 64, "--batch.tokn is not a setting; did you mean batch.tokens?"),
     (("--strategy.kind", "single", "--processes", 2), 64, "strategy.kind is single"),
     (("--precision", "fp16", "--processes", 2), 64, "precision is fp16 but there is no GPU here"),
     (("--evaluation.metric", "acuracy"), 64, "did you mean accuracy?"),

@@ -136,7 +136,7 @@ def validate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 
 
 def show_deepspeed(settings: Settings, processes: int | None) -> None:
-    """Prints what DeepSpeed will be given, as a comment to the settings, and what a user's file has said in vain.
+    """Prints what DeepSpeed will be given, as a comment to the settings, and what has no effect in a user's file.
 
     Bucket sizes follow from the model, of whose files the headers are read.
     """

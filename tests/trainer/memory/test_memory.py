@@ -144,7 +144,7 @@ def test_masks_and_frequencies_are_no_parameters(tmp_path: Path) -> None:
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(SettingsError, match="is no safetensors file, or is damaged; fetch the model again"):
+    with pytest.raises(SettingsError, match="is not a safetensors file, or is damaged; fetch the model again"):
         read_folder(tmp_path)
 
 
@@ -393,7 +393,8 @@ def test_the_command_without_torch(models: dict[str, Path]) -> None:
     done = plan_command("--model.name", models["llama"], "--task", "causal-lm", "--gpus", 8, "--gpu-memory", "h100")
     assert done.returncode == 0, done.stderr
     assert (
-        "take strategy.kind=ddp: 4,096 tokens a micro-batch x 8 = 32,768 tokens a step, rows up to 128" in done.stdout
+        "take strategy.kind=ddp: 4,096 tokens per micro-batch x 8 = 32,768 tokens per step, rows up to 128"
+        in done.stdout
     )
     for kind in ("ddp", "zero1", "zero2", "zero3", "fsdp"):
         assert f"\n{kind} " in done.stdout

@@ -31,7 +31,7 @@ from distrain_trainer.training.checks import check_device
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
 def test_a_folder_that_is_not_there_is_never_looked_for_on_the_hub(name: str) -> None:
-    with pytest.raises(SettingsError, match="is no folder here; check the path"):
+    with pytest.raises(SettingsError, match="is not a folder here; check the path"):
         resolve(Model(name=name))
 
 

@@ -244,12 +244,12 @@ REFUSED = [
     ({"lora.rank": "8", "quantization.bits": "8", "lora.dora": "true"}, "choose 4 bits"),
     ({"lora.rank": "8", "lora.target_modules": "all-linear,query"}, "keep one or the other"),
     ({"lora.rank": "8", "lora.target_modules": "[]"}, "lora.target_modules is empty"),
-    ({"model.dtype": "bf16", "precision": "bf16"}, "model.dtype is for frozen weights beside an adapter"),
+    ({"model.dtype": "bf16", "precision": "bf16"}, "model.dtype is for the frozen weights under an adapter"),
     ({"lora.rank": "8", "model.dtype": "bf16"}, "set precision to bf16 or fp16"),
     ({"lora.rank": "8", "quantization.bits": "4", "strategy.kind": "zero3"}, "choose ddp, zero1 or zero2"),
     ({"lora.rank": "8", "quantization.bits": "4", "strategy.kind": "fsdp"}, "choose ddp, zero1 or zero2"),
-    ({"optimizer.name": "adamw_8bit", "strategy.kind": "zero1"}, "adamw_8bit does not go with strategy.kind zero1"),
-    ({"optimizer.name": "adamw_8bit", "strategy.kind": "fsdp"}, "adamw_8bit does not go with strategy.kind fsdp"),
+    ({"optimizer.name": "adamw_8bit", "strategy.kind": "zero1"}, "adamw_8bit conflicts with strategy.kind zero1"),
+    ({"optimizer.name": "adamw_8bit", "strategy.kind": "fsdp"}, "adamw_8bit conflicts with strategy.kind fsdp"),
     ({"optimizer.name": "adamw_8bit", "optimizer.momentum": "0.9"}, "optimizer.momentum is for sgd"),
 ]
 

@@ -55,9 +55,13 @@ def test_every_setting_is_described() -> None:
 
 
 REFUSED = [
-    ({"batch.tokn": "1"}, {}, "--batch.tokn is no setting; did you mean batch.tokens?"),
-    ({"learning_rate": "1"}, {}, "--learning_rate is no setting; did you mean optimizer.learning_rate?"),
-    ({}, {"DISTRAIN_BACH__TOKENS": "1"}, "DISTRAIN_BACH__TOKENS is no setting; did you mean DISTRAIN_BATCH__TOKENS?"),
+    ({"batch.tokn": "1"}, {}, "--batch.tokn is not a setting; did you mean batch.tokens?"),
+    ({"learning_rate": "1"}, {}, "--learning_rate is not a setting; did you mean optimizer.learning_rate?"),
+    (
+        {},
+        {"DISTRAIN_BACH__TOKENS": "1"},
+        "DISTRAIN_BACH__TOKENS is not a setting; did you mean DISTRAIN_BATCH__TOKENS?",
+    ),
     ({"batch": "16"}, {}, "--batch is a group of settings, not one; set batch.tokens"),
     ({"batch.tokens": "many"}, {}, "--batch.tokens is 'many', but it should be a valid integer"),
     ({}, {"DISTRAIN_SEED": "-1"}, "the environment variable DISTRAIN_SEED is '-1'"),
@@ -70,7 +74,7 @@ REFUSED = [
     ({"data.long_texts": "split"}, {}, "choose truncate or drop"),
     ({"data.mask_whole_words": "true"}, {}, "is for masked-lm"),
     ({"schedule.warmup_steps": "5", "schedule.warmup_fraction": "0.1"}, {}, "keep one of them"),
-    ({"data.evaluation_files": "a.csv"}, {}, "goes with data.files"),
+    ({"data.evaluation_files": "a.csv"}, {}, "needs data.files"),
     ({"optimizer.momentum": "0.9"}, {}, "optimizer.momentum is for sgd"),
 ]
 
@@ -88,7 +92,7 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("batch: {tokn: 1}", "batch.tokn in {file} is no setting; did you mean batch.tokens?"),
+        ("batch: {tokn: 1}", "batch.tokn in {file} is not a setting; did you mean batch.tokens?"),
         ("batch: [1", "{file} is not valid YAML at line"),
         ("just words", "{file} holds no settings"),
         ("seed: x", "seed in {file} is 'x', but it should be a valid integer"),

@@ -71,7 +71,7 @@ def test_what_was_decided_holds_for_the_runs_life(tmp_path: Path) -> None:
             "ddp",
             "offload_optimizer is for zero1, zero2 and",
         ),
-        ({"optimizer": {"name": "adamw_8bit"}}, "zero2", "adamw_8bit does not go with strategy.kind zero2"),
+        ({"optimizer": {"name": "adamw_8bit"}}, "zero2", "adamw_8bit conflicts with strategy.kind zero2"),
         ({"precision": "fp16"}, "fsdp", "strategy.kind is fsdp and precision fp16"),
     ],
 )

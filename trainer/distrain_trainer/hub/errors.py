@@ -61,7 +61,7 @@ def hub_sentence(
             case HfHubHTTPError() if (status := link.response.status_code) != 404:
                 return f"the Hub answered {status} for {kind} {name}; {_advice(status)}"
             case HFValidationError():
-                return f"{section}.name {name} is no name on the Hub, which are of the form owner/name; correct it"
+                return f"{section}.name {name} is not a name on the Hub, which has the form owner/name; correct it"
             case LocalEntryNotFoundError() | ConnectionError():
                 return unreachable
         if type(link).__name__ == "DatasetNotFoundError":  # datasets cuts the chain; only its words are left

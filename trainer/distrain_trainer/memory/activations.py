@@ -93,7 +93,7 @@ def _untouched(weights: Weights, settings: Settings) -> tuple[int, bool]:
 
 
 def _norms(forward: Forward) -> int:
-    """Bytes a token that a block's norms keep.
+    """Bytes per token that a block's norms keep.
 
     LayerNorm keeps its input, mean and deviation (`native_layer_norm` in torch/csrc derivatives.yaml). RMSNorm keeps
     its input and, where its weight is trained, the normalized input too (LlamaRMSNorm.forward), and rsqrt's result.
@@ -107,7 +107,7 @@ def _norms(forward: Forward) -> int:
 
 
 def _inputs(forward: Forward) -> int:
-    """Bytes a token that a block keeps of what its matrices read, beside the outputs of attention and MLP.
+    """Bytes per token that a block keeps of what its matrices read, beside the outputs of attention and MLP.
 
     `nn.Linear` keeps its input (`mm` in derivatives.yaml). In 16 bits autocast casts that input for each matrix apart;
     in fp32, and under zero3, the matrices share one: a norm's output, for attention and for the MLP.
@@ -122,7 +122,7 @@ def _inputs(forward: Forward) -> int:
 
 
 def _attention(forward: Forward) -> tuple[int, int]:
-    """Bytes a token that a block's attention keeps, and those of its scores where they are whole.
+    """Bytes per token that a block's attention keeps, and those of its scores where they are whole.
 
     Every kind keeps query, key and value, repeated to all heads (`repeat_kv` in transformers), and the output.
     """

@@ -27,7 +27,7 @@ def adapter_shapes(weights: Weights, settings: Settings) -> Shapes:
 
 
 def adapter_inputs(forward: Forward) -> int:
-    """Bytes a token that a block keeps of what its adapters read and make, beside the outputs of attention and MLP.
+    """Bytes per token that a block keeps of what its adapters read and make, beside the outputs of attention and MLP.
 
     As in `forward` of peft/tuners/lora/layer.py: lora_A keeps its input, cast or dropped out for itself; lora_B what
     lora_A makes of it; DoRA the results of the frozen matrix and of the adapter, which it scales. A frozen matrix keeps

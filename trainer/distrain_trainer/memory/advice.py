@@ -1,4 +1,4 @@
-"""`distrain plan`: bytes a GPU by strategy, what fits, which strategy to take, and what to change where none does."""
+"""`distrain plan`: bytes per GPU by strategy, what fits, which strategy to take, and what to change where none does."""
 
 import re
 from dataclasses import asdict, dataclass
@@ -51,8 +51,8 @@ SUGGESTIONS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """A strategy. tokens: padded tokens of a micro-batch. bytes: a GPU, None where the settings refuse it: `refused` is
-    the sentence."""
+    """A strategy. tokens: padded tokens of a micro-batch. bytes: per GPU, None where the settings refuse it: then
+    `refused` is the sentence."""
 
     kind: str
     tokens: int
@@ -145,7 +145,7 @@ def document(weights: Weights, settings: Settings, gpus: int, memory: int) -> di
             {
                 "kind": row.kind,
                 "tokens": row.tokens,
-                "tokens_a_step": row.tokens * micro_batches,
+                "tokens_per_step": row.tokens * micro_batches,
                 "longest_row": longest(weights, settings, row.tokens),
                 "bytes": asdict(row.bytes) if row.bytes else None,
                 "total": row.bytes.total if row.bytes else None,
@@ -182,7 +182,7 @@ def show(about: dict[str, Any]) -> None:
     parts += ["host"] * any(line["bytes"]["host"] for line in lines)
     tokens = ["tokens"] * (len({line["tokens"] for line in lines}) > 1)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (f"{unit} a GPU", *tokens, *parts, "total", "headroom", "fits"):
+    for column in (f"{unit} per GPU", *tokens, *parts, "total", "headroom", "fits"):
         table.add_column(column, justify="right" if table.columns else "left", no_wrap=True)
     for line in lines:
         numbers = [line["bytes"][part] for part in parts] + [line["total"], line["headroom"]]
@@ -197,8 +197,9 @@ def show(about: dict[str, Any]) -> None:
     taken = next((line for line in lines if line["kind"] == about["take"]), None)
     if taken:
         console.print(
-            f"take strategy.kind={taken['kind']}: {taken['tokens']:,} tokens a micro-batch x "
-            f"{about['micro_batches']} = {taken['tokens_a_step']:,} tokens a step, rows up to {taken['longest_row']:,}"
+            f"take strategy.kind={taken['kind']}: {taken['tokens']:,} tokens per micro-batch x "
+            f"{about['micro_batches']} = {taken['tokens_per_step']:,} tokens per step, "
+            f"rows up to {taken['longest_row']:,}"
         )
         return
     console.print(

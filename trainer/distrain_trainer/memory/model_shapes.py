@@ -54,7 +54,7 @@ def local_model(name: str) -> Path | None:
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith(("./", "../")) or name.count("/") > 1:
-        raise SettingsError(f"model.name {name} is no folder here; check the path")
+        raise SettingsError(f"model.name {name} is not a folder here; check the path")
     return None
 
 
@@ -64,12 +64,12 @@ def read_header(path: Path) -> Shapes:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= HEADER_LIMIT:
-                raise ValueError("its first eight bytes are no length of a header")
+                raise ValueError("its first eight bytes are not the length of a header")
             return shapes_of(json.loads(file.read(length)))
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}; check the model's folder") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise SettingsError(f"{path} is no safetensors file, or is damaged; fetch the model again") from None
+        raise SettingsError(f"{path} is not a safetensors file, or is damaged; fetch the model again") from None
 
 
 def shapes_of(header: Mapping[str, Any]) -> Shapes:

@@ -69,7 +69,7 @@ def apply(settings: Settings) -> tuple[Settings, dict[str, Any]]:
             )
         if values.get(name) is None and values.get(other):
             raise SettingsError(
-                f"{other} is {values[other]!r} but {path} says {user.sources[name]}, which stands in its place; "
+                f"{other} is {values[other]!r} but {path} says {user.sources[name]}, which replaces it; "
                 "remove one of them, or write auto in the file"
             )
     try:
@@ -89,7 +89,7 @@ def apply(settings: Settings) -> tuple[Settings, dict[str, Any]]:
 def read_user_config(path: str) -> UserConfig:
     """What a file says: DeepSpeed's JSON, or what `accelerate config` wrote, with the file that it names.
 
-    Raises SettingsError (64), one sentence, for a key that is unknown or cannot be had.
+    Raises SettingsError (64), one sentence, for a key that is unknown or refused.
     """
     tree = _read(path)
     user = UserConfig(path)
@@ -129,8 +129,8 @@ def _take_deepspeed(user: UserConfig, path: str, tree: dict[str, Any]) -> None:
     if isinstance(rows, int) and isinstance(step, int):
         if rows < 1 or step % rows:
             raise SettingsError(
-                f"train_batch_size in {path} is {step}, which is no multiple of train_micro_batch_size_per_gpu {rows}; "
-                "change one of them"
+                f"train_batch_size in {path} is {step}, which is not a multiple of train_micro_batch_size_per_gpu "
+                f"{rows}; change one of them"
             )
         user.sets("batch.micro_batches", step // rows, f"train_batch_size {step} in micro-batches of {rows}")
         user.notes = [note for note in user.notes if not note.startswith("train_batch_size ")]
@@ -183,9 +183,8 @@ def _unknown(key: str, path: str, rules: dict[str, Rule]) -> str:
     if not close:
         elsewhere = [known for known in rules if known.rpartition(".")[2] == name]
         nearest = (elsewhere or difflib.get_close_matches(key, sorted(rules), n=1, cutoff=0))[0]
-    return (
-        f"{key} in {path} is no key of {'DeepSpeed' if rules is DEEPSPEED else 'Accelerate'}; did you mean {nearest}?"
-    )
+    library = "DeepSpeed" if rules is DEEPSPEED else "Accelerate"
+    return f"{key} in {path} is not a key of {library}; did you mean {nearest}?"
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -211,7 +210,7 @@ def _read(path: str) -> dict[str, Any]:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f" at line {mark.line + 1}" if mark else ""
-            raise SettingsError(f"strategy.config {path} is neither JSON nor YAML{where}; mend it") from None
+            raise SettingsError(f"strategy.config {path} is neither JSON nor YAML{where}; correct it") from None
     if not isinstance(tree, dict) or not tree:
         raise SettingsError(f"strategy.config {path} holds no keys; give DeepSpeed's JSON or what accelerate wrote")
     return {ALIASES.get(str(key), str(key)): value for key, value in tree.items()}

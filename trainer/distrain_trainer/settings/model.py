@@ -86,7 +86,7 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
         ),
         (
             data.evaluation_files is not None and data.files is None,
-            "data.evaluation_files goes with data.files; set data.files, or choose data.evaluation_split",
+            "data.evaluation_files needs data.files; set data.files, or choose data.evaluation_split",
         ),
         (
             data.evaluation_files is not None and data.evaluation_split is not None,
@@ -224,11 +224,11 @@ def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
         ),
         (
             bits == 8 and s.lora.dora,
-            "lora.dora does not go with quantization.bits 8, whose scales peft loses at the second step; choose 4 bits",
+            "lora.dora conflicts with quantization.bits 8, whose scales peft loses at the second step; choose 4 bits",
         ),
         (
             adapter and ("all-linear" in s.lora.target_modules) != (s.lora.target_modules == ["all-linear"]),
-            "lora.target_modules names layers beside all-linear, which is all of them; keep one or the other",
+            "lora.target_modules names layers in addition to all-linear, which is all of them; keep one or the other",
         ),
         (
             adapter and not s.lora.target_modules,
@@ -236,7 +236,7 @@ def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
         ),
         (
             s.model.dtype is not None and not adapter,
-            "model.dtype is for frozen weights beside an adapter; remove it, set lora.rank, or set precision",
+            "model.dtype is for the frozen weights under an adapter; remove it, set lora.rank, or set precision",
         ),
         (
             s.model.dtype not in (None, "fp32") and s.precision == "fp32",
@@ -244,12 +244,12 @@ def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
         ),
         (
             bits is not None and kind in SHARDED,
-            f"quantization.bits does not go with strategy.kind {kind}, which cuts weights apart that bitsandbytes has "
+            f"quantization.bits conflicts with strategy.kind {kind}, which cuts weights apart that bitsandbytes has "
             "packed with their scales; choose ddp, zero1 or zero2",
         ),
         (
             s.optimizer.name == "adamw_8bit" and kind not in (None, "single", "ddp"),
-            f"optimizer.name adamw_8bit does not go with strategy.kind {kind}, which cuts apart the blocks that share "
+            f"optimizer.name adamw_8bit conflicts with strategy.kind {kind}, which cuts apart the blocks that share "
             "a scale; choose adamw, or single or ddp",
         ),
     ]

@@ -2,7 +2,7 @@
 
 The same dotted name everywhere: `--batch.tokens 16384`, `DISTRAIN_BATCH__TOKENS=16384`, `batch: {tokens: 16384}`.
 Every value of the command line and the environment is text that the settings' own types parse, and every name that
-is no setting is refused with the nearest one. (pydantic-settings reads the variables that it knows and passes over
+is not a setting is refused with the nearest one. (pydantic-settings reads the variables that it knows and passes over
 the others, so a misspelt one would be lost; hence these few lines.)
 """
 
@@ -146,7 +146,7 @@ def _value(text: str) -> Any:
 
 
 def _check_name(name: str, shown: str, spell: Any) -> None:
-    """Refuses a name that is no setting."""
+    """Refuses a name that is not a setting."""
     names = list(flat(Settings()))
     if name in names:
         return
@@ -158,7 +158,7 @@ def _check_name(name: str, shown: str, spell: Any) -> None:
         nearest = ends or difflib.get_close_matches(name, names, n=1, cutoff=0)
     else:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)
-    raise SettingsError(f"{shown} is no setting; did you mean {spell(nearest[0])}?")
+    raise SettingsError(f"{shown} is not a setting; did you mean {spell(nearest[0])}?")
 
 
 def _sentence(error: ValidationError, places: Mapping[str, str]) -> str:

@@ -47,7 +47,7 @@ class Model(Section):
     revision: str | None = None
     """Branch, tag or commit on the Hub. Resolved to a commit at the first start and kept."""
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
-    """Type that frozen weights are held in, beside an adapter. None: that of `precision`. Weights that are trained are
+    """Type that frozen weights are held in, under an adapter. None: that of `precision`. Weights that are trained are
     always fp32."""
     freeze: Names | None = None
     """Patterns of parameter names that are not trained, such as `*embeddings*`."""
@@ -165,19 +165,19 @@ class Schedule(Section):
     warmup_fraction: float = Field(0.0, ge=0, le=1)
     """Fraction of all steps in which the learning rate rises from zero."""
     warmup_steps: int | None = Field(None, ge=0)
-    """Steps in which the learning rate rises from zero, in place of `warmup_fraction`."""
+    """Steps in which the learning rate rises from zero, instead of `warmup_fraction`."""
     epochs: int = Field(3, ge=1)
     """Passes over the data."""
     max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps, in place of `epochs`."""
+    """Optimizer steps, instead of `epochs`."""
 
 
 class Strategy(Section):
     """How the model is spread over processes."""
 
     kind: Kind | None = None
-    """single: one process. ddp: a replica a process. zero1, zero2, zero3: DeepSpeed shards the optimizer's state, also
-    gradients, also parameters. fsdp: PyTorch shards all three. None: ddp where there are several processes."""
+    """single: one process. ddp: one replica per process. zero1, zero2, zero3: DeepSpeed shards the optimizer's state,
+    also gradients, also parameters. fsdp: PyTorch shards all three. None: ddp where there are several processes."""
     offload_optimizer: bool = False
     """Keep the optimizer's state in the host's memory and update there (zero1, zero2, zero3)."""
     offload_parameters: bool = False
@@ -188,7 +188,7 @@ class Strategy(Section):
 
 
 class Lora(Section):
-    """A low-rank adapter in place of training all weights. On where `rank` is set."""
+    """A low-rank adapter instead of training all weights. On where `rank` is set."""
 
     rank: int | None = Field(None, ge=1, le=1024)
     """Rank of the adapter's matrices. None: no adapter."""
@@ -200,7 +200,7 @@ class Lora(Section):
     """Names of the linear layers that get an adapter, such as `q_proj,v_proj`; `all-linear` is every one but the output
     layer."""
     rank_stabilized: bool = False
-    """Scale by alpha / sqrt(rank) in place of alpha / rank (rsLoRA)."""
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."""
     dora: bool = False
     """Train magnitudes apart from directions (DoRA)."""
 
@@ -211,7 +211,7 @@ class Quantization(Section):
     bits: Annotated[Literal[4, 8] | None, BeforeValidator(_as_number)] = None
     """4: NF4. 8: LLM.int8. None: not quantized. The output layer and new heads never are."""
     double_quantization: bool = True
-    """Quantize the scales of the 4-bit blocks too: 0.4 bits less a parameter."""
+    """Quantize the scales of the 4-bit blocks too: 0.4 bits less per parameter."""
     compute_dtype: Literal["fp32", "bf16", "fp16"] | None = None
     """Type that 4-bit weights are multiplied in. None: that of `precision`."""
 
@@ -220,7 +220,7 @@ class Chat(Section):
     """How conversations become tokens (task chat)."""
 
     template: str | None = None
-    """File of a chat template (Jinja) in place of the tokenizer's own."""
+    """File of a chat template (Jinja) instead of the tokenizer's own."""
     messages_column: str | None = None
     """Column of the messages. None takes messages or conversations, whichever is there, else prompt and completion."""
     tools_column: str | None = None
@@ -255,7 +255,7 @@ class Checkpoint(Section):
     keep: int = Field(2, ge=2)
     """Newest checkpoints that stay."""
     background: bool = False
-    """Write while training goes on: needs the run's state once more in memory."""
+    """Write while training continues: needs the run's state once more in memory."""
     max_restarts: int = Field(5, ge=0)
     """Attempts after a failure, since the last new checkpoint, after which the run ends with 69. One that was asked to
     stop does not count."""
