@@ -1,9 +1,16 @@
-"""The last line of every test run: how many tests were left out, and why."""
+"""For all tests: no limit on the time of an example, and a last line that says how many were left out, and why."""
 
 from collections import Counter
 from collections.abc import Generator
 
+import hypothesis
 import pytest
+
+# A busy machine is no reason to fail: how long an example takes is not what a property is about.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
