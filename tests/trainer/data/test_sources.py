@@ -358,7 +358,7 @@ def test_what_the_hub_does_not_have_is_told_apart(reached: Any, tmp_path: Path) 
     assert "owner/private is not on the Hub, or is private" in refusal(tmp_path, name="owner/private")
     unknown = refusal(tmp_path, name="owner/fine", revision="v9")
     assert "data set owner/fine has no revision v9; choose a branch, tag or commit for data.revision" in unknown
-    assert "is no name on the Hub" in refusal(tmp_path, name="a b/c/d")
+    assert "is not a name on the Hub" in refusal(tmp_path, name="a b/c/d")
 
 
 def test_a_token_without_access_is_told_from_none(
