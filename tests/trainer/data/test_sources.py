@@ -16,9 +16,9 @@ import huggingface_hub
 import numpy as np
 import pandas
 import pytest
-from calls import calls_of
 
 import hub
+from calls import calls_of
 from distrain_trainer.data.sources import Origin, locate, read
 from distrain_trainer.errors import DataError
 from distrain_trainer.hub.errors import hub_sentence
