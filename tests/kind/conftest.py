@@ -1,5 +1,6 @@
 """The cluster that the tests here share, a namespace for each of them, and what is kept when one fails."""
 
+import contextlib
 import os
 import re
 import sys
@@ -20,15 +21,17 @@ ARTIFACTS = ROOT / "_artifacts"
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The cluster, up and healthy. One that was made for these tests goes when they end, unless KEEP=1."""
-    try:
-        found = lifecycle.up()
-    except Failure as failure:
-        artifacts.keep(ARTIFACTS / "cluster", "default")
-        pytest.fail(str(failure), pytrace=False)
-    yield found
+    """The cluster, healthy. If made for these tests, it goes when they end, unless KEEP=1 or others use it."""
+    with lifecycle.in_use():
+        try:
+            found = lifecycle.up()
+        except Failure as failure:
+            artifacts.keep(ARTIFACTS / "cluster", "default")
+            pytest.fail(str(failure), pytrace=False)
+        yield found
     if found.made and os.environ.get("KEEP") != "1":
-        lifecycle.down()
+        with contextlib.suppress(lifecycle.InUse):
+            lifecycle.down()
 
 
 @pytest.fixture

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster import daemon, host, images, kubectl, network, nodes, operator, registry, storage, tools
-from cluster.shell import CACHE, step
+from cluster.shell import CACHE, Failure, step
+
+
+class InUse(Failure):
+    """Another test run uses the cluster."""
 
 
 class Cluster(NamedTuple):
@@ -45,13 +49,17 @@ def up() -> Cluster:
 
 
 def down() -> None:
-    """Removes the cluster; what was built stays in the cache."""
-    with alone():
-        daemon.stop("kwok")
-        registry.remove()
-        with step("removing the nodes"):
-            nodes.delete()
-        storage.unmount()
+    """Removes the cluster; what was built stays in the cache. InUse while tests use it."""
+    with alone(), nobody_uses_it():
+        remove()
+
+
+def remove() -> None:
+    daemon.stop("kwok")
+    registry.remove()
+    with step("removing the nodes"):
+        nodes.delete()
+    storage.unmount()
 
 
 def status() -> str:
@@ -68,7 +76,31 @@ def status() -> str:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """One process at a time makes or removes the cluster."""
+    with locked("lock", fcntl.LOCK_EX):
+        yield
+
+
+@contextlib.contextmanager
+def in_use() -> Iterator[None]:
+    """Nobody removes the cluster meanwhile: it is shared by all checkouts of this machine."""
+    with locked("users", fcntl.LOCK_SH):
+        yield
+
+
+@contextlib.contextmanager
+def nobody_uses_it() -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked("users", fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise InUse("another test run uses the cluster: run `make kind-down` when that has ended") from None
+        yield
+
+
+@contextlib.contextmanager
+def locked(name: str, how: int) -> Iterator[None]:
+    """A lock among processes, which ends with the process at the latest."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (CACHE / name).open("w") as lock:
+        fcntl.flock(lock, how)
         yield
