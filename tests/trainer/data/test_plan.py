@@ -4,10 +4,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from calls import calls_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calls import calls_of
 from distrain_trainer.data.plan import Plan, deal, plan_epoch
 
 lengths_of_rows = st.lists(st.integers(1, 64), min_size=1, max_size=300).map(lambda x: np.asarray(x, np.int32))
