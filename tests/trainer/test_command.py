@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from distrain_trainer.storage.layout import published_checkpoints
 from runs import RunCommand, losses, metrics, write_texts
 
-QUICK = ("--batch.tokens", 512, "--optimizer.learning_rate", "3e-3", "--data.evaluation_fraction", "0.15")
+QUICK = ("--batch.tokens", 512, "--batch.samples", "null", "--optimizer.learning_rate", "3e-3", "--data.evaluation_fraction", "0.15")
 
 
 def on(model: Path, texts: Path, *more: object) -> tuple[object, ...]:

@@ -22,6 +22,7 @@ def cell(model: Path, texts: Path, output: Path, **changes: Any) -> Cell:
         "data.files": texts,
         "data.evaluation_fraction": 0,
         "batch.tokens": 256,
+        "batch.samples": None,
         "schedule.kind": "constant",
         "optimizer.weight_decay": 0.1,
         "checkpoint.every_minutes": "null",

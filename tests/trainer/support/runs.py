@@ -33,7 +33,8 @@ def train(bert: Path, texts: Path, output: Path, processes: int, *more: str) -> 
     return [
         "train",
         *("--model.name", str(bert), "--data.files", str(texts), "--data.evaluation_fraction", "0.15"),
-        *("--batch.tokens", "256", "--batch.micro_batches", "4", "--optimizer.learning_rate", "1e-3"),
+        *("--batch.tokens", "256", "--batch.samples", "null", "--batch.micro_batches", "4"),
+        *("--optimizer.learning_rate", "1e-3"),
         *("--processes", str(processes), "--output_dir", str(output), *more),
     ]
 

@@ -9,6 +9,7 @@ indexing.
 from dataclasses import dataclass
 from heapq import heappop, heapreplace
 from itertools import count
+from math import ceil
 
 import numpy as np
 
@@ -115,7 +116,8 @@ class Plan:
 
     lengths: tokens of each training row, int [rows].
     tokens, samples, micro_batches: as in the settings' `batch`.
-    epochs, max_steps: the run ends after this many epochs, or after exactly `max_steps` when that is given.
+    epochs, max_steps: the run ends after this many epochs (with a fraction: the plan is cut there), or after exactly
+    `max_steps` when that is given.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Plan:
         tokens: int,
         samples: int | None,
         micro_batches: int,
-        epochs: int,
+        epochs: float,
         max_steps: int | None = None,
     ):
         self.lengths, self.seed = lengths, seed
@@ -135,10 +137,10 @@ class Plan:
         ends: list[int] = []
         for epoch in count():
             ends.append((ends[-1] if ends else 0) + -(-len(self.epoch(epoch)) // micro_batches))
-            if ends[-1] >= max_steps if max_steps else epoch + 1 == epochs:
+            if ends[-1] >= max_steps if max_steps else epoch + 1 >= epochs:
                 break
         self.ends = np.asarray(ends)
-        self.steps: int = min(int(ends[-1]), max_steps or int(ends[-1]))
+        self.steps: int = max_steps or _steps_of(ends, epochs)
 
     def epoch(self, epoch: int) -> MicroBatches:
         """The micro-batches of an epoch; the one used last is kept."""
@@ -186,3 +188,10 @@ class Plan:
                 ratios.append(max(loads) / (sum(loads) / world))
             self._imbalance[world] = float(np.mean(ratios))
         return self._imbalance[world]
+
+
+def _steps_of(ends: list[int], epochs: float) -> int:
+    """Steps of that many epochs, a fraction of a step rounded up. ends: steps after each epoch, the last one whole."""
+    start = ends[-2] if len(ends) > 1 else 0
+    part = epochs - (len(ends) - 1)
+    return start + ceil(round(part * (ends[-1] - start), 6))

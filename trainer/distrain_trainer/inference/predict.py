@@ -101,8 +101,7 @@ def continue_texts(trained: Trained, texts: list[str], max_new_tokens: int) -> l
 def batches(trained: Trained, texts: list[str], rows: Rows | None = None) -> Iterator[tuple[list[int], torch.Tensor]]:
     """(indices of the texts, logits on the CPU) of micro-batches of texts of similar length."""
     rows = rows or encode(texts, trained.settings, trained.tokenizer, trained.max_length)
-    batch = trained.settings.batch
-    micro_batches = cut(rows.lengths, np.arange(len(rows)), batch.limit, batch.samples)
+    micro_batches = cut(rows.lengths, np.arange(len(rows)), trained.settings.batch.limit, samples=None)
     pad = trained.tokenizer.pad_token_id
     for number in range(len(micro_batches)):
         indices = micro_batches[number]

@@ -7,7 +7,7 @@ decided when the run starts, printed, written to `settings.json` and then holds 
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 
 class Section(BaseModel):
@@ -32,6 +32,11 @@ SHARDED = ("zero3", "fsdp")
 def _as_number(value: object) -> object:
     """Digits stand for their number, where only some numbers are possible: `--quantization.bits 4`."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _whole(value: float) -> int | float:
+    """A number without a fraction as an integer, which is how people write it."""
+    return int(value) if value == int(value) else value
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
@@ -120,8 +125,8 @@ class Batch(Section):
     tokens: Annotated[int, Field(ge=8)] | Literal["auto"] = 4096
     """Padded tokens at most in a micro-batch: the bound on memory. `auto` takes what the device has room for by the
     memory plan: at most 65,536, at least `data.max_length`, decided at the first start."""
-    samples: int | None = Field(None, ge=1)
-    """Rows at most in a micro-batch. What others call the per-device batch size."""
+    samples: int | None = Field(8, ge=1)
+    """Rows at most in a micro-batch: the per-device batch size. null: `tokens` alone decides, for throughput."""
     micro_batches: int | None = Field(None, ge=1)
     """Micro-batches in an optimizer step, over all processes. None: the number of processes at the first start."""
     packing: bool = False
@@ -166,8 +171,8 @@ class Schedule(Section):
     """Fraction of all steps in which the learning rate rises from zero."""
     warmup_steps: int | None = Field(None, ge=0)
     """Steps in which the learning rate rises from zero, instead of `warmup_fraction`."""
-    epochs: int = Field(3, ge=1)
-    """Passes over the data."""
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_whole), PlainSerializer(_whole)] = 3
+    """Passes over the data; 0.5 is half of one."""
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps, instead of `epochs`."""
 

@@ -77,14 +77,14 @@ def settings_on_resume(asked: Settings, stored: Mapping[str, Any], folder: Path)
     Raises SettingsError for one that may not, ValidationError if the result contradicts itself.
     """
     values = flat(Settings.model_validate(stored["settings"]))
-    asked_values, first_asked = flat(asked), stored["asked"]
+    asked_values, first_asked, defaults = flat(asked), stored["asked"], flat(Settings())
     names = explicit(asked)
     for name in sorted(names):
         value = asked_values[name]
         before = values[name] if name not in first_asked else first_asked[name]
         if name in MAY_CHANGE:
             values[name] = value
-        elif value not in (None, before, values[name]):
+        elif value not in (before, values[name]) and not (value is None and defaults[name] is None):
             raise SettingsError(
                 f"{name} is {value!r} but the run in {folder} was started with {before!r}, and settings that define "
                 "the data or the optimization may not change on resume; set it back, or choose another output_dir"
