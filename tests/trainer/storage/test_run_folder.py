@@ -96,6 +96,7 @@ def test_length_and_saving_may_change_on_resume(tmp_path: Path) -> None:
     [
         ({"optimizer": {"learning_rate": 0.02}}, "optimizer.learning_rate is 0.02 but the run in"),
         ({"batch": {"micro_batches": 8}}, "batch.micro_batches is 8 but the run in"),
+        ({"batch": {"samples": None}}, "batch.samples is None but the run in"),
         ({"seed": 7}, "was started with 42"),
         ({"task": "masked-lm"}, "was started with 'sequence-classification'"),
         ({"model": {"name": "other"}}, "was started with 'sample'"),

@@ -62,7 +62,11 @@ def plan_epoch(
     order = generator.permutation(len(lengths))
     rows_a_micro_batch = min(samples or len(lengths), max(tokens / max(lengths.mean(), 1), 1))
     pool = min(POOL_STEPS * micro_batches * rows_a_micro_batch, len(lengths) / 4)
-    pools = np.array_split(order, max(int(np.ceil(len(lengths) / max(pool, 1))), 1))
+    if samples:  # whole micro-batches: a pool's rest would be a small one, whose rows weigh more
+        size = ceil(pool / samples) * samples
+        pools = [order[start : start + size] for start in range(0, len(order), size)]
+    else:
+        pools = np.array_split(order, max(ceil(len(lengths) / max(pool, 1)), 1))
     cuts = [cut(lengths, rows, tokens, samples) for rows in pools if len(rows)]
     pieces = [piece[i] for piece in cuts for i in range(len(piece))]
     costs = np.concatenate([piece.costs for piece in cuts])
