@@ -2,6 +2,7 @@
 
     DistrainError
       InstallationError      a package or a part of distrain is missing
+        HelmMissing          there is no Helm, or none that serves
       ClientError            whatever is between this machine and the run
         KubeconfigError      no kubeconfig, or not this context
         Unreachable          no answer from the API server
@@ -13,6 +14,8 @@
         Conflict             something of that name exists, or has changed meanwhile
         Rejected             the object is not accepted, by a schema, a quota or a policy
         WebhookDown          a webhook that must be asked does not answer
+        HelmError            Helm refused or failed: `stderr`
+        HalfMade             a run was left half made, and what of it is there
 
 Every error may be pickled and carries what a program needs as attributes. `mend`: the command that helps, where there
 is one.
@@ -105,3 +108,23 @@ class WebhookDown(ClientError):
     """An admission webhook that must be asked does not answer."""
 
     cause = "webhook down"
+
+
+class HelmMissing(InstallationError):
+    """There is no Helm, or none that serves."""
+
+
+class HelmError(ClientError):
+    """Helm refused or failed. stderr: all that it said."""
+
+    def __init__(self, sentence: str, stderr: str = "") -> None:
+        super().__init__(sentence)
+        self.stderr = stderr
+
+
+class HalfMade(ClientError):
+    """A run could neither be made nor removed. left: what of it is there, as `kind/name`."""
+
+    def __init__(self, sentence: str, left: tuple[str, ...] = ()) -> None:
+        super().__init__(sentence)
+        self.left = left

@@ -1,10 +1,8 @@
 """The chart that comes with the client, and what Helm makes of it: the manifests of a run, checked on this machine."""
 
-import argparse
 import difflib
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import yaml
 
 from distrain_k8s.errors import HelmError, InstallationError
-from distrain_k8s.helm import Helm, find_helm
+from distrain_k8s.helm import Helm
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import PREFIX, read_settings, variable
@@ -135,13 +133,3 @@ def _plain(what: str) -> str:
     if match := re.fullmatch(r"value must be one of (.+)", what):
         return f"must be one of {match[1].replace(', null', '')}"
     return what
-
-
-def render_command(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
-    """Prints the manifests of a run, checked on this machine; asks no cluster."""
-    from distrain_k8s.runs.values import read_values, run_name
-
-    values = read_values(chosen.file, chosen.set or (), flags)
-    documents = render(find_helm(chosen.namespace), chosen.name or run_name(chosen.file), values)
-    settings_of(documents)
-    yaml.safe_dump_all(documents, sys.stdout, sort_keys=False)
