@@ -3,7 +3,7 @@
 from types import TracebackType
 from typing import Self
 
-from distrain_k8s.kube.client import Api, Patience, connect
+from distrain_k8s.kube.client import PATIENCE, Api, Patience, connect
 from distrain_k8s.output import say
 
 
@@ -22,7 +22,7 @@ class Client:
         context: str | None = None,
         namespace: str | None = None,
         kubeconfig: str | None = None,
-        patience: Patience = Patience(),
+        patience: Patience = PATIENCE,
     ) -> None:
         self.api: Api = connect(context, namespace, kubeconfig, patience, say)
 

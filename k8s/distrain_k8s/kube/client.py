@@ -43,6 +43,9 @@ class Patience:
     deadline: float = 15.0
 
 
+PATIENCE = Patience()
+
+
 @dataclass(frozen=True)
 class _Request:
     method: str
@@ -71,7 +74,7 @@ class Api:
         self,
         identity: Identity,
         reread: Callable[[], Identity] | None = None,
-        patience: Patience = Patience(),
+        patience: Patience = PATIENCE,
         say: Callable[[str], None] | None = None,
     ) -> None:
         need("urllib3")
@@ -325,7 +328,7 @@ def connect(
     context: str | None = None,
     namespace: str | None = None,
     kubeconfig: str | None = None,
-    patience: Patience = Patience(),
+    patience: Patience = PATIENCE,
     say: Callable[[str], None] | None = None,
 ) -> Api:
     """The cluster that kubectl would take, with the same options. Raises KubeconfigError and InstallationError."""

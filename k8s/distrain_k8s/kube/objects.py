@@ -57,7 +57,8 @@ class Container:
 @dataclass(frozen=True)
 class Pod:
     """job: the name of the PyTorchJob or TrainJob that it belongs to. rank: its node rank in the run, None where it has
-    none. node: the machine that it is bound to, None until it is. image: of the trainer."""
+    none. node: the machine that it is bound to, None until it is. image: of the trainer. trainer: the name of its
+    container. claims: that it mounts."""
 
     name: str
     namespace: str
@@ -73,6 +74,7 @@ class Pod:
     image: str = ""
     trainer: str = ""
     gpus: int = 0
+    claims: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
     containers: tuple[Container, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -96,8 +98,7 @@ class Pod:
 class Job:
     """A run's job. kind: `PyTorchJob` or `TrainJob`. nodes: pods that it wants. gpus: of all nodes, None where the job
     does not say (a TrainJob's runtime does). conditions: empty until its operator has seen it. queue: of Kueue.
-    failed_pods: pods that have failed so far, where the job counts them (a TrainJob). managed_by: `Helm` for a run of
-    the chart."""
+    failed_pods: pods that have failed so far, where the job counts them (a TrainJob). processes: on each node."""
 
     kind: str
     name: str
@@ -115,6 +116,7 @@ class Job:
     failed_pods: int = 0
     runtime: str = ""
     image: str = ""
+    processes: int = 1
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def condition(self, *kinds: str) -> Condition | None:
@@ -136,6 +138,7 @@ class Event:
     message: str
     kind: str
     name: str
+    namespace: str
     uid: str
     count: int
     first: datetime
@@ -181,6 +184,7 @@ def read_pytorchjob(raw: Object) -> Job:
         started=time_of(status.get("startTime")),
         ended=time_of(status.get("completionTime")),
         image=next((image_of(template) for template in templates), ""),
+        processes=_count(spec.get("nprocPerNode")),
     )
 
 
@@ -200,6 +204,7 @@ def read_trainjob(raw: Object) -> Job:
         failed_pods=sum(job.get("failed", 0) for job in jobs),
         runtime=(spec.get("runtimeRef") or {}).get("name", ""),
         image=trainer.get("image", ""),
+        processes=_count(trainer.get("numProcPerNode")),
     )
 
 
@@ -252,6 +257,11 @@ def read_pod(raw: Object) -> Pod:
         image=image_of(spec),
         trainer=_trainer(spec),
         gpus=gpus_of(spec),
+        claims=tuple(
+            volume["persistentVolumeClaim"].get("claimName", "")
+            for volume in spec.get("volumes") or ()
+            if "persistentVolumeClaim" in volume
+        ),
         conditions=_conditions(status),
         containers=tuple(
             _container(container, init)
@@ -275,6 +285,7 @@ def read_event(raw: Object) -> Event:
         message=" ".join((raw.get("message") or raw.get("note") or "").split()),
         kind=about.get("kind", ""),
         name=about.get("name", ""),
+        namespace=about.get("namespace") or raw["metadata"].get("namespace", ""),
         uid=about.get("uid", ""),
         count=series.get("count") or raw.get("count") or raw.get("deprecatedCount") or 1,
         first=first,
@@ -310,6 +321,11 @@ def image_of(spec: Object) -> str:
 def _count_gpus(resources: Object) -> int:
     limits = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
     return sum(int(count) for name, count in limits.items() if GPU.search(name) and str(count).isdigit())
+
+
+def _count(value: Any) -> int:
+    """A number of processes; 1 where there is none, or a word such as `auto`."""
+    return int(value) if str(value).isdigit() else 1
 
 
 def _trainer(spec: Object) -> str:
