@@ -17,8 +17,8 @@ OUTPUT = argument(
 )
 
 
-def _command(name: str, help: str, run: str, *arguments: Argument) -> Command:
-    return Command(name, help, f"distrain_k8s.{run}", (*arguments, *CLUSTER))
+def _command(name: str, help: str, run: str, *arguments: Argument, takes_settings: bool = False) -> Command:
+    return Command(name, help, f"distrain_k8s.{run}", (*arguments, *CLUSTER), takes_settings)
 
 
 WATCHING = (
@@ -73,4 +73,70 @@ WATCHING = (
         OUTPUT,
     ),
 )
-COMMANDS = WATCHING
+RUNS = argument("runs", nargs="+", metavar="RUN", help="names of runs")
+FILE = argument("file", nargs="?", metavar="FILE", help="the chart's values, or settings as for distrain train")
+NAME = argument("--name", metavar="NAME", help="the run's name (default: after FILE, with five characters more)")
+SET = argument("--set", action="append", metavar="NAME=VALUE", help="a value of the chart, as Helm's --set: gpus=8")
+YES = argument("-y", "--yes", action="store_true", help="do not ask")
+ACTING = (
+    _command(
+        "submit",
+        "Submits a run, or every point of a sweep, after showing what it takes and asking.",
+        "actions:submit_runs",
+        FILE,
+        NAME,
+        SET,
+        argument("--sweep", action="append", metavar="NAME=A,B", help="one run for each value: optimizer.learning_rate=1e-5,3e-5"),
+        argument("--group", metavar="NAME", help="group of the runs (default for a sweep: its name)"),
+        YES,
+        argument("--dry-run", action="store_true", help="ask the cluster, print the manifests and make nothing"),
+        argument("--wait", action="store_true", help="until it ends"),
+        argument("--logs", action="store_true", help="follow the run's logs, then exit as distrain wait"),
+        takes_settings=True,
+    ),
+    _command(
+        "render",
+        "Prints the manifests of a run, checked on this machine; asks no cluster.",
+        "actions:render_manifests",
+        FILE,
+        NAME,
+        SET,
+        takes_settings=True,
+    ),
+    _command(
+        "stop",
+        "Asks runs to write a checkpoint and stop.",
+        "actions:stop",
+        RUNS,
+        argument("--wait", action="store_true", help="until their pods have ended"),
+    ),
+    _command(
+        "resume",
+        "Continues a run that was stopped or has ended, from its newest checkpoint, also with other values.",
+        "actions:resume",
+        RUN,
+        SET,
+        YES,
+        takes_settings=True,
+    ),
+    _command(
+        "delete",
+        "Deletes runs; their checkpoints and results stay.",
+        "actions:delete",
+        RUNS,
+        argument("--checkpoints", action="store_true", help="also their checkpoints and results"),
+        YES,
+    ),
+    _command(
+        "fetch",
+        "Copies what a run has written to this machine; without options, all but checkpoints.",
+        "actions:fetch_files",
+        RUN,
+        argument("--final", action="store_true", help="the model"),
+        argument("--report", action="store_true", help="report.html"),
+        argument("--metrics", action="store_true", help="metrics.jsonl, training_info.json, settings.json"),
+        argument("--to", metavar="DIR", help="folder to write to (default: the run's name)"),
+    ),
+    _command("open", "Shows the report of a run in the browser.", "actions:open_report", RUN),
+)
+COMMANDS = (*ACTING, *WATCHING)

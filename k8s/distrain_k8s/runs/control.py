@@ -42,17 +42,14 @@ def stop(api: Api, name: str, wait: bool, say: Say) -> None:
     found = find_job(api, name)
     if found.ended:
         raise Conflict(f"{name} has ended already ({found.ended}); `distrain status {name}` says how")
-    if is_stopped(api, found):
+    if not is_stopped(api, found):
+        set_suspended(api, found, True)
+        say(f"{name} writes a checkpoint and stops, within {found.grace} s; `distrain resume {name}` continues it from there")
+    elif not wait:
         say(f"{name} is stopped already; `distrain resume {name}` continues it")
-        return
-    set_suspended(api, found, True)
     if wait:
         wait_until_gone(api, name, found.grace + 60, say)
-        say(f"{name} is stopped; `distrain resume {name}` continues it from its newest checkpoint")
-    else:
-        say(
-            f"{name} writes a checkpoint and stops, within {found.grace} s; `distrain resume {name}` continues it from there"
-        )
+        say(f"{name} is stopped")
 
 
 def resume(api: Api, helm: Callable[[], Helm], name: str, say: Say) -> None:
