@@ -1,10 +1,18 @@
 """The client as a Python API, for notebooks and pipelines: what the commands do, with dataclasses instead of text."""
 
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 from distrain_k8s.kube.client import PATIENCE, Api, Patience, connect
+from distrain_k8s.kube.objects import Event
 from distrain_k8s.output import say
+from distrain_k8s.runs.find import find_run, list_runs, observe
+from distrain_k8s.runs.status import Run
+from distrain_k8s.runs.wait import Outcome, wait_for
+from distrain_k8s.watch.logs import Line, Wanted, follow_logs, read_logs
+from distrain_k8s.watch.progress import Progress, progress_of
 
 
 class Client:
@@ -42,3 +50,75 @@ class Client:
     def namespace(self) -> str:
         """The namespace that is meant where a method is given none."""
         return self.api.namespace
+
+    # Watching
+
+    def list(self, foreign: bool = False, everywhere: bool = False, labels: str = "") -> "list[Run]":
+        """The runs of the namespace, the newest first.
+
+            [run.name for run in client.list(labels="team=nlp") if run.phase == "Pending"]
+
+        foreign: also jobs that were not made from distrain's chart. everywhere: of all namespaces. labels: a selector.
+        """
+        return list_runs(self.api, foreign, everywhere, labels)
+
+    def status(self, name: str) -> Run:
+        """Where a run stands: its phase, and what holds it up or has ended it.
+
+        run = client.status("run1")
+        if run.cause:
+            print(run.cause.sentence, run.cause.mend)
+        """
+        return find_run(self.api, name)
+
+    def progress(self, name: str) -> Progress | None:
+        """How far a run is, from its log; None before its first step.
+
+        progress = client.progress("run1")
+        print(progress.step, progress.steps, progress.loss)
+        """
+        return progress_of(self.api, find_run(self.api, name))
+
+    def logs(
+        self,
+        name: str,
+        follow: bool = False,
+        nodes: Sequence[int] = (),
+        since: datetime | None = None,
+        tail: int | None = None,
+    ) -> Iterator[Line]:
+        """Lines of a run's pods.
+
+            for line in client.logs("run1", follow=True):
+                print(line.rank, line.text)
+
+        follow: as they are written, over restarts and lost connections, until the run ends; else those that are there.
+        nodes: ranks, empty for all. since: not before this time. tail: the last lines of each pod.
+        """
+        read = follow_logs if follow else read_logs
+        return read(self.api, name, Wanted(tuple(nodes), since, tail), say)
+
+    def wait(self, name: str, timeout: float | None = None, stall: float | None = None) -> Outcome:
+        """Waits until a run has ended, and says why.
+
+            outcome = client.wait("run1", timeout=3600)
+            if outcome.code != 0:
+                raise SystemExit(outcome.sentence)
+
+        timeout: seconds, None for as long as it takes. stall: seconds without progress after which to give up. The
+        outcome's code is that of `distrain wait`: 0 succeeded, 100 failed, 101 not finished, 102 no such run, 103
+        stopped.
+        """
+
+        def step(run: Run) -> int | None:
+            progress = progress_of(self.api, run)
+            return progress.step if progress else None
+
+        return wait_for(self.api, name, timeout, stall, progress=step)
+
+    def events(self, name: str) -> "tuple[Event, ...]":
+        """What the cluster has told about a run, its pods and its claims, the oldest first.
+
+        [event.message for event in client.events("run1") if event.type == "Warning"]
+        """
+        return observe(self.api, name, events=True).events

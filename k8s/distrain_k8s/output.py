@@ -1,7 +1,7 @@
 """How the client prints: data on stdout, everything else on stderr.
 
-`table` and `wide` are for people: coloured on a terminal, unless NO_COLOR is set (no-color.org), and plain text of any
-width where stdout is a file or a pipe. `json` and `yaml` are one document.
+`table` and `wide` are for people: coloured on a terminal, unless NO_COLOR is set (no-color.org). A table is as wide as
+the terminal; `wide`, and whatever goes to a file or a pipe, is never cut off. `json` and `yaml` are one document.
 """
 
 import json
@@ -28,13 +28,14 @@ Row = TypeVar("Row")
 @dataclass(frozen=True)
 class Column(Generic[Row]):
     """A column of a table. text: of a row. style: a rich style, or a function of the row that gives one. wide: shown
-    with `-o wide` only. folds: whether a long text goes on in the next line; else it is cut off where the terminal
-    ends. right: numbers."""
+    with `-o wide` only. gives_way: whether it is the one that becomes narrow on a narrow terminal, where its text is
+    cut off, or goes on in the next line (folds). right: numbers."""
 
     title: str
     text: Callable[[Row], str]
     style: str | Callable[[Row], str] = ""
     wide: bool = False
+    gives_way: bool = False
     folds: bool = False
     right: bool = False
 
@@ -51,7 +52,7 @@ def print_rows(
     if form in ("json", "yaml"):
         print_document([data(row) for row in rows], form)
     elif rows:
-        print_rich(table(rows, columns, wide=form == "wide"))
+        print_rich(table(rows, columns, wide=form == "wide"), UNLIMITED if form == "wide" else None)
     elif empty:
         say(empty)
 
@@ -79,20 +80,25 @@ def table(rows: Iterable[Row], columns: Sequence[Column[Row]], wide: bool = Fals
     for column in shown:
         made.add_column(
             column.title,
-            overflow="fold" if column.folds else "ellipsis",
-            no_wrap=not column.folds,
+            no_wrap=not column.gives_way,
             justify="right" if column.right else "left",
-            min_width=24 if column.folds else None,
+            min_width=12 if column.gives_way else None,
         )
     for row in rows:
         styles = [column.style(row) if callable(column.style) else column.style for column in shown]
-        made.add_row(*(Text(column.text(row), style) for column, style in zip(shown, styles, strict=True)))
+        made.add_row(
+            *(
+                Text(column.text(row), style, no_wrap=not column.folds, overflow="fold" if column.folds else "ellipsis")
+                for column, style in zip(shown, styles, strict=True)
+            )
+        )
     return made
 
 
-def print_rich(renderable: Any) -> None:
-    """Prints something of rich's on stdout, without blanks at the ends of lines."""
+def print_rich(renderable: Any, width: int | None = None) -> None:
+    """Prints something of rich's on stdout, without blanks at the ends of lines. width: None for the terminal's."""
     found = console()
+    found.width = width or found.width
     with found.capture() as captured:
         found.print(renderable)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,29 +23,15 @@ from distrain_k8s.errors import (
     WebhookDown,
 )
 from distrain_k8s.kube import client as kube
-from distrain_k8s.kube.client import Api, Patience, connect
+from distrain_k8s.kube.client import Api
 from distrain_k8s.kube.identity import read_identity
 from distrain_k8s.kube.resources import PODS, PYTORCHJOBS, RUNTIMES
-from fake_cluster import FakeCluster, fake_cluster
+from fake_cluster import FakeCluster
 
 
-@pytest.fixture
-def cluster() -> Iterator[FakeCluster]:
-    with fake_cluster() as made:
-        made.put("pods", *({"metadata": {"name": f"pod-{n}"}} for n in range(5)))
-        yield made
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def api(cluster: FakeCluster, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Api:
-    monkeypatch.setattr(kube, "FIRST_PAUSE", 0.01)
-    file = cluster.kubeconfig(tmp_path)
-    return connect(kubeconfig=str(file), patience=Patience(connect=2, read=0.5, deadline=3), say=said.append)
+@pytest.fixture(autouse=True)
+def pods(cluster: FakeCluster) -> None:
+    cluster.put("pods", *({"metadata": {"name": f"pod-{n}"}} for n in range(5)))
 
 
 def names(api: Api, chunk: int = 1000) -> list[str]:

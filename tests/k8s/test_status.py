@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import made
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import made
 from distrain_k8s.diagnose.causes import CAUSES, Stage
 from distrain_k8s.diagnose.evidence import Evidence, events_of_runs
 from distrain_k8s.kube.objects import read_event, read_pod, read_pytorchjob, read_trainjob, read_workload

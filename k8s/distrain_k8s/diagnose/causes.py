@@ -133,18 +133,18 @@ CAUSES = (
     ),
     # What a pod waits for
     Row(
-        "wrong image tag",
-        STUCK,
-        signs.image_missing,
-        "{who} waits for the image {image}, which its registry does not have",
-        "{again} --set image.tag=TAG",
-    ),
-    Row(
         "image refused",
         STUCK,
         signs.image_refused,
         "{who} may not pull the image {image}: {message}",
         "{again} --set imagePullSecrets={{SECRET}}",
+    ),
+    Row(
+        "wrong image tag",
+        STUCK,
+        signs.image_missing,
+        "{who} waits for the image {image}, which its registry does not have",
+        "{again} --set image.tag=TAG",
     ),
     Row(
         "image not pulled",
@@ -297,7 +297,7 @@ CAUSES = (
     ),
     Row(
         "lost peer",
-        (RESTARTING, FAILED),
+        (RESTARTING,),
         signs.lost_peer,
         "{who} ended: {message}",
         "distrain events {run} {ns}",

@@ -15,8 +15,8 @@ MADE = re.compile(r"(?P<job>.+?)-((master|worker)-\d+|node-0(-\d+-\w+)?|checkpoi
 @dataclass(frozen=True)
 class Evidence:
     """pods: all of the run, also earlier ones that are still there. now: when it was looked at. events: about the job,
-    its pods, present and former, and their claims, oldest first; empty where they were not asked for. workload: Kueue's,
-    where there is one. settings: the run's, as environment variables; empty where they are not known."""
+    its pods, present and former, and their claims, oldest first; empty where they were not asked for. workload:
+    of Kueue, None for none. settings: the run's, as environment variables; empty where they are not known."""
 
     job: Job
     pods: tuple[Pod, ...]

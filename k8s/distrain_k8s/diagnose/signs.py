@@ -15,8 +15,10 @@ Words = dict[str, str]
 Sign = Callable[[Evidence], Words | None]
 
 PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
-REFUSED_BY_REGISTRY = ("unauthorized", "denied", "forbidden", "authentication required", "no basic auth", "401", "403")
+REFUSED_BY_REGISTRY = ("unauthorized", "denied", "forbidden", "authentication required", "no basic auth")
 NO_SUCH_IMAGE = ("not found", "manifest unknown", "does not exist", "invalidimagename", "invalid reference")
+FOLLOWING = (137, 138, 143)
+"""Exit codes of trainers that end because another one has, or because they were told to."""
 NEVER_STARTED = frozenset({"StartError", "ContainerCannotRun", "CreateContainerError", "RunContainerError"})
 NO_VOLUME = ("ProvisioningFailed", "FailedBinding", "ExternalProvisioning")
 CREATED_AS = {"Secret": "secret generic", "ConfigMap": "configmap"}
@@ -59,7 +61,7 @@ def job_failed(seen: Evidence) -> Words | None:
 def _failures(seen: Evidence) -> Iterator[tuple[Pod, Container]]:
     """Trainers that ended with an error of their own first, then those that followed, or were told to leave."""
     found = seen.ended()
-    yield from (entry for entry in found if entry[1].exit_code not in (137, 138, 143))
+    yield from (entry for entry in found if entry[1].exit_code not in FOLLOWING)
     yield from (entry for entry in found if entry[1].exit_code in (137, 138))
     yield from (entry for entry in found if entry[1].exit_code == 143)
 
@@ -298,8 +300,9 @@ def queued(seen: Evidence) -> Words | None:
 
 def out_of_memory(seen: Evidence) -> Words | None:
     """A trainer that the kernel killed for its memory, or a process of it."""
+    own = any(trainer.exit_code not in FOLLOWING for _, trainer in seen.ended())
     for pod, trainer in reversed(seen.ended()):
-        if trainer.reason == "OOMKilled" or trainer.exit_code == 137:
+        if trainer.reason == "OOMKilled" or (trainer.exit_code == 137 and not own):
             return _where(pod) | {"message": trainer.message or "OOMKilled"}
     for name, code in _exits(seen):
         if code == 137:

@@ -6,7 +6,7 @@ that was lost goes on at the second of the last line, and the lines of that seco
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ?")
 CONTROL = re.compile(
@@ -25,7 +25,10 @@ class LogLine:
     @property
     def time(self) -> datetime | None:
         """The line's time, to the microsecond."""
-        return None if self.nanoseconds is None else datetime.fromtimestamp(self.nanoseconds / 1e9, UTC)
+        if self.nanoseconds is None:
+            return None
+        seconds, rest = divmod(self.nanoseconds, 10**9)
+        return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=rest // 1000)
 
 
 def read_line(raw: str) -> LogLine:

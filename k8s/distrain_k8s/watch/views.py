@@ -28,16 +28,17 @@ Found = Mapping[tuple[str, str], Progress | None]
 
 
 def run_columns(namespaces: bool, progress: Found | None) -> list[Column[Run]]:
-    """The columns of a list of runs. progress: of each run, None where it is not shown."""
+    """The columns of a list of runs. progress: of each run, None where it is not shown, which takes room."""
+    crowded = progress is not None
     columns: list[Column[Run]] = []
     if namespaces:
         columns.append(Column("NAMESPACE", lambda run: run.namespace))
     columns += [
         Column("NAME", lambda run: run.name),
         Column("PHASE", lambda run: run.shown_phase, style=lambda run: STYLES[run.phase]),
-        Column("AGE", lambda run: span(run.seconds), right=True),
+        Column("AGE", lambda run: span(run.seconds), wide=crowded, right=True),
         Column("NODES", _nodes, right=True),
-        Column("GPUS", lambda run: "-" if run.gpus is None else str(run.gpus), right=True),
+        Column("GPUS", lambda run: "-" if run.gpus is None else str(run.gpus), wide=crowded, right=True),
         Column("KIND", lambda run: run.kind, wide=True),
         Column("QUEUE", lambda run: run.queue or "-", wide=True),
         Column("RESTARTS", lambda run: str(run.restarts), wide=True, right=True),
@@ -45,7 +46,7 @@ def run_columns(namespaces: bool, progress: Found | None) -> list[Column[Run]]:
     ]
     if progress is not None:
         columns += [_progress_column(*column, progress) for column in _PROGRESS]
-    columns.append(Column("CAUSE", lambda run: run.cause.sentence if run.cause else ""))
+    columns.append(Column("CAUSE", lambda run: run.cause.sentence if run.cause else "", gives_way=True))
     return columns
 
 
@@ -79,7 +80,7 @@ def event_columns(now: datetime) -> list[Column[Event]]:
         Column("TIMES", lambda event: str(event.count), right=True),
         Column("ABOUT", lambda event: f"{event.kind}/{event.name}"),
         Column("REASON", lambda event: event.reason, style=lambda event: "yellow" if event.type == "Warning" else ""),
-        Column("MESSAGE", lambda event: event.message, folds=True),
+        Column("MESSAGE", lambda event: event.message, gives_way=True, folds=True),
     ]
 
 
