@@ -54,7 +54,9 @@ def submit_runs(arguments: Namespace, flags: Flags) -> int:
     """`distrain submit`: prints the names of the runs."""
     sweeps = arguments.sweep or ()
     if arguments.logs and sweeps:
-        raise SettingsError("--logs follows one run, and a sweep has many; follow one of them with distrain logs RUN -f")
+        raise SettingsError(
+            "--logs follows one run, and a sweep has many; follow one of them with distrain logs RUN -f"
+        )
     values = read_values(arguments.file, arguments.set or (), flags)
     with cluster(arguments) as (api, helm):
         plans = plan_runs(helm(), arguments.name or run_name(arguments.file), values, sweeps, arguments.group)
@@ -152,7 +154,11 @@ def delete(arguments: Namespace, _: Flags) -> int:
 
 def fetch_files(arguments: Namespace, _: Flags) -> int:
     """`distrain fetch RUN`: prints the files that it has written."""
-    parts = (FINAL if arguments.final else ()) + (REPORT if arguments.report else ()) + (METRICS if arguments.metrics else ())
+    parts = (
+        (FINAL if arguments.final else ())
+        + (REPORT if arguments.report else ())
+        + (METRICS if arguments.metrics else ())
+    )
     with cluster(arguments) as (api, _helm), Bar() as bar:
         done = fetch(api, arguments.run, Path(arguments.to or arguments.run), parts, say, bar)
     for file in done:

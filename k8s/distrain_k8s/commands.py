@@ -86,7 +86,12 @@ ACTING = (
         FILE,
         NAME,
         SET,
-        argument("--sweep", action="append", metavar="NAME=A,B", help="one run for each value: optimizer.learning_rate=1e-5,3e-5"),
+        argument(
+            "--sweep",
+            action="append",
+            metavar="NAME=A,B",
+            help="one run for each value: optimizer.learning_rate=1e-5,3e-5",
+        ),
         argument("--group", metavar="NAME", help="group of the runs (default for a sweep: its name)"),
         YES,
         argument("--dry-run", action="store_true", help="ask the cluster, print the manifests and make nothing"),

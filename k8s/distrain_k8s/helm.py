@@ -61,7 +61,9 @@ def version_of(program: str) -> tuple[int, int]:
         raise HelmMissing(f"{program} cannot be run ({error}); install Helm again: {GET_HELM}") from None
     found = re.search(r"^v(\d+)\.(\d+)", done.stdout)
     if found is None:
-        raise HelmMissing(f"{program} is not Helm ({done.stdout.strip()[:80]!r} is its version); install Helm: {GET_HELM}")
+        raise HelmMissing(
+            f"{program} is not Helm ({done.stdout.strip()[:80]!r} is its version); install Helm: {GET_HELM}"
+        )
     version = int(found[1]), int(found[2])
     if version < OLDEST:
         raise HelmMissing(f"{program} is Helm {version[0]}.{version[1]}; install 3.13 or later: {GET_HELM}")

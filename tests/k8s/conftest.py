@@ -1,5 +1,6 @@
 """A cluster for the tests of the client that need one, and a client of it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from distrain_k8s.kube import client as kube
 from distrain_k8s.kube.client import Api, Patience, connect
 from fake_cluster import FakeCluster, fake_cluster
+from helm_cluster import HELM, HelmCluster, helm_cluster, node
 
 
 @pytest.fixture
@@ -29,3 +31,14 @@ def api(cluster: FakeCluster, tmp_path: Path, said: list[str], monkeypatch: pyte
     monkeypatch.setattr(kube, "FIRST_PAUSE", 0.01)
     file = cluster.kubeconfig(tmp_path)
     return connect(kubeconfig=str(file), patience=Patience(connect=2, read=0.5, deadline=3), say=said.append)
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HelmCluster]:
+    """A cluster that the command finds, with room for small runs."""
+    monkeypatch.setenv("PATH", os.pathsep.join((str(Path(str(HELM)).parent), os.environ["PATH"])))
+    with helm_cluster() as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path)))
+        monkeypatch.setenv("HELM_CACHE_HOME", str(tmp_path / "helm"))
+        cluster.put("nodes", node("worker", cpu="8", memory="16Gi"))
+        yield cluster

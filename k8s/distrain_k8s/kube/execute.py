@@ -92,7 +92,11 @@ def _connect(api: Api, pod: str, command: list[str], limit: float) -> Any:
     socket.settimeout(limit)
     try:
         socket.connect(
-            url.geturl(), header=headers, subprotocols=["v4.channel.k8s.io"], suppress_origin=True, **_proxy(configuration)
+            url.geturl(),
+            header=headers,
+            subprotocols=["v4.channel.k8s.io"],
+            suppress_origin=True,
+            **_proxy(configuration),
         )
     except WebSocketBadStatusException as error:
         raise fault_of(error.status_code, error.resp_body or b"", PODS, api.namespace, pod) from None

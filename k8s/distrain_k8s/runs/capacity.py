@@ -62,7 +62,10 @@ def read_capacity(api: Api, request: Request) -> Capacity:
         if reason := _shut_out(node, request.pod["spec"], labels):
             shut_out[reason] = shut_out.get(reason, 0) + 1
             continue
-        fit = min((int(quantity(allocatable.get(n, 0)) // amount) for n, amount in request.requests.items() if amount), default=1)
+        fit = min(
+            (int(quantity(allocatable.get(n, 0)) // amount) for n, amount in request.requests.items() if amount),
+            default=1,
+        )
         if fit == 0:
             shut_out["too small"] = shut_out.get("too small", 0) + 1
             continue
@@ -86,7 +89,9 @@ def _shut_out(node: Document, spec: Document, labels: Mapping[str, str]) -> str 
             _tolerates(toleration, taint) for toleration in spec.get("tolerations") or []
         ):
             return f"with the taint {taint['key']}:{taint['effect']}, which tolerations do not name"
-    avoided = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution")
+    avoided = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    )
     for term in (avoided or {}).get("nodeSelectorTerms", []):
         for field in term.get("matchFields", []):
             if field["operator"] == "NotIn" and node["metadata"]["name"] in field["values"]:

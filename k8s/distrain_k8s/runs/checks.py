@@ -187,7 +187,8 @@ def _claims(api: Api, request: Request) -> Iterator[Finding]:
             found = api.get(CLAIMS, name)
         except NotFound:
             yield Finding(
-                "refused", f"there is no claim {name} in {api.namespace}; make it first, or name another (kubectl get pvc)"
+                "refused",
+                f"there is no claim {name} in {api.namespace}; make it first, or name another (kubectl get pvc)",
             )
             continue
         phase = (found.get("status") or {}).get("phase")
@@ -227,7 +228,9 @@ def _queue(api: Api, request: Request) -> Iterator[Finding]:
     try:
         found = api.get(LOCAL_QUEUES, request.queue)
     except NotServed:
-        yield Finding("refused", f"kueue.queue is {request.queue}, but Kueue is not installed in this cluster; remove it")
+        yield Finding(
+            "refused", f"kueue.queue is {request.queue}, but Kueue is not installed in this cluster; remove it"
+        )
         return
     except NotFound:
         names = ", ".join(queue["metadata"]["name"] for queue in api.list(LOCAL_QUEUES)) or "none"
@@ -235,4 +238,6 @@ def _queue(api: Api, request: Request) -> Iterator[Finding]:
         return
     active = next((c for c in (found.get("status") or {}).get("conditions", []) if c["type"] == "Active"), None)
     if active and active["status"] != "True":
-        yield Finding("warning", f"the queue {request.queue} is not active ({active.get('message')}), so the run will wait")
+        yield Finding(
+            "warning", f"the queue {request.queue} is not active ({active.get('message')}), so the run will wait"
+        )

@@ -44,7 +44,9 @@ def stop(api: Api, name: str, wait: bool, say: Say) -> None:
         raise Conflict(f"{name} has ended already ({found.ended}); `distrain status {name}` says how")
     if not is_stopped(api, found):
         set_suspended(api, found, True)
-        say(f"{name} writes a checkpoint and stops, within {found.grace} s; `distrain resume {name}` continues it from there")
+        say(
+            f"{name} writes a checkpoint and stops, within {found.grace} s; `distrain resume {name}` continues it from there"
+        )
     elif not wait:
         say(f"{name} is stopped already; `distrain resume {name}` continues it")
     if wait:
@@ -65,7 +67,9 @@ def resume(api: Api, helm: Callable[[], Helm], name: str, say: Say) -> None:
     if found.ended:
         with uninterrupted(name):
             replace_job(api, found, say)
-        end = " It had finished: unless its settings change (--set), it ends at once." if found.ended != "Failed" else ""
+        end = (
+            " It had finished: unless its settings change (--set), it ends at once." if found.ended != "Failed" else ""
+        )
         say(f"{name} starts again from its newest checkpoint.{end}")
     elif is_stopped(api, found):
         set_suspended(api, found, False)
@@ -89,7 +93,9 @@ def plan_change(helm: Helm, name: str, sets: tuple[str, ...], settings: Mapping[
         given = json.loads(helm.run("get", "values", name, "-o", "json")) or {}
     except HelmError as error:
         if "not found" in error.stderr:
-            raise NotFound(f"{name} was not submitted by distrain or Helm, so its values cannot change", "run", name) from None
+            raise NotFound(
+                f"{name} was not submitted by distrain or Helm, so its values cannot change", "run", name
+            ) from None
         raise
     return plan_run(helm, name, Values(more=given, sets=sets).with_settings(settings))
 
@@ -147,8 +153,8 @@ def apply_change(api: Api, helm: Helm, plan: Plan, found: Found | None, say: Say
                 hook = (document["metadata"].get("annotations") or {}).get("helm.sh/hook")
                 if document["kind"] == "TrainingRuntime" and hook == "pre-install":
                     api.apply(RUNTIMES, document)
-            arguments = plan.values.arguments()
-            helm.run("upgrade", name, str(chart_folder()), *arguments, stdin=json.dumps(plan.values.more), limit=LIMIT)
+            flags = ("--disable-openapi-validation", *plan.values.arguments())
+            helm.run("upgrade", name, str(chart_folder()), *flags, stdin=json.dumps(plan.values.more), limit=LIMIT)
         except Exception as error:
             raise HalfMade(
                 f"the job {name} was removed and could not be made again ({error}); its checkpoints are kept: type the same "
@@ -189,7 +195,9 @@ def delete(api: Api, helm: Callable[[], Helm], name: str, checkpoints: bool, say
                 api.delete(CLAIMS, f"{name}-checkpoint")
             except NotFound:
                 pass
-    kept = "" if checkpoints or not own else f"; its claim {name}-checkpoint stays, and a run of this name resumes from it"
+    kept = (
+        "" if checkpoints or not own else f"; its claim {name}-checkpoint stays, and a run of this name resumes from it"
+    )
     say(f"{name} is deleted{kept}")
 
 

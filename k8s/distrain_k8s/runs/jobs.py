@@ -7,11 +7,22 @@ from typing import Any
 
 from distrain_k8s.errors import ClientError, Conflict, ConnectionLost, HalfMade, NotFound, NotServed
 from distrain_k8s.kube.client import Api
-from distrain_k8s.kube.objects import JOB_LABEL, JOBSET_LABEL, Job, Workload, read_pytorchjob, read_trainjob, read_workload
+from distrain_k8s.kube.objects import (
+    JOB_LABEL,
+    JOBSET_LABEL,
+    Job,
+    Workload,
+    read_pytorchjob,
+    read_trainjob,
+    read_workload,
+)
 from distrain_k8s.kube.resources import PODS, PYTORCHJOBS, TRAINJOBS, WORKLOADS, Resource
 from distrain_k8s.render import Document
 
-KINDS = ((PYTORCHJOBS, read_pytorchjob, ("spec", "runPolicy", "suspend")), (TRAINJOBS, read_trainjob, ("spec", "suspend")))
+KINDS = (
+    (PYTORCHJOBS, read_pytorchjob, ("spec", "runPolicy", "suspend")),
+    (TRAINJOBS, read_trainjob, ("spec", "suspend")),
+)
 ENDS = ("Succeeded", "Complete", "Failed")
 OWN_METADATA = ("name", "namespace", "labels", "annotations")
 PAUSE = 0.5
@@ -56,9 +67,13 @@ def find_job(api: Api, name: str) -> Found:
         return Found(read(raw), raw, resource, suspend)
     if not served:
         raise NotServed(
-            "the cluster has neither PyTorchJobs nor TrainJobs; Kubeflow's training operator is not installed there", "Job", name
+            "the cluster has neither PyTorchJobs nor TrainJobs; Kubeflow's training operator is not installed there",
+            "Job",
+            name,
         )
-    raise NotFound(f"there is no run {name} in the namespace {api.namespace}; `distrain list` shows those that are", "run", name)
+    raise NotFound(
+        f"there is no run {name} in the namespace {api.namespace}; `distrain list` shows those that are", "run", name
+    )
 
 
 def workload_of(api: Api, job: Job) -> Workload | None:

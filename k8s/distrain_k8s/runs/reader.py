@@ -27,7 +27,13 @@ START = 300
 """Seconds that it may take to start: its image may have to be pulled."""
 TRIES = 5
 """Connections for one file, each of which goes on where the last one broke."""
-HOPELESS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
+HOPELESS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+)
 
 LIST = """
 import json, os, sys
@@ -127,20 +133,22 @@ class Reader:
                 why = f"{got} of {size} bytes came"
                 continue
             if digest.hexdigest() != wanted:
-                raise ClientError(f"{path} of {self.run} arrived damaged (its SHA-256 differs), or it was being written; try again")
+                raise ClientError(
+                    f"{path} of {self.run} arrived damaged (its SHA-256 differs), or it was being written; try again"
+                )
             return wanted
         raise ConnectionLost(f"{path} of {self.run} could not be fetched in {TRIES} tries: {why}")
 
 
 @contextmanager
-def reader(
-    api: Api, job: Document, run: str, say: Callable[[str], None], writes: bool = False
-) -> Iterator[Reader]:
+def reader(api: Api, job: Document, run: str, say: Callable[[str], None], writes: bool = False) -> Iterator[Reader]:
     """A reader for a run's files while the block runs. job: as the API has it. writes: it may also change them."""
     template = pod_template(api, job)
     claim = _claim_in(template)
     if claim is None:
-        raise NotFound(f"{run} has no claim (persistence.enabled is false), so its files are gone with its pods", "claim", run)
+        raise NotFound(
+            f"{run} has no claim (persistence.enabled is false), so its files are gone with its pods", "claim", run
+        )
     body = reader_pod(api, template, run, claim, writes)
     name = body["metadata"]["name"]
     try:
@@ -258,7 +266,9 @@ def _wait_until_ready(api: Api, name: str, run: str) -> None:
             return
         waiting = next((container for container in pod.containers if container.reason in HOPELESS), None)
         if waiting and time.monotonic() - started > 5:
-            raise ClientError(f"the reader of {run} cannot start: {waiting.reason}: {waiting.message or 'image ' + pod.image}")
+            raise ClientError(
+                f"the reader of {run} cannot start: {waiting.reason}: {waiting.message or 'image ' + pod.image}"
+            )
         if pod.phase in ("Failed", "Succeeded"):
             raise ClientError(f"the reader of {run} ended at once: {pod.reason or pod.message or pod.phase}")
         if time.monotonic() - started > START:
@@ -274,7 +284,9 @@ def _remove(api: Api, name: str, say: Callable[[str], None]) -> None:
     except NotFound:
         pass
     except ClientError as error:
-        say(f"the pod {name} could not be removed ({error}); it ends by itself within an hour, or: kubectl delete pod {name}")
+        say(
+            f"the pod {name} could not be removed ({error}); it ends by itself within an hour, or: kubectl delete pod {name}"
+        )
 
 
 def remove_folder(api: Api, job: Document, run: str, say: Callable[[str], None]) -> None:

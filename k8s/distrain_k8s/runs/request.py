@@ -128,7 +128,11 @@ def _claim(volume: Document, made: Mapping[str, Document]) -> Claim | None:
 
 def _secrets(spec: Document, container: Document) -> set[str]:
     """Names of the Secrets without which a pod does not start."""
-    found = {entry["valueFrom"]["secretKeyRef"]["name"] for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})}
+    found = {
+        entry["valueFrom"]["secretKeyRef"]["name"]
+        for entry in container["env"]
+        if "secretKeyRef" in entry.get("valueFrom", {})
+    }
     found |= {entry["secretRef"]["name"] for entry in container.get("envFrom", []) if "secretRef" in entry}
     found |= {volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume}
     return found | {entry["name"] for entry in spec.get("imagePullSecrets", [])}

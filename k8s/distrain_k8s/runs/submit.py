@@ -71,6 +71,7 @@ def submit(api: Api, helm: Helm, plan: Plan) -> None:
                 "install",
                 plan.name,
                 str(chart_folder()),
+                "--disable-openapi-validation",  # the API server has checked each object already
                 *plan.values.arguments(),
                 stdin=json.dumps(plan.values.more),
                 limit=LIMIT,
@@ -82,7 +83,9 @@ def submit(api: Api, helm: Helm, plan: Plan) -> None:
                     "it, and --name gives this run another name"
                 ) from None
             _undo(api, helm, plan, keep_claim=had_claim, why=str(error))
-            raise HelmError(f"{plan.name} was not submitted, and nothing is left of it: {error}", error.stderr) from None
+            raise HelmError(
+                f"{plan.name} was not submitted, and nothing is left of it: {error}", error.stderr
+            ) from None
 
 
 def _undo(api: Api, helm: Helm, plan: Plan, keep_claim: bool, why: str) -> None:
@@ -108,7 +111,9 @@ def half_made(plan: Plan, namespace: str, why: str, left: tuple[str, ...] | None
         what = f"these are there: {', '.join(left)}" if left else "no object of it is there, but perhaps Helm's record"
     claim = plan.request.claim
     extra = " --checkpoints" if claim and claim.made else ""
-    return f"{plan.name} is half made ({why}); {what}; remove it with: distrain delete {plan.name} -n {namespace}{extra}"
+    return (
+        f"{plan.name} is half made ({why}); {what}; remove it with: distrain delete {plan.name} -n {namespace}{extra}"
+    )
 
 
 def what_is_there(api: Api, plan: Plan) -> tuple[str, ...] | None:

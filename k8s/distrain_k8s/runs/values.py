@@ -72,7 +72,9 @@ def _content(file: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise SettingsError(f"{file} is not valid YAML{line}: {getattr(error, 'problem', None) or 'not text'}") from None
+        raise SettingsError(
+            f"{file} is not valid YAML{line}: {getattr(error, 'problem', None) or 'not text'}"
+        ) from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -150,5 +152,3 @@ def point_of(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any
             node = node.get(part) if isinstance(node, Mapping) else None
         found[name] = node
     return found
-
-

@@ -1,0 +1,217 @@
+"""A fake API server that the real Helm installs through: it tells what kinds it serves, and replaces objects."""
+
+import base64
+import io
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distrain_k8s.cli import main
+from fake_cluster import FakeCluster, _Handler, _list_path
+
+CACHE = Path.home() / ".cache" / "distrain-kind" / "bin"
+HELM = shutil.which("helm") or shutil.which("helm", path=str(CACHE))
+needs_helm = pytest.mark.skipif(HELM is None, reason=f"there is no helm on PATH or in {CACHE}: make helm")
+
+KINDS = {
+    "v1": {
+        "ConfigMap": "configmaps",
+        "PersistentVolumeClaim": "persistentvolumeclaims",
+        "Secret": "secrets",
+        "Pod": "pods",
+        "Namespace": "namespaces",
+    },
+    "kubeflow.org/v1": {"PyTorchJob": "pytorchjobs"},
+    "trainer.kubeflow.org/v1alpha1": {"TrainJob": "trainjobs", "TrainingRuntime": "trainingruntimes"},
+    "networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies"},
+    "policy/v1": {"PodDisruptionBudget": "poddisruptionbudgets"},
+}
+
+
+class _HelmHandler(_Handler):
+    """Discovery, as `kubectl api-resources` reads it, and PUT."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/api":
+            return self.answer(200, {"kind": "APIVersions", "versions": ["v1"]})
+        if path == "/apis":
+            groups = []
+            for version in list(KINDS)[1:]:
+                name, _, number = version.partition("/")
+                entry = {"groupVersion": version, "version": number}
+                groups.append({"name": name, "versions": [entry], "preferredVersion": entry})
+            return self.answer(200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+        version = path.removeprefix("/apis/").removeprefix("/api/")
+        if version in KINDS:
+            verbs = ["get", "list", "create", "update", "patch", "delete"]
+            resources = [
+                {"name": plural, "kind": kind, "namespaced": kind != "Namespace", "verbs": verbs, "singularName": ""}
+                for kind, plural in KINDS[version].items()
+            ]
+            found = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
+            return self.answer(200, found)
+        return self.handle_any()
+
+    def handle_any(self) -> None:
+        if "protobuf" in (self.headers.get("Content-Type") or ""):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            text = json.dumps(decoded(body)).encode() if b"\n" in body else body
+            self.headers.replace_header("Content-Length", str(len(text)))
+            self.headers.replace_header("Content-Type", "application/json")
+            self.rfile = io.BufferedReader(_Then(text, self.rfile))  # type: ignore[arg-type]
+        if self.command == "PUT":
+            return self.replace()
+        return super().handle_any()
+
+    do_POST = do_PATCH = do_DELETE = do_PUT = handle_any
+
+    def replace(self) -> None:
+        from fake_cluster import PATH
+
+        fault = self.fake.fault("PUT", self.path)
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        self.fake.requests.append(("PUT", self.path))
+        if fault:
+            return self.fail(fault)
+        found = PATH.match(self.path.partition("?")[0])
+        assert found
+        self.fake.put(_list_path(found.groupdict()), body)
+        return self.answer(200, body)
+
+    def answer(self, code: int, body: dict[str, Any], retry_after: str = "") -> None:
+        """Kubernetes tells the kind of each object; a list has it of its items' kind."""
+        if body.get("kind") == "List":
+            kind = next((k for kinds in KINDS.values() for k, plural in kinds.items() if f"/{plural}" in self.path), "")
+            body = {**body, "kind": f"{kind}List"}
+        super().answer(code, body, retry_after)
+
+
+class HelmCluster(FakeCluster):
+    """A fake cluster with both operators, which Helm can install into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = itertools.count()
+        self.tokens.add("")  # Helm sends no token over plain HTTP
+        cluster = self
+
+        class Handler(_HelmHandler):
+            fake = cluster
+
+        self.server.RequestHandlerClass = Handler
+        self.served |= {
+            "trainer.kubeflow.org/v1alpha1/trainingruntimes",
+            "networking.k8s.io/v1/networkpolicies",
+            "policy/v1/poddisruptionbudgets",
+        }
+
+    def put(self, path: str, *objects: dict[str, Any]) -> None:
+        """As the API server does: an object has an age and an id."""
+        for made in objects:
+            made["metadata"].setdefault("creationTimestamp", "2026-01-01T00:00:00Z")
+            made["metadata"].setdefault("uid", f"uid-{made['metadata']['name']}-{next(self.numbers)}")
+        super().put(path, *objects)
+
+    def names(self, path: str) -> set[str]:
+        """Names of the objects in a list."""
+        return {found["metadata"]["name"] for found in self.objects.get(path, [])}
+
+    def everything(self) -> set[str]:
+        """`plural/name` of every object but nodes."""
+        return {
+            f"{path.rpartition('/')[2]}/{name}" for path in self.objects for name in self.names(path) if path != "nodes"
+        }
+
+
+class _Then(io.RawIOBase):
+    """Some bytes, and then those of a stream."""
+
+    def __init__(self, first: bytes, rest: Any) -> None:
+        self.first, self.rest = first, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self.first[: len(buffer)] if self.first else self.rest.read1(len(buffer))
+        self.first = self.first[len(piece) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def decoded(message: bytes) -> dict[str, Any]:
+    """A Secret (Helm's record of a release) or DeleteOptions, which Helm sends as protobuf."""
+    envelope = dict(fields(message[4:]))
+    about = dict(fields(envelope[1]))
+    content = list(fields(envelope.get(2, b"")))
+    if about[2] != b"Secret":
+        return {}
+    meta = list(fields(dict(content)[1]))
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": dict(meta)[1].decode(), "labels": {k.decode(): v.decode() for k, v in pairs(meta, 11)}},
+        "data": {k.decode(): base64.b64encode(v).decode() for k, v in pairs(content, 2)},
+        "type": dict(content)[3].decode(),
+    }
+
+
+def pairs(message: list[tuple[int, bytes]], number: int) -> list[tuple[bytes, bytes]]:
+    """Entries of a map."""
+    found = [dict(fields(data)) for field, data in message if field == number]
+    return [(entry[1], entry.get(2, b"")) for entry in found]
+
+
+def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Number and content of each field that has a length; numbers are passed over."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(message):
+        key = varint()
+        size = varint()
+        if key & 7 == 2:
+            yield key >> 3, message[at : at + size]
+            at += size
+
+
+@contextmanager
+def helm_cluster() -> Iterator[HelmCluster]:
+    made = HelmCluster()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def node(name: str, taints: list[dict[str, str]] | None = None, **allocatable: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "labels": {}},
+        "spec": {"taints": taints or []},
+        "status": {"allocatable": allocatable},
+    }
+
+
+def distrain(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    with pytest.raises(SystemExit) as left:
+        main([*arguments])
+    said = capsys.readouterr()
+    return int(left.value.code or 0), said.out, said.err
