@@ -16,7 +16,6 @@ from distrain_k8s.kube.client import Api, connect
 from distrain_k8s.output import say
 from distrain_k8s.render import render, settings_of
 from distrain_k8s.runs import control
-from distrain_k8s.runs.jobs import find_job, is_stopped
 from distrain_k8s.runs.plan import show
 from distrain_k8s.runs.submit import ask, confirm, plan_runs, submit
 from distrain_k8s.runs.values import parsed, read_values, run_name
@@ -122,11 +121,7 @@ def resume(arguments: Namespace, flags: Flags) -> int:
         if not sets and not flags:
             control.resume(api, helm, arguments.run, say)
             return 0
-        found = find_job(api, arguments.run)
-        if not found.ended and not is_stopped(api, found):
-            raise SettingsError(
-                f"{arguments.run} has not ended, so its values cannot change; stop it first: distrain stop {arguments.run}"
-            )
+        found = control.changeable(api, arguments.run)
         plan = control.plan_change(helm(), arguments.run, sets, {name: parsed(text) for name, text in flags.items()})
         changes = control.changes(api, plan)
         if not changes:

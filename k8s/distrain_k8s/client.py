@@ -1,16 +1,23 @@
 """The client as a Python API, for notebooks and pipelines: what the commands do, with dataclasses instead of text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from distrain_k8s.helm import Helm, find_helm
 from distrain_k8s.kube.client import PATIENCE, Api, Patience, connect
 from distrain_k8s.kube.objects import Event
 from distrain_k8s.output import say
+from distrain_k8s.runs import control
 from distrain_k8s.runs.find import find_run, list_runs, observe
+from distrain_k8s.runs.plan import Plan
 from distrain_k8s.runs.status import Run
+from distrain_k8s.runs.submit import ask, plan_runs, submit
+from distrain_k8s.runs.values import read_values, run_name
 from distrain_k8s.runs.wait import Outcome, wait_for
+from distrain_k8s.watch.fetch import Fetched, fetch
 from distrain_k8s.watch.logs import Line, Wanted, follow_logs, read_logs
 from distrain_k8s.watch.progress import Progress, progress_of
 
@@ -32,6 +39,7 @@ class Client:
         kubeconfig: str | None = None,
         patience: Patience = PATIENCE,
     ) -> None:
+        self.kubeconfig = kubeconfig
         self.api: Api = connect(context, namespace, kubeconfig, patience, say)
 
     def __enter__(self) -> Self:
@@ -122,3 +130,78 @@ class Client:
         [event.message for event in client.events("run1") if event.type == "Warning"]
         """
         return observe(self.api, name, events=True).events
+
+    # Acting
+
+    def plan(
+        self,
+        file: str | None = None,
+        name: str | None = None,
+        sets: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
+        sweeps: Sequence[str] = (),
+        group: str | None = None,
+    ) -> "tuple[Plan, ...]":
+        """What `submit` would make, checked here and by the cluster: one plan, or one for each point of a sweep.
+
+            [plan] = client.plan(sets=["gpus=8"], settings={"model.name": "bert-base-uncased", "data.name": "imdb"})
+            print(plan.request.nodes, plan.estimate.bytes, plan.warnings)
+
+        file: the chart's values, or the trainer's settings. sets: as Helm's `--set`. settings: of the trainer, by
+        dotted names. sweeps: `seed=1,2`. Raises SettingsError where the values are refused here, Conflict where there is a run
+        of that name, Rejected where the cluster would refuse it, HelmMissing where there is no Helm.
+        """
+        values = read_values(file, sets, settings or {})
+        plans = plan_runs(self.helm(), name or run_name(file), values, sweeps, group)
+        return tuple(ask(self.api, self.helm(), plans))
+
+    def submit(self, *plans: Plan) -> "tuple[str, ...]":
+        """Makes the runs of plans; their names. Asks nobody.
+
+            [name] = client.submit(*client.plan("run.yaml"))
+            outcome = client.wait(name)
+
+        Raises HelmError where a run could not be made and nothing is left of it, HalfMade where something is.
+        """
+        for plan in plans:
+            submit(self.api, self.helm(), plan)
+        return tuple(plan.name for plan in plans)
+
+    def stop(self, name: str, wait: bool = False) -> None:
+        """Asks a run to write a checkpoint and stop. wait: until its pods have ended. Raises Conflict where it has.
+
+        client.stop("run1", wait=True)
+        """
+        control.stop(self.api, name, wait, say)
+
+    def resume(self, name: str, sets: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> None:
+        """Continues a run that was stopped or has ended, from its newest checkpoint, also with other values.
+
+        client.resume("run1", settings={"schedule.epochs": "5"})
+        """
+        if not sets and not settings:
+            control.resume(self.api, self.helm, name, say)
+            return
+        found = control.changeable(self.api, name)
+        plan = control.plan_change(self.helm(), name, tuple(sets), settings or {})
+        control.apply_change(self.api, self.helm(), plan, found, say)
+
+    def delete(self, name: str, checkpoints: bool = False) -> None:
+        """Deletes a run; its checkpoints and results stay, unless `checkpoints` says otherwise.
+
+        client.delete("run1")
+        """
+        control.delete(self.api, self.helm, name, checkpoints, say)
+
+    def fetch(self, name: str, to: str | Path, parts: Sequence[str] = ()) -> "tuple[Fetched, ...]":
+        """Copies what a run has written to this machine, each file checked by its SHA-256.
+
+            files = client.fetch("run1", "results", ["report.html", "final"])
+
+        parts: files and folders of the run's folder; empty for all but checkpoints and logs.
+        """
+        return tuple(fetch(self.api, name, Path(to), tuple(parts), say))
+
+    def helm(self) -> Helm:
+        """Helm, for the same cluster and namespace. Raises HelmMissing."""
+        return find_helm(self.api.namespace, self.api.context, self.kubeconfig)

@@ -1,7 +1,7 @@
 """Submitting with the real Helm: a run is made whole or not at all, and what would fail is said before."""
 
+import io
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def test_a_dry_run_prints_manifests_and_makes_nothing(there: HelmCluster, capsys
 def test_nobody_to_ask_is_a_sentence(
     there: HelmCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", Path(os.devnull).open())
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     code, _, err = distrain(capsys, "submit", *SMALL)
     assert code == 64 and "add -y" in err and there.everything() == set()
 

@@ -91,7 +91,7 @@ def _connect(api: Api, pod: str, command: list[str], limit: float) -> Any:
     socket = WebSocket(sslopt=_tls(configuration), skip_utf8_validation=True)
     socket.settimeout(limit)
     try:
-        socket.connect(
+        socket.connect(  # type: ignore[no-untyped-call]
             url.geturl(),
             header=headers,
             subprotocols=["v4.channel.k8s.io"],

@@ -15,7 +15,7 @@ GPU_MEMORY, GPU_PRODUCT = "nvidia.com/gpu.memory", "nvidia.com/gpu.product"
 
 @dataclass(frozen=True)
 class Capacity:
-    """room: pods of the run that fit on the cluster's nodes while these are empty. with_device: nodes that have the GPU.
+    """room: pods of the run that fit on the cluster's nodes while these are empty. with_device: nodes with that GPU.
     shut_out: why other nodes do not serve, and how many. gpu_memory: bytes of the smallest GPU that serves."""
 
     room: int
@@ -34,7 +34,8 @@ class Capacity:
             return f"no node of the cluster has {request.gpu_resource}; {waits}"
         reasons = [f"{count} {reason}" for reason, count in self.shut_out.items()]
         why = f" ({', '.join(reasons)})" if reasons else ""
-        return f"the run needs room for {request.nodes} pods with {each} each, and the nodes have it for {self.room}{why}; {waits}"
+        room = f"room for {request.nodes} pods with {each} each, and the nodes have it for {self.room}{why}"
+        return f"the run needs {room}; {waits}"
 
 
 def needs(request: Request) -> str:

@@ -32,7 +32,7 @@ MADE = {found.kind: found for found in (PYTORCHJOBS, TRAINJOBS, RUNTIMES, CONFIG
 
 @dataclass(frozen=True)
 class Finding:
-    """refused: nothing may be made. warning: it will not run as it is, or not yet. unchecked: what could not be asked."""
+    """refused: nothing may be made. warning: it will not run, or not yet. unchecked: what could not be asked."""
 
     weight: Literal["refused", "warning", "unchecked"]
     sentence: str
@@ -86,8 +86,8 @@ def refuse_existing(api: Api, request: Request) -> None:
         )
     if _exists(api, CONFIG_MAPS, f"{name}-settings"):
         raise Conflict(
-            f"the settings of a run {name} are in {api.namespace}, but its job is gone; `distrain resume {name}` makes it "
-            f"again, and `distrain delete {name}` removes what is left"
+            f"the settings of a run {name} are in {api.namespace}, but its job is gone; `distrain resume {name}` makes "
+            f"it again, and `distrain delete {name}` removes what is left"
         )
 
 
@@ -169,8 +169,8 @@ def _quotas(api: Api, request: Request) -> Iterator[Finding]:
                 yield Finding(
                     "refused",
                     f"the quota {quota} of the namespace {api.namespace} has {amount_text(name, left)} of {name} left "
-                    f"({hard} in all), and the run requests {amount_text(name, wanted[name])}; ask for less, or for a larger "
-                    "quota",
+                    f"({hard} in all), and the run requests {amount_text(name, wanted[name])}; ask for less, or for a "
+                    "larger quota",
                 )
 
 
@@ -205,8 +205,8 @@ def _secrets(api: Api, request: Request) -> Iterator[Finding]:
         except NotFound:
             yield Finding(
                 "refused",
-                f"there is no Secret {name} in {api.namespace}; make it first: kubectl -n {api.namespace} create secret "
-                f"generic {name} --from-literal={next(iter(keys.get(name, ())), 'key')}=...",
+                f"there is no Secret {name} in {api.namespace}; make it first: kubectl -n {api.namespace} create "
+                f"secret generic {name} --from-literal={next(iter(keys.get(name, ())), 'key')}=...",
             )
             continue
         for key in sorted(keys.get(name, set()) - there):

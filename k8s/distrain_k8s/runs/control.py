@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +45,7 @@ def stop(api: Api, name: str, wait: bool, say: Say) -> None:
         raise Conflict(f"{name} has ended already ({found.ended}); `distrain status {name}` says how")
     if not is_stopped(api, found):
         set_suspended(api, found, True)
-        say(
-            f"{name} writes a checkpoint and stops, within {found.grace} s; `distrain resume {name}` continues it from there"
-        )
+        say(f"{name} writes a checkpoint and stops, within {found.grace} s; `distrain resume {name}` continues it")
     elif not wait:
         say(f"{name} is stopped already; `distrain resume {name}` continues it")
     if wait:
@@ -100,6 +99,14 @@ def plan_change(helm: Helm, name: str, sets: tuple[str, ...], settings: Mapping[
     return plan_run(helm, name, Values(more=given, sets=sets).with_settings(settings))
 
 
+def changeable(api: Api, name: str) -> Found:
+    """The job of a run whose values may change. Raises SettingsError where it is still going on."""
+    found = find_job(api, name)
+    if not found.ended and not is_stopped(api, found):
+        raise SettingsError(f"{name} has not ended, so its values cannot change; stop it first: distrain stop {name}")
+    return found
+
+
 def changes(api: Api, plan: Plan) -> list[Change]:
     """What of the trainer's settings a resume would change, and the image."""
     new = next(document["data"] for document in plan.documents if document["kind"] == "ConfigMap")
@@ -122,7 +129,7 @@ def changes(api: Api, plan: Plan) -> list[Change]:
 
 
 def refuse_other_claim(api: Api, plan: Plan) -> None:
-    """Raises SettingsError where the run would write to another claim than before, and could not find its checkpoints."""
+    """Raises SettingsError where the run would write to another claim, and not find its checkpoints."""
     claim = plan.request.claim
     own = f"{plan.name}-checkpoint"
     if claim is not None and claim.name == own:
@@ -132,22 +139,20 @@ def refuse_other_claim(api: Api, plan: Plan) -> None:
     except NotFound:
         return
     raise SettingsError(
-        f"{plan.name} has its checkpoints on the claim {own}, and would write elsewhere; remove what changes persistence, or "
-        "submit another run"
+        f"{plan.name} has its checkpoints on the claim {own}, and would write elsewhere; remove what changes "
+        "persistence, or submit another run"
     )
 
 
 def apply_change(api: Api, helm: Helm, plan: Plan, found: Found | None, say: Say) -> None:
-    """Replaces the job by one with other values. Raises HalfMade where the old one is gone and the new one not there."""
+    """Replaces the job by one with other values. Raises HalfMade where the old one is gone and no new one there."""
     refuse_other_claim(api, plan)
     name = plan.name
     with uninterrupted(name):
         if found is not None:
             remove_job(api, found, say)
-        try:
+        with suppress(NotFound):
             api.delete(CONFIG_MAPS, f"{name}-settings")  # it is immutable
-        except NotFound:
-            pass
         try:
             for document in plan.documents:
                 hook = (document["metadata"].get("annotations") or {}).get("helm.sh/hook")
@@ -157,8 +162,8 @@ def apply_change(api: Api, helm: Helm, plan: Plan, found: Found | None, say: Say
             helm.run("upgrade", name, str(chart_folder()), *flags, stdin=json.dumps(plan.values.more), limit=LIMIT)
         except Exception as error:
             raise HalfMade(
-                f"the job {name} was removed and could not be made again ({error}); its checkpoints are kept: type the same "
-                "command again, or distrain resume without changes"
+                f"the job {name} was removed and could not be made again ({error}); its checkpoints are kept: type the "
+                "same command again, or distrain resume without changes"
             ) from None
     say(f"{name} starts again from its newest checkpoint")
 
@@ -177,8 +182,8 @@ def delete(api: Api, helm: Callable[[], Helm], name: str, checkpoints: bool, say
     own = _claim(api, f"{name}-checkpoint")
     if own and goes_with_the_release(own) and not checkpoints:
         raise Conflict(
-            f"{name} was submitted with persistence.keepClaim=false, so its claim goes with it, and all checkpoints and "
-            "results; add --checkpoints to agree, or fetch them first: distrain fetch " + name
+            f"{name} was submitted with persistence.keepClaim=false, so its claim goes with it, and all checkpoints "
+            "and results; add --checkpoints to agree, or fetch them first: distrain fetch " + name
         )
     shared = claim_of(found.raw) if found and checkpoints and not own else None
     with uninterrupted(name):
@@ -191,10 +196,8 @@ def delete(api: Api, helm: Callable[[], Helm], name: str, checkpoints: bool, say
         else:
             api.delete(found.resource, name)
         if own and checkpoints:
-            try:
+            with suppress(NotFound):
                 api.delete(CLAIMS, f"{name}-checkpoint")
-            except NotFound:
-                pass
     kept = (
         "" if checkpoints or not own else f"; its claim {name}-checkpoint stays, and a run of this name resumes from it"
     )

@@ -1,4 +1,4 @@
-"""How much memory and disk a run takes, beside what the cluster has: the figures of `distrain plan`, for a submission."""
+"""How much memory and disk a run takes, beside what the cluster has: the figures of `distrain plan`."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,6 @@ from distrain_k8s.runs.request import Request
 from distrain_trainer.errors import DistrainError
 from distrain_trainer.memory.advice import read_model, size
 from distrain_trainer.memory.estimate import (
-    FP32,
     USED,
     Bytes,
     auto_tokens,
@@ -15,6 +14,7 @@ from distrain_trainer.memory.estimate import (
     optimizer_bytes,
     plan,
 )
+from distrain_trainer.memory.forward import FP32
 
 EXTRA = 50 * 10**6
 """Bytes for what is small: tokenizer, metrics, report, logs."""
@@ -96,7 +96,7 @@ def disk_problem(found: Estimate, request: Request) -> str | None:
     if claim is None or claim.size is None or found.disk is None or found.disk <= claim.size:
         return None
     return (
-        f"the run takes up to {size(found.disk)} of disk ({request.settings.checkpoint.keep} checkpoints that are kept, "
+        f"the run takes up to {size(found.disk)} of disk ({request.settings.checkpoint.keep} checkpoints that stay, "
         f"one more while it is written, final/ and the best model), but the claim {claim.name} has {size(claim.size)}; "
         f"set persistence.size to at least {-(-found.disk // 2**30)}Gi"
     )

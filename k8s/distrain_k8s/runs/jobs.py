@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,18 +122,16 @@ def replace_job(api: Api, found: Found, say: Callable[[str], None]) -> None:
         find_job(api, name)  # made by the try whose answer was lost
     except ClientError as error:
         raise HalfMade(
-            f"the job {name} was removed and could not be made again ({error}); its checkpoints are kept: type distrain "
-            f"resume {name} again"
+            f"the job {name} was removed and could not be made again ({error}); its checkpoints are kept: type "
+            f"distrain resume {name} again"
         ) from None
 
 
 def remove_job(api: Api, found: Found, say: Callable[[str], None]) -> None:
     """Removes the job and waits until it and its pods are gone, as new ones have the same names."""
     name = found.job.name
-    try:
+    with suppress(NotFound):
         api.delete(found.resource, name)
-    except NotFound:
-        pass
     wait_until_gone(api, name, found.grace + 60, say, found.resource)
 
 

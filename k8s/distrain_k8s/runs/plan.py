@@ -141,13 +141,13 @@ def refuse_paths_of_this_machine(request: Request) -> None:
         for path in getattr(settings.data, name) or ():
             if "://" not in path and not PurePosixPath(path).is_absolute():
                 raise SettingsError(
-                    f"trainer.data.{name} has {path}, which is a path of this machine; put the data on a claim, name the claim "
-                    f"in dataClaims, and set trainer.data.{name} to its path there, such as /data/{PurePosixPath(path).name}"
+                    f"trainer.data.{name} has {path}, which is a path of this machine; put the data on a claim, name it "
+                    f"in dataClaims, and set trainer.data.{name} to the path there: /data/{PurePosixPath(path).name}"
                 )
     if settings.model.name.startswith((".", "~")):
         raise SettingsError(
-            f"trainer.model.name is {settings.model.name}, which is a path of this machine; name a model on the Hub, or a "
-            "folder on a claim of dataClaims"
+            f"trainer.model.name is {settings.model.name}, which is a path of this machine; name a model on the Hub, or "
+            "a folder on a claim of dataClaims"
         )
 
 
@@ -157,7 +157,8 @@ def unmounted(request: Request) -> Iterator[str]:
     paths = [*(request.settings.data.files or ()), *(request.settings.data.evaluation_files or ())]
     for path in (*paths, request.settings.model.name):
         if path.startswith("/") and not any(PurePosixPath(path).is_relative_to(mount) for mount in mounts):
-            yield f"{path} lies on no volume of the pods ({', '.join(mounts)}); unless the image holds it, set dataClaims"
+            where = ", ".join(mounts)
+            yield f"{path} lies on no volume of the pods ({where}); set dataClaims, unless the image holds it"
 
 
 def show(plans: list[Plan], where: str) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 from distrain_k8s.errors import ClientError, ConnectionLost, NotFound
 from distrain_k8s.kube.client import Api
+from distrain_k8s.kube.execute import execute
 from distrain_k8s.kube.objects import read_pod
 from distrain_k8s.kube.resources import CLAIMS, CONFIG_MAPS, PODS, RUNTIMES
 from distrain_k8s.render import Document
 from distrain_k8s.runs.jobs import pods_of
-from distrain_k8s.kube.execute import execute
 
 LIFETIME = 3600
 """Seconds after which the pod ends whatever happens here."""
@@ -85,7 +85,7 @@ class Reader:
         return found
 
     def save(self, path: str, target: Path, progress: Callable[[int], None] = lambda _: None) -> str:
-        """Writes a file of the run to this machine, whole or not at all; its SHA-256. progress: told each piece's bytes.
+        """Writes a file of the run to this machine, whole or not at all; its SHA-256. progress: told of each piece.
 
         A connection that breaks is made again, and goes on at the byte where it broke.
         """
@@ -253,7 +253,7 @@ def node_of_claim(api: Api, run: str, claim: str) -> str | None:
     node = next((pod.node for pod in using if pod.node and pod.phase in ("Pending", "Running")), None)
     if node and "ReadWriteOncePod" in modes:
         raise ClientError(
-            f"the claim {claim} admits one pod at a time, and the run has it; stop the run first: distrain stop {run} --wait"
+            f"the claim {claim} admits one pod at a time, and the run has it; stop it first: distrain stop {run} --wait"
         )
     return node
 
@@ -284,9 +284,7 @@ def _remove(api: Api, name: str, say: Callable[[str], None]) -> None:
     except NotFound:
         pass
     except ClientError as error:
-        say(
-            f"the pod {name} could not be removed ({error}); it ends by itself within an hour, or: kubectl delete pod {name}"
-        )
+        say(f"the pod {name} could not be removed ({error}); it ends within an hour, or: kubectl delete pod {name}")
 
 
 def remove_folder(api: Api, job: Document, run: str, say: Callable[[str], None]) -> None:

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from distrain_k8s.errors import ClientError, HalfMade, HelmError, NotFound, Rejected
@@ -79,8 +79,8 @@ def submit(api: Api, helm: Helm, plan: Plan) -> None:
         except HelmError as error:
             if "cannot re-use a name" in error.stderr or "cannot reuse a name" in error.stderr:
                 raise HelmError(
-                    f"there is a Helm release {plan.name} in {api.namespace} already; `distrain delete {plan.name}` removes "
-                    "it, and --name gives this run another name"
+                    f"there is a Helm release {plan.name} in {api.namespace} already; `distrain delete {plan.name}` "
+                    "removes it, and --name gives this run another name"
                 ) from None
             _undo(api, helm, plan, keep_claim=had_claim, why=str(error))
             raise HelmError(
@@ -93,10 +93,8 @@ def _undo(api: Api, helm: Helm, plan: Plan, keep_claim: bool, why: str) -> None:
     try:
         helm.run("uninstall", plan.name, "--ignore-not-found", limit=LIMIT)
         if plan.request.claim and plan.request.claim.made and not keep_claim:
-            try:
+            with suppress(NotFound):
                 api.delete(CLAIMS, plan.request.claim.name)  # made a moment ago, and no pod has written to it
-            except NotFound:
-                pass
     except ClientError:
         left = what_is_there(api, plan)
         raise HalfMade(half_made(plan, api.namespace, why, left), left or ()) from None

@@ -61,7 +61,7 @@ def is_trainer_file(content: Mapping[str, Any], file: str) -> bool:
             f"{file} holds values of the chart ({of_chart[0]}) and settings of the trainer ({of_trainer[0]}); "
             f"write the latter under trainer: trainer.{of_trainer[0]}"
         )
-    return bool(of_trainer) or bool(content) and not of_chart
+    return bool(of_trainer) or (bool(content) and not of_chart)
 
 
 def _content(file: str) -> dict[str, Any]:
