@@ -35,7 +35,7 @@ class Helm:
             )
         except subprocess.TimeoutExpired:
             raise HelmError(
-                f"helm {arguments[0]} did not answer within {limit:.0f} s; see whether the cluster does: distrain doctor"
+                f"helm {arguments[0]} did not answer within {limit:.0f} s; does the cluster? distrain doctor says it"
             ) from None
         if done.returncode != 0:
             raise HelmError(sentence(done.stderr), done.stderr)

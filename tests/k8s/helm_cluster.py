@@ -1,14 +1,20 @@
 """A fake API server that the real Helm installs through: it tells what kinds it serves, and replaces objects."""
 
 import base64
+import hashlib
 import io
 import itertools
 import json
 import shutil
+import socket
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -39,6 +45,8 @@ class _HelmHandler(_Handler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if path.endswith("/exec"):
+            return self.execute()
         if path == "/api":
             return self.answer(200, {"kind": "APIVersions", "versions": ["v1"]})
         if path == "/apis":
@@ -72,6 +80,37 @@ class _HelmHandler(_Handler):
 
     do_POST = do_PATCH = do_DELETE = do_PUT = handle_any
 
+    def execute(self) -> None:
+        """Runs a reader's command here, on the folder that stands for its claim; cuts the connection on demand."""
+        command = parse_qs(urlsplit(self.path).query)["command"]
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
+        self.end_headers()
+        here = [word.replace("/out/", f"{self.fake.out}/") for word in command[3:]]
+        done = subprocess.run([sys.executable, *command[1:3], *here], capture_output=True)
+        self.close_connection = True
+        sent = 0
+        for start in range(0, len(done.stdout), 1000):
+            if self.fake.cuts and sent >= self.fake.cuts[0]:
+                self.fake.cuts.pop(0)
+                self.wfile.flush()
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            sent += self.frame(1, done.stdout[start : start + 1000])
+        self.frame(2, done.stderr)
+        causes = [{"reason": "ExitCode", "message": str(done.returncode)}]
+        failed = {"status": "Failure", "details": {"causes": causes}}
+        self.frame(3, json.dumps(failed if done.returncode else {"status": "Success"}).encode())
+
+    def frame(self, channel: int, data: bytes) -> int:
+        """Sends one message; the bytes of its content."""
+        self.wfile.write(b"\x82\x7e" + struct.pack("!H", len(data) + 1) + bytes([channel]) + data)
+        return len(data)
+
     def replace(self) -> None:
         from fake_cluster import PATH
 
@@ -99,6 +138,10 @@ class HelmCluster(FakeCluster):
     def __init__(self) -> None:
         super().__init__()
         self.numbers = itertools.count()
+        self.out = Path()
+        """What pods have at /out."""
+        self.cuts: list[int] = []
+        """Bytes after which the next connections to a pod break."""
         self.tokens.add("")  # Helm sends no token over plain HTTP
         cluster = self
 
@@ -116,6 +159,9 @@ class HelmCluster(FakeCluster):
         """As the API server does: an object has an age and an id."""
         for made in objects:
             made["metadata"].setdefault("creationTimestamp", "2026-01-01T00:00:00Z")
+            if path == "pods" and "status" not in made:
+                running = [{"name": "reader", "state": {"running": {}}}]
+                made["status"] = {"phase": "Running", "containerStatuses": running}
             made["metadata"].setdefault("uid", f"uid-{made['metadata']['name']}-{next(self.numbers)}")
         super().put(path, *objects)
 

@@ -81,7 +81,7 @@ REFUSED = [
         "trainer.batch.tokns is not a value of the chart; did you mean trainer.batch.tokens?",
     ),
     (("--batch.tokens", "64"), "raise batch.tokens to at least 128"),
-    (("--set", "trainer.data.files={reviews.csv}"), "is a path of this machine"),
+    (("--set", "trainer.data.files={reviews.csv}"), "a path of this machine"),
     (("--set", "persistence.size=1Mi"), "set persistence.size to at least"),
     (("--set", "persistence.existingClaim=gone"), "there is no claim gone in team"),
     (("--set", "secrets.HF_TOKEN.name=hf,secrets.HF_TOKEN.key=token"), "there is no Secret hf in team"),

@@ -141,12 +141,12 @@ def refuse_paths_of_this_machine(request: Request) -> None:
         for path in getattr(settings.data, name) or ():
             if "://" not in path and not PurePosixPath(path).is_absolute():
                 raise SettingsError(
-                    f"trainer.data.{name} has {path}, which is a path of this machine; put the data on a claim, name it "
+                    f"trainer.data.{name} has {path}, a path of this machine; put the data on a claim, name it "
                     f"in dataClaims, and set trainer.data.{name} to the path there: /data/{PurePosixPath(path).name}"
                 )
     if settings.model.name.startswith((".", "~")):
         raise SettingsError(
-            f"trainer.model.name is {settings.model.name}, which is a path of this machine; name a model on the Hub, or "
+            f"trainer.model.name is {settings.model.name}, a path of this machine; name a model on the Hub, or "
             "a folder on a claim of dataClaims"
         )
 
