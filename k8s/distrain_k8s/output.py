@@ -51,10 +51,24 @@ def print_rows(
     there is no row and a person would see nothing."""
     if form in ("json", "yaml"):
         print_document([data(row) for row in rows], form)
+    elif rows and not sys.stdout.isatty():
+        print_plain(rows, [column for column in columns if form == "wide" or not column.wide])
     elif rows:
         print_rich(table(rows, columns, wide=form == "wide"), UNLIMITED if form == "wide" else None)
     elif empty:
         say(empty)
+
+
+def print_plain(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> None:
+    """The same table without colours, for a file or a pipe: a thousand rows take rich longer than all the rest."""
+    cells = [[column.title for column in columns], *([column.text(row) for column in columns] for row in rows)]
+    widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
+    for line in cells:
+        padded = (
+            text.rjust(width) if column.right else text.ljust(width)
+            for text, width, column in zip(line, widths, columns, strict=True)
+        )
+        print("  ".join(padded).rstrip())
 
 
 def print_document(document: Any, form: str) -> None:

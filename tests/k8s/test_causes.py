@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from distrain_k8s.diagnose.causes import CAUSES, Stage, cause_of_error
-from distrain_k8s.diagnose.signs import lacks
+from distrain_k8s.diagnose.waits import lacks
 from distrain_k8s.errors import Forbidden, NotServed, Unreachable
 from distrain_k8s.runs.status import Run
 from made import IMAGE, ended, event, pod, pytorchjob, trainjob, waiting, workload
@@ -382,13 +382,10 @@ def test_every_row_has_a_case() -> None:
 
 
 def test_the_first_to_fail_is_told_and_not_those_that_followed() -> None:
-    assert failed(64, "wrong").cause == run(
-        pytorchjob(states=("Failed",)),
-        pod(state=ended(138, "lost node 1"), phase="Failed"),
-        pod(rank=1, state=ended(64, "wrong"), phase="Failed", kind="PyTorchJob"),
-    ).cause.__class__(
-        "settings refused", "the settings are refused on node 0: wrong", f"{AGAIN} --set trainer.NAME=VALUE"
-    )
+    followed = pod(state=ended(138, "lost node 1"), phase="Failed")
+    first = pod(rank=1, state=ended(64, "wrong"), phase="Failed")
+    found = run(pytorchjob(states=("Failed",)), followed, first)
+    assert found.cause and found.cause.sentence == "the settings are refused on node 1: wrong"
 
 
 @pytest.mark.parametrize(

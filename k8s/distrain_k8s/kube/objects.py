@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 Object = Mapping[str, Any]
@@ -79,7 +80,7 @@ class Pod:
     containers: tuple[Container, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def main(self) -> Container | None:
         """The trainer's container, None until kubelet has reported it."""
         return next((c for c in self.containers if not c.init and c.name == self.trainer), None)

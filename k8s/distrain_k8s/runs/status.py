@@ -10,8 +10,8 @@ from enum import StrEnum
 from typing import Any
 
 from distrain_k8s.diagnose.causes import Cause, Stage, cause_of
+from distrain_k8s.diagnose.endings import exits
 from distrain_k8s.diagnose.evidence import Evidence
-from distrain_k8s.diagnose.signs import exits
 from distrain_k8s.kube.objects import Pod
 
 ENDS_WELL, ENDS_BADLY = ("Succeeded", "Complete"), ("Failed",)
