@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from distrain_k8s.cli import run as run_command
+from distrain_k8s.diagnose.doctor import Line
 from distrain_k8s.errors import NotFound
 from distrain_k8s.helm import Helm, find_helm
 from distrain_k8s.kube.client import Api, connect
@@ -174,4 +175,69 @@ def open_report(arguments: Namespace, _: Flags) -> int:
     print(done[0].file)
     if not webbrowser.open(done[0].file.as_uri()):
         say("there is no browser here; open that file on a machine that has one")
+    return 0
+
+
+def doctor(arguments: Namespace, _: Flags) -> int:
+    """`distrain doctor`: 0 where nothing fails."""
+    from dataclasses import asdict
+
+    from distrain_k8s.diagnose.doctor import examine
+    from distrain_k8s.diagnose.dump import dump
+    from distrain_k8s.output import Column, print_rows
+
+    ask_with = partial(connect, arguments.context, arguments.namespace, arguments.kubeconfig, say=say)
+    lines = list(examine(ask_with, arguments.context, arguments.kubeconfig))
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    columns: list[Column[Line]] = [
+        Column("STATE", lambda line: line.state, style=lambda line: styles[line.state]),
+        Column("ABOUT", lambda line: line.about),
+        Column("FOUND", lambda line: line.sentence, folds=True),
+        Column("MEND", lambda line: line.mend, folds=True),
+    ]
+    print_rows(lines, columns, arguments.output, asdict)
+    if arguments.debug_dump:
+        with cluster(arguments) as (api, _helm):
+            dump(api, lines, Path(arguments.debug_dump), say)
+    return int(any(line.state == "fail" for line in lines))
+
+
+def compare_runs(arguments: Namespace, _: Flags) -> int:
+    """`distrain compare GROUP`: a table, and a page with the curves."""
+    from distrain_k8s.output import Column, print_rows
+    from distrain_k8s.watch.compare import Compared, compare, gather
+    from distrain_k8s.watch.compare_page import page, row_of
+
+    with cluster(arguments) as (api, _helm):
+        runs = gather(api, arguments.runs, say)
+    if not runs:
+        raise NotFound(f"no run of {', '.join(arguments.runs)} has written anything yet", "run")
+    found = compare(runs, arguments.metric)
+    titles = ["RUN", found.metric.upper(), "AT STEP", "STATUS", "STEPS", *found.differs]
+
+    def cell(index: int) -> Column[Compared]:
+        return Column(titles[index], lambda run: row_of(run, found.differs)[index])
+
+    def data(run: Compared) -> dict[str, object]:
+        differs = {name: run.settings.get(name) for name in found.differs}
+        return {"name": run.name, found.metric: run.score, "step": run.at, "status": run.status, "settings": differs}
+
+    print_rows(found.runs, [cell(index) for index in range(len(titles))], arguments.output, data)
+    target = Path(arguments.page or f"{Path(arguments.runs[0]).name}-compared.html")
+    target.write_text(page(found, " ".join(arguments.runs)), encoding="utf-8")
+    say(f"curves: {target}")
+    return 0
+
+
+def completion(arguments: Namespace, _: Flags) -> int:
+    """`distrain completion bash|zsh|runs`: the script, or the names that it completes with."""
+    from distrain_k8s.completion import script
+    from distrain_k8s.runs.find import list_runs
+
+    if arguments.shell != "runs":
+        print(script(arguments.shell), end="")
+        return 0
+    with cluster(arguments) as (api, _helm):
+        for run in list_runs(api.patient(2)):
+            print(run.name)
     return 0

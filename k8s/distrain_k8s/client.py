@@ -148,8 +148,8 @@ class Client:
             print(plan.request.nodes, plan.estimate.bytes, plan.warnings)
 
         file: the chart's values, or the trainer's settings. sets: as Helm's `--set`. settings: of the trainer, by
-        dotted names. sweeps: `seed=1,2`. Raises SettingsError where the values are refused here, Conflict where there is
-        a run of that name, Rejected where the cluster would refuse it, HelmMissing where there is no Helm.
+        dotted names. sweeps: `seed=1,2`. Raises SettingsError where the values are refused here, Conflict where
+        there is a run of that name, Rejected where the cluster would refuse it, HelmMissing where there is no Helm.
         """
         values = read_values(file, sets, settings or {})
         plans = plan_runs(self.helm(), name or run_name(file), values, sweeps, group)

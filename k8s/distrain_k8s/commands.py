@@ -28,6 +28,7 @@ WATCHING = (
         "watch.commands:list_runs",
         argument("--all", action="store_true", help="also jobs that were not made from distrain's chart"),
         argument("-A", "--all-namespaces", action="store_true", help="of all namespaces"),
+        argument("--group", metavar="NAME", help="only runs of this group, such as those of a sweep"),
         argument("-l", "--selector", metavar="LABELS", default="", help="only runs with these labels: team=nlp"),
         argument("--progress", action="store_true", help="also step, loss, speed and time left, from the runs' logs"),
         argument("-w", "--watch", action="store_true", help="keep the table up to date until Ctrl-C"),
@@ -143,5 +144,27 @@ ACTING = (
         argument("--to", metavar="DIR", help="folder to write to (default: the run's name)"),
     ),
     _command("open", "Shows the report of a run in the browser.", "actions:open_report", RUN),
+    _command(
+        "compare",
+        "Compares runs: a table with the best first, and a page with their curves.",
+        "actions:compare_runs",
+        argument("runs", nargs="+", metavar="RUN", help="groups, runs, or folders that were fetched"),
+        argument("--metric", metavar="NAME", help="what to rank by, such as eval_accuracy or loss"),
+        argument("--page", metavar="FILE", help="where the page goes (default: the first name, -compared.html)"),
+        OUTPUT,
+    ),
+    _command(
+        "doctor",
+        "Says whether runs can be submitted from here and train there, and what to mend.",
+        "actions:doctor",
+        argument("--debug-dump", metavar="FILE", help="also write a .tar.gz of the namespace, without secrets"),
+        OUTPUT,
+    ),
+    _command(
+        "completion",
+        "Prints the completion for bash or zsh.",
+        "actions:completion",
+        argument("shell", choices=["bash", "zsh", "runs"], help="runs: only the names of the runs"),
+    ),
 )
 COMMANDS = (*ACTING, *WATCHING)

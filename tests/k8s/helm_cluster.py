@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,12 @@ class _HelmHandler(_Handler):
             self.rfile = io.BufferedReader(_Then(text, self.rfile))  # type: ignore[arg-type]
         if self.command == "PUT":
             return self.replace()
+        if self.path.endswith("selfsubjectaccessreviews"):
+            review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked = review["spec"]["resourceAttributes"]
+            return self.answer(
+                201, {**review, "status": {"allowed": self.fake.allowed(asked["verb"], asked["resource"])}}
+            )
         return super().handle_any()
 
     do_POST = do_PATCH = do_DELETE = do_PUT = handle_any
@@ -140,6 +146,8 @@ class HelmCluster(FakeCluster):
         self.numbers = itertools.count()
         self.out = Path()
         """What pods have at /out."""
+        self.allowed: Callable[[str, str], bool] = lambda verb, resource: True
+        """Whether a verb on a resource is permitted, for who asks."""
         self.cuts: list[int] = []
         """Bytes after which the next connections to a pod break."""
         self.tokens.add("")  # Helm sends no token over plain HTTP

@@ -20,6 +20,8 @@ JOB_LABEL, REPLICA_TYPE, REPLICA_INDEX = (
     "training.kubeflow.org/replica-index",
 )
 JOBSET_LABEL, COMPLETION_INDEX = "jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-completion-index"
+GROUP_LABEL = "app.kubernetes.io/part-of"
+"""Label of a job: the group that it belongs to, such as a sweep."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 GPU = re.compile(r"/(gpu|gpu\.shared|mig-[\w.-]+|i915|xe)$")
 """Resource names that count as GPUs: nvidia.com/gpu, nvidia.com/mig-1g.10gb, amd.com/gpu and the like."""

@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distrain_k8s.kube.objects import GROUP_LABEL, QUEUE_LABEL
 from distrain_k8s.render import Document, settings_of
 from distrain_trainer.settings.model import Settings
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 PARTS = {"m": 10**-3, "u": 10**-6, "n": 10**-9}
-GROUP_LABEL = "app.kubernetes.io/part-of"
-"""Label of a job: the group that it belongs to."""
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 def quantity(text: Any) -> float:

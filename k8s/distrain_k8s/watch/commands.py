@@ -12,6 +12,7 @@ from typing import Any
 from distrain_k8s.diagnose.causes import cause_of_error
 from distrain_k8s.errors import ClientError
 from distrain_k8s.kube.client import Api, connect
+from distrain_k8s.kube.objects import GROUP_LABEL
 from distrain_k8s.output import colours, console, print_document, print_rich, print_rows, say
 from distrain_k8s.runs.find import find_job, find_run, observe
 from distrain_k8s.runs.find import list_runs as list_all
@@ -36,7 +37,9 @@ def list_runs(arguments: Namespace, _: Flags) -> int:
     with cluster(arguments) as api:
 
         def look() -> tuple[list[Run], dict[tuple[str, str], Progress | None] | None]:
-            runs = list_all(api, arguments.all, arguments.all_namespaces, arguments.selector)
+            group = f"{GROUP_LABEL}={arguments.group}" if arguments.group else ""
+            labels = ",".join(filter(None, (arguments.selector, group)))
+            runs = list_all(api, arguments.all, arguments.all_namespaces, labels)
             return runs, progress_of_all(api, runs) if arguments.progress else None
 
         def view() -> Any:
