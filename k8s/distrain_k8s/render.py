@@ -58,7 +58,7 @@ class Values:
 
 def render(helm: Helm, name: str, values: Values, look: bool = False) -> list[Document]:
     """The manifests of a run. look: whether the chart may look at what the cluster holds. Raises SettingsError."""
-    cluster = ["--dry-run=server"] if look else []
+    cluster = ["--dry-run=server", "--disable-openapi-validation"] if look else []
     try:
         text = helm.run(
             *("template", name, str(chart_folder()), *cluster, *values.arguments()), stdin=json.dumps(values.more)

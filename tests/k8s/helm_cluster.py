@@ -17,9 +17,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import yaml
 
 from distrain_k8s.cli import main
-from fake_cluster import FakeCluster, _Handler, _list_path
+from fake_cluster import FakeCluster, _Handler, _list_path, _merge
 
 CACHE = Path.home() / ".cache" / "distrain-kind" / "bin"
 HELM = shutil.which("helm") or shutil.which("helm", path=str(CACHE))
@@ -76,6 +77,8 @@ class _HelmHandler(_Handler):
             self.rfile = io.BufferedReader(_Then(text, self.rfile))  # type: ignore[arg-type]
         if self.command == "PUT":
             return self.replace()
+        if "apply-patch" in (self.headers.get("Content-Type") or ""):
+            return self.replace(merge=True)  # what Helm 4 does where Helm 3 makes and replaces
         if self.path.endswith("selfsubjectaccessreviews"):
             review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked = review["spec"]["resourceAttributes"]
@@ -117,17 +120,22 @@ class _HelmHandler(_Handler):
         self.wfile.write(b"\x82\x7e" + struct.pack("!H", len(data) + 1) + bytes([channel]) + data)
         return len(data)
 
-    def replace(self) -> None:
+    def replace(self, merge: bool = False) -> None:
         from fake_cluster import PATH
 
-        fault = self.fake.fault("PUT", self.path)
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
-        self.fake.requests.append(("PUT", self.path))
+        fault = self.fake.fault("POST" if merge else "PUT", self.path)
+        body = yaml.safe_load(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        self.fake.requests.append((self.command, self.path))
         if fault:
             return self.fail(fault)
         found = PATH.match(self.path.partition("?")[0])
         assert found
-        self.fake.put(_list_path(found.groupdict()), body)
+        path = _list_path(found.groupdict())
+        old = next((o for o in self.fake.objects.get(path, []) if o["metadata"]["name"] == found["name"]), None)
+        if old and merge:
+            _merge(old, body)
+            body = old
+        self.fake.put(path, body)
         return self.answer(200, body)
 
     def answer(self, code: int, body: dict[str, Any], retry_after: str = "") -> None:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from distrain_k8s.errors import ClientError, Forbidden, HelmMissing, NotFound, NotServed
 from distrain_k8s.helm import find_helm
 from distrain_k8s.kube.client import Api
+from distrain_k8s.kube.objects import GPU_PRODUCT
+from distrain_k8s.kube.quantities import quantity
 from distrain_k8s.kube.resources import (
     ACCESS_REVIEWS,
     CRDS,
@@ -20,8 +22,6 @@ from distrain_k8s.kube.resources import (
     TRAINJOBS,
     Resource,
 )
-from distrain_k8s.runs.capacity import GPU_PRODUCT
-from distrain_k8s.runs.request import quantity
 
 DEPLOYMENTS = Resource("Deployment", "deployments", "apps")
 CONFIGS = Resource("ConfigMap", "configmaps")
@@ -177,7 +177,7 @@ def what_it_lacks(api: Api) -> str | None:
         crd = api.get(CRDS, PYTORCHJOBS.full_name)
     except (Forbidden, NotFound):
         return None
-    schema = next(
+    schema: dict[str, Any] = next(
         (v.get("schema", {}).get("openAPIV3Schema", {}) for v in crd["spec"]["versions"] if v["name"] == "v1"), {}
     )
     spec = schema.get("properties", {}).get("spec", {}).get("properties", {})

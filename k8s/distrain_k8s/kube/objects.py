@@ -23,6 +23,8 @@ JOBSET_LABEL, COMPLETION_INDEX = "jobset.sigs.k8s.io/jobset-name", "batch.kubern
 GROUP_LABEL = "app.kubernetes.io/part-of"
 """Label of a job: the group that it belongs to, such as a sweep."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+GPU_MEMORY, GPU_PRODUCT = "nvidia.com/gpu.memory", "nvidia.com/gpu.product"
+"""Labels of nodes, set by NVIDIA's feature discovery: MiB of a GPU, and its name."""
 GPU = re.compile(r"/(gpu|gpu\.shared|mig-[\w.-]+|i915|xe)$")
 """Resource names that count as GPUs: nvidia.com/gpu, nvidia.com/mig-1g.10gb, amd.com/gpu and the like."""
 

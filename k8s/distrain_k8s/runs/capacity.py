@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from distrain_k8s.kube.client import Api
+from distrain_k8s.kube.objects import GPU_MEMORY, GPU_PRODUCT
+from distrain_k8s.kube.quantities import quantity
 from distrain_k8s.kube.resources import NODES
 from distrain_k8s.render import Document
-from distrain_k8s.runs.request import Request, quantity
-
-GPU_MEMORY, GPU_PRODUCT = "nvidia.com/gpu.memory", "nvidia.com/gpu.product"
-"""Labels of nodes, set by NVIDIA's feature discovery: MiB of a GPU, and its name."""
+from distrain_k8s.runs.request import Request
 
 
 @dataclass(frozen=True)

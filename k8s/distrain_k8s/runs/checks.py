@@ -7,6 +7,7 @@ from typing import Literal
 
 from distrain_k8s.errors import Conflict, Forbidden, NotFound, NotServed, Rejected
 from distrain_k8s.kube.client import Api
+from distrain_k8s.kube.quantities import quantity
 from distrain_k8s.kube.resources import (
     CLAIMS,
     CONFIG_MAPS,
@@ -21,7 +22,7 @@ from distrain_k8s.kube.resources import (
 )
 from distrain_k8s.render import Document
 from distrain_k8s.runs.capacity import Capacity, read_capacity
-from distrain_k8s.runs.request import Request, quantity
+from distrain_k8s.runs.request import Request
 
 JOBS = {"PyTorchJob": PYTORCHJOBS, "TrainJob": TRAINJOBS}
 POLICIES = Resource("NetworkPolicy", "networkpolicies", "networking.k8s.io")
