@@ -42,7 +42,9 @@ KINDS = {
 
 
 class _HelmHandler(_Handler):
-    """Discovery, as `kubectl api-resources` reads it, and PUT."""
+    """Discovery, as `kubectl api-resources` reads it, PUT, apply, and commands in pods."""
+
+    fake: "HelmCluster"
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -74,7 +76,7 @@ class _HelmHandler(_Handler):
             text = json.dumps(decoded(body)).encode() if b"\n" in body else body
             self.headers.replace_header("Content-Length", str(len(text)))
             self.headers.replace_header("Content-Type", "application/json")
-            self.rfile = io.BufferedReader(_Then(text, self.rfile))  # type: ignore[arg-type]
+            self.rfile = io.BufferedReader(_Then(text, self.rfile))
         if self.command == "PUT":
             return self.replace()
         if "apply-patch" in (self.headers.get("Content-Type") or ""):
@@ -263,10 +265,10 @@ def helm_cluster() -> Iterator[HelmCluster]:
         made.close()
 
 
-def node(name: str, taints: list[dict[str, str]] | None = None, **allocatable: str) -> dict[str, Any]:
+def node(name: str, *taints: dict[str, str], **allocatable: str) -> dict[str, Any]:
     return {
         "metadata": {"name": name, "labels": {}},
-        "spec": {"taints": taints or []},
+        "spec": {"taints": [*taints]},
         "status": {"allocatable": allocatable},
     }
 

@@ -54,7 +54,16 @@ def test_the_same_name_twice_is_refused(there: HelmCluster, capsys: pytest.Captu
     assert json.dumps(there.objects, sort_keys=True) == before
 
 
-@pytest.mark.parametrize("plural", ["networkpolicies", "configmaps", "persistentvolumeclaims", "pytorchjobs"])
+@pytest.mark.parametrize(
+    "plural",
+    [
+        "pytorchjobs",
+        *(
+            pytest.param(plural, marks=pytest.mark.matrix)
+            for plural in ("networkpolicies", "configmaps", "persistentvolumeclaims")
+        ),
+    ],
+)
 def test_what_fails_in_the_middle_leaves_nothing(
     there: HelmCluster, capsys: pytest.CaptureFixture[str], plural: str
 ) -> None:
@@ -119,7 +128,7 @@ def test_missing_gpus_are_said_and_not_refused(there: HelmCluster, capsys: pytes
     assert code == 0 and "warning: no node of the cluster has nvidia.com/gpu" in err
     gpu = node(
         "gpu",
-        [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}],
+        {"key": "nvidia.com/gpu", "effect": "NoSchedule"},
         **{"nvidia.com/gpu": "8", "cpu": "64", "memory": "512Gi"},
     )
     there.put("nodes", gpu)

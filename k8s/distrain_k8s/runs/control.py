@@ -9,12 +9,14 @@ from typing import Any
 from distrain_k8s.errors import Conflict, HalfMade, HelmError, NotFound
 from distrain_k8s.helm import Helm
 from distrain_k8s.kube.client import Api
+from distrain_k8s.kube.objects import read_pod
 from distrain_k8s.kube.resources import CLAIMS, CONFIG_MAPS, RUNTIMES
 from distrain_k8s.render import Values, as_values, chart_folder
 from distrain_k8s.runs.jobs import (
     Found,
     find_job,
     is_stopped,
+    pods_of,
     remove_job,
     replace_job,
     set_suspended,
@@ -100,9 +102,14 @@ def plan_change(helm: Helm, name: str, sets: tuple[str, ...], settings: Mapping[
 
 
 def changeable(api: Api, name: str) -> Found:
-    """The job of a run whose values may change. Raises SettingsError where it is still going on."""
+    """The job of a run whose values may change: it has ended, is stopped, or none of its pods could start.
+
+    Raises SettingsError where it trains.
+    """
     found = find_job(api, name)
-    if not found.ended and not is_stopped(api, found):
+    if found.ended or is_stopped(api, found):
+        return found
+    if any(read_pod(pod).is_running for pod in pods_of(api, name)):
         raise SettingsError(f"{name} has not ended, so its values cannot change; stop it first: distrain stop {name}")
     return found
 
