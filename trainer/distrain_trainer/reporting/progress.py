@@ -90,13 +90,17 @@ class Progress:
             return
         if not training:
             self._release()
-        print(json_line(line), flush=True)
+        self._print(line)
         self._printed, self._held_back = monotonic(), None
 
     def _release(self) -> None:
         if self._held_back:
-            print(json_line(self._held_back), flush=True)
+            self._print(self._held_back)
             self._held_back = None
+
+    def _print(self, line: Mapping[str, Any]) -> None:
+        """The line with the number of steps in all, which whoever reads a log from its end would not see."""
+        print(json_line({**line, "steps": self.total}), flush=True)
 
     def _describe(self, line: Mapping[str, Any]) -> str:
         loss, speed = line.get("loss"), line.get("tokens_per_second")
