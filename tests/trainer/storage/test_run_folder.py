@@ -13,9 +13,9 @@ from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError,
 from distrain_trainer.launch.preflight import check_volume
 from distrain_trainer.settings.model import Settings, explicit, flat
 from distrain_trainer.storage.attempts import begin_attempt, current_attempt
-from distrain_trainer.storage.retry import PERMANENT, volume_error, with_retries
 from distrain_trainer.storage.layout import previous_runs
 from distrain_trainer.storage.previous import name_for_previous, put_back, remove_previous, set_aside
+from distrain_trainer.storage.retry import PERMANENT, volume_error, with_retries
 from distrain_trainer.storage.run_folder import claim, is_finished
 from runs import FAILING
 

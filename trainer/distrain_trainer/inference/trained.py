@@ -19,14 +19,16 @@ from distrain_trainer.settings.model import Settings, changed, flat
 from distrain_trainer.settings.reader import read_settings
 from distrain_trainer.storage.layout import BEST, published_checkpoints
 
-
 TRIES = 3
 """How often a model is read that a run replaces meanwhile."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model as its folder holds it. record: settings.json. labels: for classification, in the order of their ids."""
+    """A trained model as its folder holds it.
+
+    record: settings.json. labels: for classification, in the order of their ids.
+    """
 
     folder: Path
     record: dict[str, Any]
