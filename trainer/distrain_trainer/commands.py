@@ -53,7 +53,7 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     from distrain_trainer.launch.node import gpus_here, this_node
     from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory
     from distrain_trainer.storage.lock import hold
-    from distrain_trainer.storage.run_folder import check_writable
+    from distrain_trainer.storage.run_folder import check_writable, claim, read_claim
 
     if chosen.resume and chosen.overwrite:
         raise SettingsError("--resume and --overwrite contradict each other; keep one of them")
@@ -72,8 +72,10 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     folder = Path(settings.output_dir)
     if not node.first:  # node 0 holds the folder for all
         check_writable(folder)
+        read_claim(settings, chosen.resume)
         return supervise_run(settings, chosen, arguments, requests, node, cluster, None)
     with hold(folder, cluster.run_of(settings.run_id), lambda: requests.asked) as lock:
+        claim(settings, chosen.resume, chosen.overwrite)  # before anything slow: until then nobody else can begin
         return supervise_run(settings, chosen, arguments, requests, node, cluster, lock)
 
 
@@ -93,10 +95,8 @@ def supervise_run(
     from distrain_trainer.launch.supervisor import Job, supervise
     from distrain_trainer.storage.layout import holds_run, previous_runs
     from distrain_trainer.storage.previous import name_for_previous
-    from distrain_trainer.storage.run_folder import claim, read_claim
 
     folder = Path(settings.output_dir)
-    claim(settings, chosen.resume, chosen.overwrite) if lock else read_claim(settings, chosen.resume)
     previous = name_for_previous(folder) if chosen.overwrite and holds_run(folder) else None
     by_hand = chosen.resume or chosen.overwrite
     job = Job(node, cluster, settings, work, preload, arguments, chosen.resume, by_hand, lock, previous)

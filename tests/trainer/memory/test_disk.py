@@ -58,6 +58,5 @@ def test_a_run_takes_what_was_foretold(bert: Path, few_texts: Path, tmp_path: Pa
         tensors = bytes_of(checkpoint.glob("*.safetensors"))
         assert tensors == pytest.approx(planned["checkpoint"], rel=0.1)
     assert disk_sentence(disk_need(Held(7 * BILLION, 0, 0, 0, 0), Settings())) == (
-        "308.0 GB: 3 x 84.0 GB for checkpoints (checkpoint.keep, and one that is being written), and 56.0 GB for "
-        "final/ and checkpoint-best/"
+        "308.0 GB: 3 checkpoints of 84.0 GB, the one being written included, and 56.0 GB for models"
     )

@@ -196,7 +196,8 @@ def test_a_run_that_is_set_aside_is_in_one_place_whenever_that_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
     written = finished_run(tmp_path)
-    rename, done = Path.rename, []
+    rename = Path.rename
+    done: list[Path] = []
 
     def rename_until_killed(path: Path, target: Path) -> Path:
         if len(done) == renames:

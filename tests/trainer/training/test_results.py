@@ -117,4 +117,4 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_writes(
         run(many, resume=False)
     run(asked, resume=False)
     said = capsys.readouterr().err
-    assert re.search(r"disk: up to [\d.]+ MB: 3 x [\d.]+ MB for checkpoints .* 0\.\d MB for final/ and", said)
+    assert re.search(r"disk: up to [\d.]+ MB: 3 checkpoints of [\d.]+ MB, .* 0\.\d MB for models; \d", said)

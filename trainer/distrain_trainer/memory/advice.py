@@ -169,11 +169,11 @@ def disk(need: DiskNeed, folder: str) -> dict[str, Any]:
 
 
 def disk_sentence(need: DiskNeed) -> str:
-    """`252.0 GB: 3 x 84.0 GB for checkpoints, one of them while it is written, 56.0 GB for models`."""
-    models = f", and {size(need.models)} for final/ and checkpoint-best/" if need.models else ""
+    """`308.0 GB: 3 checkpoints of 84.0 GB, the one being written included, and 56.0 GB for models`."""
+    models = f", and {size(need.models)} for models" if need.models else ""
     return (
-        f"{size(need.total)}: {need.keep + 1} x {size(need.checkpoint)} for checkpoints (checkpoint.keep, and one that "
-        f"is being written){models}"
+        f"{size(need.total)}: {need.keep + 1} checkpoints of {size(need.checkpoint)}, the one being written included"
+        f"{models}"
     )
 
 

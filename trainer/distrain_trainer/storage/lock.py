@@ -30,6 +30,8 @@ BEAT = 5.0
 """Seconds between two heartbeats."""
 SILENCE = 30.0
 """Seconds without a heartbeat after which a holder on another machine is gone."""
+GRACE = 1.0
+"""Seconds in which a holder may be one that only looks, and is refused itself."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """How a file system says that it has no locks."""
 _LENGTH = 512
@@ -137,15 +139,16 @@ def hold(folder: Path, run: str = "", stopping: Callable[[], bool] = lambda: Fal
 
 def _take(folder: Path, run: str, stopping: Callable[[], bool]) -> int:
     """The open `lock.json` of a folder that nobody else uses, locked where that is possible."""
-    path = folder / LOCK
+    path, deadline = folder / LOCK, time.monotonic() + GRACE
     while True:
         handle, locked = with_retries("cannot be written", folder, lambda: _open_and_lock(path))
         try:
             found = _read(path)
-            if found is None and locked is False:  # it has only just begun
-                time.sleep(0.5)
-                found = _read(path)
             if found is None or not run or found.run != run:
+                if locked is False and time.monotonic() < deadline:
+                    _close(handle)
+                    time.sleep(0.1)
+                    continue
                 if locked is False:
                     raise _in_use(folder, found)
                 if found is not None and not (locked and found.kernel and found.kernel == _kernel(handle)):
