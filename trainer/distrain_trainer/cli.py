@@ -56,7 +56,7 @@ COMMANDS = (
             FILE,
             argument("--processes", type=int, metavar="N", help="worker processes (default: one per GPU, else one)"),
             argument("--resume", action="store_true", help="resume the run in output_dir; start if there is none"),
-            argument("--overwrite", action="store_true", help="remove the run that is in output_dir"),
+            argument("--overwrite", action="store_true", help="replace the run in output_dir when this one is done"),
         ),
         takes_settings=True,
     ),

@@ -1,6 +1,7 @@
 """Merge a trained adapter into its base model: a plain model that needs neither peft nor bitsandbytes."""
 
-import json
+import errno
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from distrain_trainer.models.load import config_to_write
 from distrain_trainer.models.lora import CONFIG
 from distrain_trainer.reporting.model_card import adapter_line, card_head
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.storage.files import sync_folder, write_json, write_text
+from distrain_trainer.storage.files import sync_file, sync_folder, write_json, write_text
 
 TEXTS = (
     "The harbour was quiet that morning, and only a few boats had left before the fog came in.",
@@ -106,15 +107,14 @@ def difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> dict[st
 
 def write(trained: Trained, merged: Any, target: Path, dtype: str, report: dict[str, Any]) -> None:
     """Writes the merged model with its tokenizer, model card and settings.json; the folder appears once complete."""
-    record = json.loads((trained.folder / "settings.json").read_text())
+    record = dict(trained.record)
     adapter = record["settings"]
     plain = Settings().model_dump(mode="json")
     record["settings"] = adapter | {"lora": plain["lora"], "quantization": plain["quantization"]}
     record["settings"]["model"] = adapter["model"] | {"dtype": None}
     record["merged"] = {name: report[name] for name in ("rows", "merging", "quantization")}
 
-    new = target.with_name(f"tmp.{target.name}")
-    shutil.rmtree(new, ignore_errors=True)
+    new = target.with_name(f"tmp.{target.name}.{secrets.token_hex(4)}")  # another merge may write beside it
     try:
         new.mkdir(parents=True)
         merged.config = config_to_write(merged)
@@ -122,10 +122,16 @@ def write(trained: Trained, merged: Any, target: Path, dtype: str, report: dict[
         trained.tokenizer.save_pretrained(new)
         write_text(new / "README.md", card(adapter, record, dtype))
         write_json(new / "settings.json", record)
+        for path in new.iterdir():  # safetensors makes files that only their owner can read, whatever the umask
+            path.chmod((new / "settings.json").stat().st_mode)
+            sync_file(path)
+        sync_folder(new)
         new.rename(target)
         sync_folder(target.parent)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise SettingsError(f"{target} was written by another merge meanwhile; use that one") from None
         raise VolumeError(f"{target} cannot be written: {error.strerror or error}; give another folder") from None
 
 

@@ -19,12 +19,19 @@ from distrain_trainer.settings.model import Settings, changed, flat
 from distrain_trainer.settings.reader import read_settings
 from distrain_trainer.storage.layout import BEST, published_checkpoints
 
+TRIES = 3
+"""How often a model is read that a run replaces meanwhile."""
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model as its folder holds it. labels: for classification, in the order of their ids."""
+    """A trained model as its folder holds it.
+
+    record: settings.json. labels: for classification, in the order of their ids.
+    """
 
     folder: Path
+    record: dict[str, Any]
     settings: Settings
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -74,9 +81,30 @@ def model_folder(path: str) -> Path:
 def load(path: str, flags: dict[str, str]) -> Trained:
     """Loads the model of a run or a checkpoint; an adapter on its base model, quantized as in training.
 
-    flags: settings to change, such as batch.tokens, or quantization.bits to null.
+    flags: settings to change, such as batch.tokens, or quantization.bits to null. A run that trains meanwhile may take
+    the folder away that is read: then the one that has taken its place is. Raises DataError, SettingsError.
     """
-    folder = model_folder(path)
+    for _ in range(TRIES):
+        folder = model_folder(path)
+        before = _inode(folder)
+        try:
+            return load_folder(folder, flags)
+        except Exception:
+            if _inode(folder) == before is not None:
+                raise
+    raise DataError(f"the run in {path} replaces its models faster than they can be read; wait until it has finished")
+
+
+def _inode(folder: Path) -> int | None:
+    """Tells a folder from one that takes its place, None where there is none."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
+def load_folder(folder: Path, flags: dict[str, str]) -> Trained:
+    """Loads the model of one folder, as `load` does."""
     record = json.loads((folder / "settings.json").read_text())
     base = flat(Settings.model_validate(record["settings"]))
     settings = read_settings(None, flags, environment={}, base=base)
@@ -92,4 +120,4 @@ def load(path: str, flags: dict[str, str]) -> Trained:
         load_weights(model, folder)
     else:
         model = MODEL_CLASSES[settings.task].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return Trained(folder, settings, model.to(device).eval(), tokenizer, labels, device)
+    return Trained(folder, record, settings, model.to(device).eval(), tokenizer, labels, device)

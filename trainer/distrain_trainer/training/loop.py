@@ -293,14 +293,26 @@ def leave(session: TrainingSession, reason: type[Stopped] | type[OutOfTime]) -> 
 
 
 def finish(session: TrainingSession) -> None:
-    """Writes the last checkpoint, and evaluates for the report if this session has not yet. Raises VolumeError."""
+    """Writes the last checkpoint, and evaluates for the report if this session has not yet. Raises VolumeError.
+
+    On a full disk older checkpoints make room, and where there is none the model alone is written, which is the result.
+    """
     if session.evaluation_plan is not None and session.evaluation is None:
         evaluate_now(session)
-    if not settle(session):
+    main, checkpoints = session.process.is_main, session.checkpoints
+    while not (settled := settle(session)):
+        if not checkpoints.disk_full or not collectives.from_main(main and checkpoints.retention.make_room()):
+            break
+    if settled:
+        return
+    checkpoints.begin(session.state, whole=False)
+    session.model_alone = checkpoints.finish() is not None
+    if not session.model_alone:
         raise VolumeError(
-            f"training is done but its last checkpoint could not be written to {session.resolved.folder}; "
-            "make room there and --resume"
+            f"training is done but neither its last checkpoint nor its model could be written to "
+            f"{session.resolved.folder}; make room there and --resume"
         )
+    session.say("the disk has no room for the last checkpoint: the model alone was written")
 
 
 def memory_bytes(device: torch.device) -> int:

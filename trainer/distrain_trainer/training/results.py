@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from distrain_trainer.reporting.model_card import model_card
 from distrain_trainer.reporting.report import write_report
 from distrain_trainer.storage.files import sync_folder, write_json, write_text
 from distrain_trainer.storage.layout import BEST, published_checkpoints
+from distrain_trainer.storage.previous import remove_previous
+from distrain_trainer.storage.retry import FULL, with_retries
 from distrain_trainer.training.checkpoint.format import TrainingState, reason
-from distrain_trainer.training.checkpoint.retention import copy_model
+from distrain_trainer.training.checkpoint.retention import NEW_FINAL, Retention, copy_model
 from distrain_trainer.training.resolve import ResolvedRun
 from distrain_trainer.training.session import TrainingSession
 
@@ -90,14 +93,36 @@ def publish(session: TrainingSession, record: dict[str, Any]) -> None:
     What comes after it, such as the answers of a chat, cannot fail the run any more.
     """
     if session.process.is_main:
-        publish_final(session.resolved.folder, record, session.state)
-        conclude(session, error=None)
+        folder, retention = session.resolved.folder, session.checkpoints.retention
+        with_room(lambda: publish_final(folder, record, session.state, session.model_alone), retention)
+        if session.model_alone:
+            retention.keep_best(session.state, folder / "final")
+        with_room(lambda: conclude(session, error=None), retention)
+        for gone in remove_previous(folder):
+            session.say(f"the run before, in {gone}, was removed")
     collectives.from_main(None)  # no process leaves before the results are on disk
 
 
-def publish_final(folder: Path, record: dict[str, Any], state: TrainingState) -> None:
-    """Makes `final/` from the last checkpoint: model, tokenizer and model card. record: settings.json."""
-    new = copy_model(published_checkpoints(folder)[0], "tmp.final")
+def with_room(write: Callable[[], None], retention: Retention) -> None:
+    """Writes a part of the results; on a full disk older checkpoints make room. Raises VolumeError, VolumeLost."""
+
+    def write_with_room() -> None:
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in FULL or not retention.make_room():
+                    raise
+
+    with_retries("cannot be written", retention.folder, write_with_room)
+
+
+def publish_final(folder: Path, record: dict[str, Any], state: TrainingState, model_alone: bool = False) -> None:
+    """Makes `final/` from the last checkpoint: model, tokenizer and model card. Raises OSError.
+
+    record: settings.json. model_alone: there is no checkpoint of the last step, and its model is ready.
+    """
+    new = folder / NEW_FINAL if model_alone else copy_model(published_checkpoints(folder)[0], NEW_FINAL)
     write_text(new / "README.md", model_card(record, state.step, state.tokens, state.best))
     final = folder / "final"
     if final.exists():
