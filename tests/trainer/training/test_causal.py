@@ -1,5 +1,7 @@
 """A language model that sees the tokens it is to predict is refused; one that does not is never refused for it."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,9 +126,12 @@ def test_a_run_of_an_encoder_as_a_causal_model_ends_before_its_first_step(
 def test_an_encoder_is_refused_and_a_decoder_taken_under_every_strategy(
     bert: Path, llama: Path, few_texts: Path, tmp_path: Path
 ) -> None:
+    encoder = shutil.copytree(bert, tmp_path / "encoder")
+    described = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps(described | {"tie_word_embeddings": False}))
     cells = []
     for kind in STRATEGIES:
-        for name, model in (("bert", bert), ("llama", llama)):
+        for name, model in (("bert", encoder), ("llama", llama)):
             options = {"task": "causal-lm", "strategy__kind": kind, "schedule__max_steps": 1, "batch__packing": False}
             one = cell(model, few_texts, tmp_path / f"{name} {kind}", **options)
             cells.append(one | {"outcome": str(tmp_path / f"{name} {kind}.json")})

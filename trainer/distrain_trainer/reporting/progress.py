@@ -1,7 +1,7 @@
 """The progress of a run, for a person at a terminal or for a cluster's log.
 
-On a terminal: a bar at the bottom, with messages and evaluations above it. Otherwise: messages on stderr, and the lines
-of metrics.jsonl on stdout, at most one per second, because a client reads the progress from the log.
+On a terminal: a bar at the bottom, with sentences above it. Otherwise: sentences on stderr, and the lines of
+metrics.jsonl on stdout, at most one per second, because a client reads the progress from the log.
 """
 
 import math
@@ -56,15 +56,12 @@ class Progress:
 
     def step(self, line: Mapping[str, Any]) -> None:
         """Shows a line of metrics.jsonl: a step, an evaluation or an event."""
-        evaluation = any(name.startswith("eval_") for name in line)
-        training = not evaluation and "event" not in line
+        training = "loss" in line and "event" not in line
         if not self._bar:
             self._log(line, training)
         elif training:
             self._bar.update(self._task, completed=line["step"], description=self._describe(line))
-        elif evaluation:
-            say(evaluation_sentence(line))
-        elif "message" in line:
+        if "message" in line:
             say(f"step {line['step']}: {line['message']}")
 
     def evaluating(self, done: int, of: int) -> None:
@@ -108,8 +105,12 @@ class Progress:
         return f"{self._figures}{clock(seconds_per_step * (self.total - line['step']))} left"
 
 
-def evaluation_sentence(line: Mapping[str, Any]) -> str:
-    """An evaluation line as `step 120: evaluation loss 0.4123, accuracy 0.9120, f1 macro 0.8876`."""
+def evaluation_sentence(line: Mapping[str, Any], new_best: str | None) -> str:
+    """An evaluation line as `eval at step 120: loss 0.4123, accuracy 0.9120, f1 macro 0.8876; new best accuracy`.
+
+    new_best: the metric, if no evaluation before had a better one.
+    """
     shown = ("eval_loss", "eval_accuracy", "eval_f1_macro", "eval_perplexity", "eval_token_accuracy")
     values = [f"{name[5:].replace('_', ' ')} {line[name]:.4f}" for name in shown if line.get(name) is not None]
-    return f"step {line['step']}: evaluation {', '.join(values)}"
+    best = f"; new best {new_best.replace('_', ' ')}" if new_best else ""
+    return f"eval at step {line['step']}: {', '.join(values)}{best}"

@@ -10,12 +10,19 @@ RUN_FILES = (
     "attempt.json",
     "metrics.jsonl",
     "training_info.json",
+    "final_training_info.json",
     "report.html",
     "final",
     "logs",
     "errors",
 )
-"""What a run writes into its folder, besides checkpoints (checkpoint-*) and temporary folders (tmp.*)."""
+"""What a run writes into its folder, besides checkpoints (checkpoint-*), temporary folders (tmp.*) and the links to the
+files of the final model (`links_to_final`)."""
+
+
+def links_to_final(folder: Path) -> list[Path]:
+    """The links in a run's folder to files of its `final/`. Nothing else that bears such a name is the run's own."""
+    return [path for path in folder.iterdir() if path.is_symlink() and path.readlink().parent == Path("final")]
 
 
 def published_checkpoints(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from distrain_trainer.errors import CheckpointError, SettingsError
 from distrain_trainer.settings.model import MAY_CHANGE, Settings, explicit, first_fault, flat, nested
-from distrain_trainer.storage.layout import RUN_FILES
+from distrain_trainer.storage.layout import RUN_FILES, links_to_final
 from distrain_trainer.storage.retry import read_text, with_retries
 
 
@@ -131,8 +131,8 @@ def check_writable(folder: Path) -> None:
 def remove_run(folder: Path) -> None:
     """Removes what a run has written; whatever else lies in the folder stays. Raises OSError."""
     names = [folder / name for name in RUN_FILES]
-    for path in names + list(folder.glob("checkpoint-*")) + list(folder.glob("tmp.*")):
-        if path.is_dir():
+    for path in names + list(folder.glob("checkpoint-*")) + list(folder.glob("tmp.*")) + links_to_final(folder):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
