@@ -88,5 +88,3 @@ def test_a_removed_run_takes_its_links_with_it_and_nothing_else(whole: Path) -> 
     """The last test of this fixture."""
     remove_run(whole)
     assert sorted(path.name for path in whole.iterdir()) == ["README.md", "config.json"]
-
-

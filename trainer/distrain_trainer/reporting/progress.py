@@ -18,6 +18,8 @@ from distrain_trainer.console import clock, say, short
 from distrain_trainer.storage.files import json_line
 
 SECONDS_BETWEEN_LINES = 1.0
+SHORTEST_BAR = 6
+"""Columns that figures leave to the bar."""
 
 
 class Progress:
@@ -31,7 +33,7 @@ class Progress:
         self._started = monotonic()
         self._printed = -math.inf
         self._held_back: Mapping[str, Any] | None = None
-        self._figures = ""
+        self._epoch = self._loss = self._speed = ""
         self._bar: Bar | None = None
         if terminal is None:
             terminal = sys.stdout.isatty() and sys.stderr.isatty()
@@ -77,7 +79,7 @@ class Progress:
         """Prints the last step if it was held back, and stops the bar."""
         self._release()
         if self._bar:
-            self._bar.update(self._task, description=f"{self._figures}took {clock(monotonic() - self._started)}")
+            self._bar.update(self._task, description=self._fitted(f"took {clock(monotonic() - self._started)}"))
             self._bar.stop()
 
     def _log(self, line: Mapping[str, Any], training: bool) -> None:
@@ -97,12 +99,24 @@ class Progress:
 
     def _describe(self, line: Mapping[str, Any]) -> str:
         loss, speed = line.get("loss"), line.get("tokens_per_second")
-        loss_text = "not finite" if loss is None else f"{loss:.4f}"
-        self._figures = f"epoch {line.get('epoch', 0):.2f}  loss {loss_text}  "
-        if speed:
-            self._figures += f"{short(speed)} tokens/s  "
+        self._epoch = f"epoch {line.get('epoch', 0):.2f}"
+        self._loss = f"loss {loss:.4f}" if loss is not None else "loss not finite"
+        self._speed = f"{short(speed)} tokens/s" if speed else ""
         seconds_per_step = (monotonic() - self._started) / max(line["step"] - self.start_step, 1)
-        return f"{self._figures}{clock(seconds_per_step * (self.total - line['step']))} left"
+        return self._fitted(f"{clock(seconds_per_step * (self.total - line['step']))} left")
+
+    def _fitted(self, time: str) -> str:
+        """The newest figures and a time, as many as leave the bar some room on one line of the terminal."""
+        assert self._bar
+        room = self._bar.console.width - len(f"step {self.total}/{self.total}  ") - SHORTEST_BAR
+        wanted = (
+            (self._epoch, self._loss, self._speed, time),
+            (self._loss, self._speed, time),
+            (self._loss, time),
+            (time,),
+        )
+        found = ("  ".join(filter(None, parts)) for parts in wanted)
+        return next((text for text in found if len(text) <= room), time)
 
 
 def evaluation_sentence(line: Mapping[str, Any], new_best: str | None) -> str:

@@ -294,7 +294,9 @@ def leave(session: TrainingSession, reason: type[Stopped] | type[OutOfTime]) -> 
     kept = f"checkpoint-{state.step} is written" if settle(session) else "its checkpoint could NOT be written"
     why = "stopped" if reason is Stopped else f"max_hours ({session.settings.max_hours:g}) reached"
     text = f"{why} at step {state.step} of {session.plan.steps}; {kept}; --resume continues from the newest checkpoint"
-    session.record({"step": state.step, "event": "preempted" if reason is Stopped else "out_of_time"})
+    by_cluster = ClusterEnvironment.read().node_name is not None
+    stopped = "preempted" if by_cluster else "interrupted"
+    session.record({"step": state.step, "event": stopped if reason is Stopped else "out_of_time"})
     raise reason(text)
 
 
