@@ -25,7 +25,8 @@ class Chart:
     """A plot of some fields of metrics.jsonl.
 
     series: (field, label in the legend). scale: factor for the values, which are then shown with `unit`. zero: the y
-    axis starts at 0. exact: the line is not smoothed. wide: the plot takes a row of its own. axis: what the y axis counts.
+    axis starts at 0. exact: the line is not smoothed. wide: the plot takes a row of its own. axis: what the y axis
+    counts.
     """
 
     title: str

@@ -187,8 +187,8 @@ def usual_names(session: TrainingSession) -> dict[str, Any]:
     """What scripts for other trainers read from training_info.json, under their names.
 
     batch_size: rows of a micro-batch, which is what one process computes at once; the average where batch.samples is
-    unset. effective_batch_size: the average rows of a step. best_eval_loss: the lowest of all evaluations, None if there
-    was none.
+    unset. effective_batch_size: the average rows of a step. best_eval_loss: the lowest of all evaluations, None where
+    there was none.
     """
     state, settings, data = session.state, session.settings, session.resolved.data
     slots = session.plan.slots(session.process.world)
