@@ -1,6 +1,7 @@
 """The command as people type it: what it leaves, what it answers, and how it refuses."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -160,7 +161,10 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(
     flat = ("--optimizer.learning_rate", "1e-9", "--output_dir", tmp_path / "out")
     done = run_command("train", *on(bert, texts, *more, *flat))
     assert done.returncode == 0, done.stderr
-    assert "ending early" in done.stdout
+    assert re.search(
+        r"\nstep 6: stopping early: no better accuracy than \d\.\d{4} at step 2 in 2 evaluations", done.stderr
+    )
+    assert re.search(r"\neval at step 2: loss .*; new best accuracy\neval at step 4: [^;]*\n", done.stderr)
     assert max(losses(tmp_path / "out")) == 6
 
 

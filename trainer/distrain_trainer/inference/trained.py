@@ -65,12 +65,12 @@ class Trained:
 
 
 def model_folder(path: str) -> Path:
-    """The model that `path` means: the folder itself, or of a run its final/, its best or its newest checkpoint.
+    """The model that `path` means: of a run its final/, its best or its newest checkpoint, else the folder itself.
 
     Raises DataError where there is none.
     """
     folder = Path(path)
-    for candidate in (folder, folder / "final", folder / BEST, *published_checkpoints(folder)):
+    for candidate in (folder / "final", folder, folder / BEST, *published_checkpoints(folder)):
         described = (candidate / "config.json").exists() or (candidate / CONFIG).exists()
         if described and (candidate / "settings.json").exists():
             return candidate

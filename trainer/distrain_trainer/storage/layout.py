@@ -17,7 +17,7 @@ LOCK = "lock.json"
 PREVIOUS = r"previous-\d{8}-\d{6}(-\d+)?"
 """The run that was in the folder before (`storage.previous`)."""
 
-RECORDS = ("settings.json", "metrics.jsonl", "training_info.json", "report.html")
+RECORDS = ("settings.json", "metrics.jsonl", "training_info.json", "final_training_info.json", "report.html")
 """Files of a run; those of the attempts (`attempt.json`, `logs/`, `errors/`) come before the first of these."""
 MODELS = ("final", BEST)
 _WRITTEN_BESIDE = {
@@ -66,7 +66,12 @@ def run_entries(folder: Path) -> list[Path]:
         return []
     found = [folder / name for name in RECORDS if (folder / name).is_file()]
     found += [folder / name for name in MODELS if _is_model(folder / name)]
-    return [*found, *published_checkpoints(folder), *_written_beside(folder)]
+    return [*found, *links_to_final(folder), *published_checkpoints(folder), *_written_beside(folder)]
+
+
+def links_to_final(folder: Path) -> list[Path]:
+    """The links in a run's folder to files of its `final/`. Nothing else that bears such a name is the run's own."""
+    return [path for path in folder.iterdir() if path.is_symlink() and path.readlink().parent == Path("final")]
 
 
 def in_the_way(folder: Path) -> list[str]:

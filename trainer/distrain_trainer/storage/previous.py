@@ -56,7 +56,7 @@ def remove_previous(folder: Path) -> list[Path]:
             continue
         with suppress(OSError):
             for path in reversed(run_entries(kept)):  # settings.json last: by it the rest is known to be a run's
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             for shared in ("logs", "errors"):
                 if (kept / shared).is_dir():
                     (kept / shared).rmdir()

@@ -27,7 +27,7 @@ from distrain_trainer.training.checkpoint.writer import CheckpointWriter
 from distrain_trainer.training.checks import check_same_start, tell_endless
 from distrain_trainer.training.loop import train
 from distrain_trainer.training.opening import open_folder
-from distrain_trainer.training.probes import check_packing, choose_loss, choose_mask, tell_router_loss
+from distrain_trainer.training.probes import check_causal, check_packing, choose_loss, choose_mask, tell_router_loss
 from distrain_trainer.training.resolve import ResolvedRun, resolve, with_common_tokens
 from distrain_trainer.training.session import TrainingSession, journal
 from distrain_trainer.training.stop import StopRequest
@@ -74,6 +74,7 @@ def run(
     parameters = parameter_counts(model)
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
     parallel = parallelize(settings, accelerator, module, process.world)
+    check_causal(settings, module, parallel.module, collator)
     check_packing(settings, module, parallel.module, collator)
     choose_mask(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
