@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "k8s"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "k8s" / "support"))
 
 from fake_cluster import FakeCluster
 from made import pod, pytorchjob

@@ -8,8 +8,8 @@ from distrain_k8s.diagnose.causes import CAUSES, Stage, cause_of_error
 from distrain_k8s.diagnose.waits import lacks
 from distrain_k8s.errors import Forbidden, NotServed, Unreachable
 from distrain_k8s.runs.status import Run
+from evidence import run
 from made import IMAGE, ended, event, pod, pytorchjob, trainjob, waiting, workload
-from test_status import run
 
 Object = dict[str, Any]
 PULL = f'failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}"'

@@ -114,23 +114,40 @@ def supervise_run(
 
 def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Evaluates a trained model and prints its metrics as JSON."""
+    from distrain_trainer.__main__ import quieten_libraries
+
+    quieten_libraries()
     from distrain_trainer.inference.evaluate import evaluate_folder
 
-    print(json.dumps(evaluate_folder(chosen.path, chosen.file, flags), indent=2))
+    print(json.dumps(evaluate_folder(chosen.path, chosen.file, flags, chosen.checkpoint), indent=2))
 
 
 def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Predicts for each line of text, or row of a file, one JSON object a line."""
+    from distrain_trainer.__main__ import quieten_libraries
+
+    quieten_libraries()
     from distrain_trainer.inference.predict import predict_folder
 
-    predict_folder(chosen.path, chosen.file, chosen.output, chosen.max_new_tokens)
+    predict_folder(
+        chosen.path,
+        chosen.file,
+        chosen.output,
+        chosen.max_new_tokens,
+        flags,
+        chosen.checkpoint,
+        chosen.keep_columns,
+    )
 
 
 def merge(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Merges a trained adapter into its base model, and says how far the logits moved."""
+    from distrain_trainer.__main__ import quieten_libraries
+
+    quieten_libraries()
     from distrain_trainer.inference.merge import merge_folder
 
-    print(json.dumps(merge_folder(chosen.path, chosen.output, chosen.dtype), indent=2))
+    print(json.dumps(merge_folder(chosen.path, chosen.output, chosen.dtype, chosen.checkpoint), indent=2))
 
 
 def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
@@ -140,7 +157,7 @@ def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     quieten_libraries()
     from distrain_trainer.inference.chat import talk
 
-    talk(chosen.path, chosen.max_new_tokens)
+    talk(chosen.path, chosen.max_new_tokens, chosen.checkpoint)
 
 
 def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

@@ -308,6 +308,7 @@ def test_restarts_are_counted_since_the_newest_checkpoint_and_stops_are_free(tmp
     assert [attempt_and(tmp_path, None).spent for _ in range(9)] == [0] * 9
     assert [attempt_and(tmp_path, f"failure {n}").spent for n in range(3)] == [0, 1, 2]
     (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5/manifest.json").touch()
     assert [attempt_and(tmp_path, f"failure {n}").spent for n in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(RestartsUsedUp, match=r"restarted 4 times without a new checkpoint.*failure 4"):
         begin_attempt(tmp_path, max_restarts=4)

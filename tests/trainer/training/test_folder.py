@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distrain_trainer.inference.trained import model_folder
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.layout import links_to_final
-from distrain_trainer.storage.run_folder import remove_run
+from distrain_trainer.storage.previous import name_for_previous, set_aside
 from distrain_trainer.training.run import run
 from runs import metrics
 
@@ -84,7 +84,10 @@ def test_the_records_have_the_names_that_scripts_read(whole: Path) -> None:
     assert json.loads((whole / "final_training_info.json").read_text()) == info
 
 
-def test_a_removed_run_takes_its_links_with_it_and_nothing_else(whole: Path) -> None:
+def test_a_replaced_run_takes_its_links_with_it_and_nothing_else(whole: Path) -> None:
     """The last test of this fixture."""
-    remove_run(whole)
-    assert sorted(path.name for path in whole.iterdir()) == ["README.md", "config.json"]
+    name = name_for_previous(whole)
+    set_aside(whole, name, attempt=9)
+    assert {path.name for path in whole.iterdir()} - {"attempt.json"} == {"README.md", "config.json", name}
+    assert model_folder(str(whole / name)) == whole / name / "final"
+    assert links_to_final(whole / name)

@@ -11,7 +11,7 @@ import torch
 from distrain_trainer.console import say
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.hardware.numerics import DTYPES
-from distrain_trainer.inference.trained import Trained, load, model_folder
+from distrain_trainer.inference.trained import Trained, load, model_folder, tell_model
 from distrain_trainer.models.load import config_to_write
 from distrain_trainer.models.lora import CONFIG
 from distrain_trainer.reporting.model_card import adapter_line, card_head
@@ -40,15 +40,16 @@ ROUNDING = 1e-2
 """Largest difference that merging in fp32 may make, as a fraction of the largest logit; rounding makes about 1e-6."""
 
 
-def merge_folder(path: str, output: str | None, dtype: str) -> dict[str, Any]:
+def merge_folder(path: str, output: str | None, dtype: str, checkpoint: str | None = None) -> dict[str, Any]:
     """Writes the adapter of `path` merged into its unquantized base as a folder for from_pretrained.
 
     output: the folder; None for `merged` beside the adapter's. dtype: of the written weights; they are merged in fp32.
-    Returns {"model", "rows", "merging", "quantization"}: the largest and mean absolute difference of logits made by
-    merging, and by leaving the quantization behind (None where there was none). Raises DataError where the merged
-    model does not compute what the adapter on its base does.
+    checkpoint: which of a run's models to take. Returns {"model", "rows", "merging", "quantization"}: the largest and
+    mean absolute difference of logits made by merging, and by leaving the quantization behind (None where there was
+    none). Raises DataError where the merged model does not compute what the adapter on its base does.
     """
-    folder = model_folder(path)
+    folder = model_folder(path, checkpoint)
+    tell_model(path, folder)
     if not (folder / CONFIG).exists():
         raise DataError(f"{folder} holds a whole model, not an adapter; there is nothing to merge")
     target = Path(output) if output else folder.parent / "merged"
