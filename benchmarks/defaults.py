@@ -1,4 +1,4 @@
-"""distrain beside transformers' Trainer, both with their defaults: accuracy and seconds on texts of four kinds of length.
+"""distrain beside transformers' Trainer, both with their defaults: accuracy and seconds on texts of four lengths.
 
 Writes a table and a plot of accuracy against seconds.
 """

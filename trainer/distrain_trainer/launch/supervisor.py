@@ -11,7 +11,7 @@ Ctrl-C or SIGTERM asks the workers of all nodes to save and leave (143); a secon
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +19,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from distrain_trainer.console import debug, say, warn
-from distrain_trainer.errors import DistrainError, FailureReport, LostPeer, RunFailed, Stopped, is_retried
+from distrain_trainer.errors import (
+    DistrainError,
+    FailureReport,
+    LostPeer,
+    RunFailed,
+    Stopped,
+    Superseded,
+    is_retried,
+)
 from distrain_trainer.hardware.machine import versions
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import Node
@@ -30,8 +38,10 @@ from distrain_trainer.launch.workers import Work, Workers
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from distrain_trainer.storage.files import write_json
+from distrain_trainer.storage.lock import FolderLock
+from distrain_trainer.storage.previous import put_back, remove_previous
 from distrain_trainer.storage.retry import with_retries
-from distrain_trainer.storage.run_folder import is_finished, read_claim
+from distrain_trainer.storage.run_folder import check_writable, is_finished, read_claim
 
 TICK = 0.05
 LONGEST_PAUSE = 60.0
@@ -42,30 +52,44 @@ LONGEST_PAUSE = 60.0
 class Job:
     """What is to be run on this node.
 
-    cluster: what the cluster says about this machine. work: the worker program, of which all imports are done.
-    arguments: its arguments. resume: whether the folder may hold this run. by_hand: a person has asked to resume, so
-    that earlier failures do not count.
+    cluster: what the cluster says about this machine. work: the worker program. preload: imports what it needs, which
+    takes seconds. arguments: its arguments. resume: whether the folder may hold this run. by_hand: a person has asked
+    to resume, so that earlier failures do not count. lock: of the folder, on node 0. previous: what the run that is in
+    the folder will be called there once this one begins to write; None where none is to be replaced.
     """
 
     node: Node
     cluster: ClusterEnvironment
     settings: Settings
     work: Work
+    preload: Callable[[], None]
     arguments: list[str]
     resume: bool
     by_hand: bool
+    lock: FolderLock | None = None
+    previous: str | None = None
 
     @property
     def folder(self) -> Path:
         return Path(self.settings.output_dir)
 
+    @property
+    def replaces(self) -> bool:
+        """Whether the run that this one replaces is still in its place."""
+        return self.previous is not None and not (self.folder / self.previous).exists()
+
     def holds_run(self) -> bool:
         """Whether there is something in the folder to continue. Raises DistrainError."""
-        return read_claim(self.settings, self.resume).stored is not None
+        return read_claim(self.settings, self.resume, self.replaces).stored is not None
 
     def finished(self) -> bool:
         """Whether the run has come to the end of the schedule that is asked for. Raises DistrainError."""
-        return is_finished(read_claim(self.settings, self.resume))
+        return is_finished(read_claim(self.settings, self.resume, self.replaces))
+
+    def check_lock(self) -> None:
+        """Raises Superseded where another node 0 of this run has taken the folder over."""
+        if self.lock is not None and (other := self.lock.check()):
+            raise Superseded(f"{self.folder} was taken over by {other.title}; this process leaves it alone")
 
     def facts(self) -> dict[str, Any]:
         """What must be the same on all nodes."""
@@ -92,6 +116,8 @@ def supervise(job: Job, requests: Requests) -> int:
     store, after = None, 0
     export_metrics(job.folder, job.cluster.metrics_port)
     if job.finished():
+        if job.lock is not None:
+            remove_previous(job.folder)
         say(f"the run in {job.folder} is finished; give it more schedule.epochs to train on")
         return 0
     while True:
@@ -111,6 +137,7 @@ def supervise(job: Job, requests: Requests) -> int:
         job.by_hand, job.resume = False, True
         if outcome.failure is None or job.finished():
             return 0
+        job.check_lock()
         if requests.asked or not outcome.again:
             raise RunFailed(outcome.failure)
         warn(f"{outcome.failure.sentence}; starting again")
@@ -135,10 +162,14 @@ def _coordinate(job: Job, store: Any, requests: Requests) -> AttemptOutcome:
     coordinator = Coordinator(job.node, store, number, job.facts(), lambda: requests.asked)
     try:
         coordinator.gather()
+        job.check_lock()
+        if job.replaces:
+            with_retries("cannot be written", job.folder, lambda: put_back(job.folder))
         resume = job.holds_run()
         begun = begin_attempt(job.folder, job.settings.checkpoint.max_restarts, forgive=job.by_hand)
     except DistrainError as error:
-        outcome = AttemptOutcome(FailureReport(error.exit_code, str(error)), again=isinstance(error, Stopped))
+        again = isinstance(error, Stopped | Superseded)
+        outcome = AttemptOutcome(FailureReport(error.exit_code, str(error)), again)
         coordinator.close(outcome)
         return outcome
     start = coordinator.start(begun.attempt, begun.token, resume)
@@ -150,9 +181,14 @@ def _coordinate(job: Job, store: Any, requests: Requests) -> AttemptOutcome:
                 coordinator.fail(_report(job, start.attempt, workers), asked=requests.asked)
             if cause := coordinator.cause():
                 break
+            if taken := job.lock and job.lock.lost_to():
+                cause = 0, FailureReport(Superseded.exit_code, f"node 0 was replaced by {taken.title}")
+                break
             time.sleep(TICK)
     outcome = AttemptOutcome(None)
-    if cause is not None:
+    if cause is not None and job.lock and job.lock.check():
+        outcome = AttemptOutcome(cause[1], again=True)  # attempt.json is no longer ours
+    elif cause is not None:
         index, report = cause
         outcome = _outcome(report, job.node, coordinator.title(index))
         # Without the machine's name: the same failure may follow the run to another.
@@ -173,6 +209,7 @@ def _take_part(job: Job, store: Any, after: int, requests: Requests) -> tuple[At
     with _workers(job, start, requests) as workers:
         try:
             check_volume(lambda: read_attempts(job.folder).token, start.token, job.folder)
+            check_writable(job.folder)
         except DistrainError as error:
             told = True
             member.fail(FailureReport(error.exit_code, str(error), node=job.node.name or None), asked=False)
@@ -195,12 +232,15 @@ def _take_part(job: Job, store: Any, after: int, requests: Requests) -> tuple[At
 def _workers(job: Job, start: Start, requests: Requests) -> Iterator[Workers]:
     """The workers of an attempt; none is left afterwards."""
     arguments = [*job.arguments, "--attempt", str(start.attempt), *(["--resume"] if start.resume else [])]
+    if job.previous is not None and job.replaces:
+        arguments += ["--previous", job.previous]
     log = job.folder / "logs" / f"node-{job.node.index}.attempt-{start.attempt}.log"
     if job.node.name:
         with suppress(OSError):
             log.parent.mkdir(exist_ok=True)
             with log.open("a") as file:
                 file.write(f"attempt {start.attempt} on {job.node.title}\n")
+    job.preload()
     debug(f"attempt {start.attempt} starts its workers, whose process group meets at port {start.port}")
     with TemporaryDirectory(prefix="distrain-") as scratch:
         workers = requests.workers = Workers(job.work, arguments, job.node, start.port, log, Path(scratch))

@@ -41,7 +41,8 @@ class Workers:
         self._running: dict[int, int] = {}
         self._deadline = float("inf")
         environment = _environment(node, port)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # of a volume that is read-only here, which the preflight finds out
+            log.parent.mkdir(parents=True, exist_ok=True)
         for local_rank in range(node.processes):
             sys.stdout.flush()
             sys.stderr.flush()

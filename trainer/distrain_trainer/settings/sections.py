@@ -76,6 +76,11 @@ class Data(Section):
     files: Names | None = None
     """Local files or globs (csv, json, jsonl, parquet, txt, each also with .gz where its format allows), or one
     folder written by save_to_disk."""
+    split_by_name: bool = True
+    """Files whose names say train, validation (valid, val, dev, eval) or test are these splits, where several of them
+    are named: train is trained on, validation evaluated on, test left alone. false: all files are trained on."""
+    delimiter: Literal["comma", "semicolon", "tab", "pipe"] | None = None
+    """What separates the fields of CSV files. None: comma, in .tsv files tab."""
     config: str | None = None
     """Configuration (subset) of a data set on the Hub."""
     revision: str | None = None
@@ -84,6 +89,9 @@ class Data(Section):
     """Column of the text. None takes the first of text, sentence, content. A column `input_ids` is taken as it is."""
     label_column: str | None = None
     """Column of the label (classification). None takes the first of label, labels."""
+    unlabelled: int | str | None = None
+    """Label that stands for none, such as -1; its rows are left out (classification). None: every value is a class,
+    unless all rows have -1."""
     split_column: str | None = None
     """Column whose value says which split a row belongs to, for files that hold several."""
     train_split: str = "train"

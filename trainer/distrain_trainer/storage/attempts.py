@@ -62,7 +62,7 @@ def begin_attempt(folder: Path, max_restarts: int | None = None, forgive: bool =
     RestartsUsedUp (69) if the budget is spent, VolumeError, VolumeLost.
     """
     found, newest = with_retries("cannot be read", folder, lambda: (read_attempts(folder), _newest_checkpoint(folder)))
-    if forgive or newest > found.checkpoint:
+    if forgive or newest != found.checkpoint:  # also after another run has been replaced
         found.checkpoint, found.spent, found.failures = newest, 0, []
     elif not found.excused:
         found.spent += 1

@@ -51,7 +51,9 @@ def plan_warnings(plan: Plan, settings: Settings, world: int) -> list[str]:
             f"run {plan.steps}, which may be too few to learn from; {_more_steps(plan, settings.batch, world)}"
         )
     if plan.padding() > MUCH_PADDING:
-        packing = "" if settings.batch.packing or settings.task not in ("causal-lm", "chat") else "batch.packing: true, "
+        packing = (
+            "" if settings.batch.packing or settings.task not in ("causal-lm", "chat") else "batch.packing: true, "
+        )
         found.append(
             f"{plan.padding():.0%} of the tokens are padding, because texts of very different length share a "
             f"micro-batch; set {packing}a lower batch.samples or a lower data.max_length"

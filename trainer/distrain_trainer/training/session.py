@@ -30,6 +30,7 @@ class TrainingSession:
     each line of metrics.jsonl. watch: takes how far an evaluation is. (These three do nothing except on process 0.)
     evaluation_plan, evaluation_collator: None if there are no evaluation rows. evaluation: the last one.
     saved_step: of the newest checkpoint of this session. saved_at: when that was begun, by the monotonic clock.
+    model_alone: the disk took only the model of the last step.
     """
 
     resolved: ResolvedRun
@@ -45,6 +46,7 @@ class TrainingSession:
     evaluation_collator: Collator | None = field(init=False)
     evaluation: Evaluation | None = None
     saved_step: int = -1
+    model_alone: bool = False
     saved_at: float = 0.0
 
     def __post_init__(self) -> None:
