@@ -159,7 +159,11 @@ def test_any_parquet_file_becomes_rows_or_a_sentence(columns: Any, task: str) ->
     [
         ("text,label\na,x\n", "1 row cannot be divided"),
         ("text,label\n" + "a,x\n" * 30, "every training row has label 'x'"),
-        ("text,label\n" + "".join(f"a,c{n}\n" for n in range(3000)), None),
+        (
+            "text,label\n" + "".join(f"a,c{n}\n" for n in range(3000)),
+            "none of the 3000 labels has rows to spare for evaluation",
+        ),
+        ("text,label\n" + "".join(f"a,c{n // 2}\n" for n in range(3000)), None),
         ("text,label\n" + ",\n" * 20, "20 of 20 training rows have no label"),
         ("text,text,label\na,b,c\nd,e,f\n", "line 1: the header has column 'text' twice"),
         ("text;label\na;b\n", "in which a semicolon seems to separate fields; set data.delimiter to semicolon"),

@@ -353,7 +353,10 @@ def _hold_out(part: Part, fraction: float, labels: list[str] | None, say: Callab
         kept = first[~np.isin(codes[first], codes[train])]
         train, evaluation, moved = np.union1d(train, kept), np.setdiff1d(evaluation, kept), len(kept)
         if not len(evaluation):
-            raise DataError(too_few)
+            raise DataError(
+                f"none of the {len(names)} labels has rows to spare for evaluation; check that data.label_column is "
+                "the column of the classes, set data.evaluation_fraction to 0 or name data.evaluation_files"
+            )
     if why:
         say(f"evaluation rows are drawn without stratification: {why}")
     if moved:
