@@ -306,7 +306,8 @@ def test_ctrl_c_leaves_the_run_alone_and_says_so(runs: None, cluster: FakeCluste
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
-        assert process.returncode == 130, err
+        # Python ends by the signal itself where it came within an exec, such as a new dataclass: 130 in a shell.
+        assert process.returncode in (130, -signal.SIGINT), (command, err)
         assert err.splitlines()[-1] == "good goes on; distrain status good -n team shows it"
     assert {method for method, _ in cluster.requests} == {"GET"}
 
