@@ -29,8 +29,8 @@ from runs import losses, metrics, tensors
 
 BOTH = ("sgd", "adamw")
 DEALS = [
-    (1, 4, ("sgd",)),
     (2, 5, BOTH),
+    pytest.param((1, 4, ("sgd",)), marks=pytest.mark.matrix),
     *(pytest.param((*deal, BOTH), marks=pytest.mark.matrix) for deal in ((1, 5), (2, 4), (4, 4), (4, 5))),
 ]
 """Processes, micro_batches that they divide or do not, and optimizers."""
@@ -171,9 +171,8 @@ def ids_of(rows: Rows) -> list[np.ndarray]:
     return [rows.input_ids[start:end].astype(np.int64) for start, end in spans]
 
 
-@pytest.mark.parametrize(
-    "strategy", ["fsdp", *(pytest.param(s, marks=pytest.mark.matrix) for s in STRATEGIES if s != "fsdp")]
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_resume_on_four_processes_is_bit_exact(strategy: str, bert: Path, texts: Path, tmp_path: Path) -> None:
     options = {"strategy__kind": strategy, "batch__micro_batches": 6, "optimizer__learning_rate": 1e-3}
     whole = cell(bert, texts, tmp_path / "whole", schedule__max_steps=10, **options)

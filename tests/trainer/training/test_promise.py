@@ -90,7 +90,7 @@ def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path
     assert (error["exit_code"], error["node"]) == (137, "machine-7")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.matrix)])
 def test_a_run_that_is_asked_to_stop_saves_leaves_with_143_and_ends_the_same(
     bert: Path, texts: Path, whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
