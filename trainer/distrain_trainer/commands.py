@@ -71,7 +71,7 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     from distrain_trainer.launch.supervisor import Job, supervise
 
     preload()
-    job = Job(node, cluster, settings, work, arguments, resume=chosen.resume, by_hand=chosen.resume)
+    job = Job(node, cluster, settings, work, arguments, resume=chosen.resume)
     return supervise(job, requests)
 
 

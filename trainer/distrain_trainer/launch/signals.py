@@ -35,8 +35,8 @@ class Requests:
                 self.workers.kill()
                 self.workers.wait()
             os._exit(130)
-        if not self.asked:
-            say("stopping: the run is saved at the end of this step; Ctrl-C again leaves at once")
-        self.asked = True
+        before, self.asked = self.asked, True
         if self.workers:
             self.workers.ask()
+        if not before:
+            say("stopping: the run is saved at the end of this step; Ctrl-C again leaves at once")

@@ -13,6 +13,7 @@ import torch
 from distrain_trainer.data.loader import StepBatch
 from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+from distrain_trainer.launch.signs import Section
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.optimizer import learning_rate
 from distrain_trainer.training.checkpoint.format import TrainingState
@@ -44,6 +45,7 @@ def train(session: TrainingSession) -> None:
     """
     settings, state, parallel = session.settings, session.state, session.parallel
     session.stop.defer()
+    session.signs.give(Section.FIRST_STEP, state.step)
     session.saved_step, session.saved_at = state.step, time.monotonic()
     if evaluation_due(session) and not run_evaluation(session):
         leave(session, Stopped)
@@ -67,10 +69,12 @@ def train(session: TrainingSession) -> None:
             loss_sum += loss.detach()
         grad_norm = parallel.step(learning_rate=rate)
         state.step += 1
+        session.signs.give(Section.DATA, state.step)
 
         done, waited = batch, data_seconds
         batch, data_seconds = fetch(session)
         computed = time.monotonic()
+        session.signs.give(Section.STEP, state.step)
         sync = synchronize(session, loss_sum, batch)
         now = time.monotonic()
         count(state, done, sync.loss, targets, seconds=now - started)
@@ -206,9 +210,15 @@ def evaluate_now(session: TrainingSession) -> Evaluation | None:
     assert session.evaluation_plan is not None and session.evaluation_collator is not None
     module = session.parallel.module
     module.eval()
+
+    def stopping() -> bool:
+        session.signs.give(Section.EVALUATION, session.state.step)
+        return session.stop.asked
+
     args = (session.evaluation_plan, session.evaluation_collator, session.process, session.classes)
-    session.evaluation = evaluate(session.parallel.forward, *args, lambda: session.stop.asked, session.watch)
+    session.evaluation = evaluate(session.parallel.forward, *args, stopping, session.watch)
     module.train()
+    session.signs.give(Section.STEP, session.state.step)
     return session.evaluation
 
 
@@ -242,12 +252,14 @@ def checkpoint_due(session: TrainingSession, sync: StepSync) -> bool:
 def save(session: TrainingSession) -> None:
     """Writes a checkpoint, in the background if the settings say so."""
     session.saved_at = time.monotonic()
+    session.signs.give(Section.CHECKPOINT, session.state.step)
     scaler = session.parallel.loss_scaler
     session.state.loss_scale = scaler.state_dict() if scaler is not None else None
     session.checkpoints.begin(session.state)
     if not session.settings.checkpoint.background:
         publish(session)
         warn_of_grace(session, time.monotonic() - session.saved_at)
+    session.signs.give(Section.STEP, session.state.step)
 
 
 def warn_of_grace(session: TrainingSession, seconds: float) -> None:
@@ -265,7 +277,9 @@ def warn_of_grace(session: TrainingSession, seconds: float) -> None:
 
 def publish(session: TrainingSession) -> None:
     """Publishes the checkpoint in flight and records it."""
+    session.signs.give(Section.CHECKPOINT, session.state.step)
     step = session.checkpoints.finish()
+    session.signs.give(Section.STEP, session.state.step)
     if step is not None:
         session.saved_step = step
         session.record({"step": step, "event": "checkpoint"})
@@ -301,6 +315,7 @@ def finish(session: TrainingSession) -> None:
             f"training is done but its last checkpoint could not be written to {session.resolved.folder}; "
             "make room there and --resume"
         )
+    session.signs.give(Section.END, session.state.step)
 
 
 def memory_bytes(device: torch.device) -> int:

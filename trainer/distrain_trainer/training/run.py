@@ -10,6 +10,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from distrain_trainer.console import say
 from distrain_trainer.data.loader import Collator, StepDataset, steps
 from distrain_trainer.errors import DistrainError
+from distrain_trainer.launch.signs import Signs
 from distrain_trainer.models.load import load_model, parameter_counts
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives
@@ -32,11 +33,12 @@ from distrain_trainer.training.session import TrainingSession, journal
 from distrain_trainer.training.stop import StopRequest
 
 
-def run(asked: Settings, resume: bool, attempt: int | None = None) -> TrainingSession | None:
+def run(asked: Settings, resume: bool, attempt: int | None, signs: Signs) -> TrainingSession | None:
     """Trains as one of the processes that the environment describes; None if the run was finished before.
 
-    resume: whether a run in the output folder is continued. attempt: its number, if a supervisor has begun it.
-    Raises DistrainError.
+    resume: whether a run in the output folder is continued. attempt: its number, if a supervisor has begun it. signs: of
+    life, for the supervisor.
+    Raises DistrainError, StopNow.
     """
     stop = StopRequest()
     process = ProcessRank.from_environment()
@@ -98,7 +100,7 @@ def run(asked: Settings, resume: bool, attempt: int | None = None) -> TrainingSe
     batches = steps(dataset, state.step, settings.data.workers)
     with journal(resolved, state.step) as (record_line, watch):
         session = TrainingSession(
-            resolved, parallel, batches, checkpoints, state, stop, say=tell, record=record_line, watch=watch
+            resolved, parallel, batches, checkpoints, state, stop, signs, say=tell, record=record_line, watch=watch
         )
         record_line({"step": state.step, "event": "resume" if state.step else "start", "attempt": attempt})
         try:

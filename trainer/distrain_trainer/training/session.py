@@ -7,6 +7,7 @@ from typing import Any
 
 from distrain_trainer.data.loader import Collator, StepBatch
 from distrain_trainer.data.plan import MicroBatches, Plan
+from distrain_trainer.launch.signs import Signs
 from distrain_trainer.parallel.api import Parallel
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.reporting.progress import Progress
@@ -27,7 +28,7 @@ class TrainingSession:
     """What the loop works with, and the little that it remembers between steps.
 
     batches: this process's share of the steps, from `state.step` on. say: takes sentences for a person. record: takes
-    each line of metrics.jsonl. watch: takes how far an evaluation is. (These three do nothing except on process 0.)
+    each line of metrics.jsonl. signs: of life, for the supervisor. watch: takes how far an evaluation is. (These three do nothing except on process 0.)
     evaluation_plan, evaluation_collator: None if there are no evaluation rows. evaluation: the last one.
     saved_step: of the newest checkpoint of this session. saved_at: when that was begun, by the monotonic clock.
     """
@@ -38,6 +39,7 @@ class TrainingSession:
     checkpoints: CheckpointWriter
     state: TrainingState
     stop: StopRequest
+    signs: Signs
     say: Callable[[str], None]
     record: Record
     watch: Watch
