@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def measure(scratch: Path, output: Path, rounds: int, quick: bool) -> None:
         settings["seed"] = 42 + number
         for name, epochs in ((one, 1), (three, 3)):
             changed = settings | {"schedule": settings["schedule"] | {"epochs": epochs}}
-            curves[name].append(run_trainer(write_settings(scratch / f"{number} {name}", changed)))
+            curves[name].append(run_trainer(write_settings(scratch / f"{number} {name}", changed), TRAINER))
             tell(f"round {number + 1} of {rounds}: {name}", curves[name][-1])
         curves[ours].append(run_ours(scratch / f"{number} {ours}", settings))
         tell(f"round {number + 1} of {rounds}: {ours}", curves[ours][-1])
@@ -81,10 +82,10 @@ def measure(scratch: Path, output: Path, rounds: int, quick: bool) -> None:
     save(output, "accuracy", "Seconds to the same accuracy", text, plot(curves), quick)
 
 
-def run_trainer(settings: Path) -> Curve:
-    """Trainer's evaluations, one per epoch."""
-    options = [str(part) for option in TRAINER.items() for part in option]
-    arguments = [str(settings), "--result", str(settings.parent), "--evaluate", *options]
+def run_trainer(settings: Path, options: Mapping[str, float]) -> Curve:
+    """Trainer's evaluations, one per epoch. options: of contender_transformers.py."""
+    more = [str(part) for option in options.items() for part in option]
+    arguments = [str(settings), "--result", str(settings.parent), "--evaluate", *more]
     run_program("contender_transformers.py", arguments, settings.parent / "log")
     return [Point(**point) for point in json.loads((settings.parent / "evaluations.json").read_text())]
 

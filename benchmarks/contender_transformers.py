@@ -19,6 +19,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
 
 from distrain_trainer.data.tokens import Rows
@@ -81,6 +82,7 @@ def main() -> None:
         torch.set_float32_matmul_precision("medium")
     settings = read_settings(options.settings, {})
     tokenizer, data = token_rows(settings)
+    set_seed(settings.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
         sample_model(), num_labels=len(data.label_names or ()), ignore_mismatched_sizes=True
     )

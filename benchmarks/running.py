@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -82,6 +83,12 @@ class Steps:
         tokens, padded_tokens = sum(self.tokens[warm_up:]), sum(self.padded_tokens[warm_up:])
         samples = sum(self.samples[warm_up:]) / (len(self.samples) - warm_up)
         return Speed(tokens / seconds, 1 - tokens / padded_tokens, samples)
+
+
+def processor_seconds() -> float:
+    """Seconds that all runs so far have computed."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> Path:

@@ -41,7 +41,7 @@ def measure(scratch: Path, output: Path, rounds: int, quick: bool) -> None:
         settings = synthetic(scratch, seed=number)
         for size, world in cells:
             steps = WARM_UP + (1 if quick else STEPS[size])
-            settings["batch"] = {"tokens": TOKENS, "micro_batches": size}
+            settings["batch"] = {"tokens": TOKENS, "samples": None, "micro_batches": size}
             settings["schedule"] = {"kind": "constant", "max_steps": steps}
             file = write_settings(scratch / f"{number} {size} {world}", settings)
             speed = Steps.of_distrain(run_distrain(file, world, cores=world)).speed(WARM_UP)

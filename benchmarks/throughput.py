@@ -15,7 +15,7 @@ WARM_UP = 3
 """Steps that are not measured."""
 SAMPLES = 16
 """Trainer's samples per step, over all processes: twice its default per process, and its default for two."""
-BATCH = {"tokens": 1024, "micro_batches": 2}
+BATCH = {"tokens": 1024, "samples": None, "micro_batches": 2}
 """distrain's, and so the bare loop's: about as many samples per step."""
 
 

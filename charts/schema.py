@@ -76,6 +76,8 @@ def _setting(name: str, field: Schema) -> Schema:
     parts = field.get("anyOf", [field])
     words = [word for part in parts for word in part.get("enum", [part["const"]] if "const" in part else [])]
     others = [part for part in parts if part.get("type") != "null" and not {"enum", "const"} & set(part)]
+    if {"type": "string"} in others and all(part.get("type") in ("integer", "string") for part in others):
+        return _described(field, {"type": [*(part["type"] for part in others), "null"]})  # any text, so any number too
     if len(others) > 1:
         raise SystemExit(f"{SCHEMA.name} cannot express the type of {name}; teach charts/schema.py")
     if not others:

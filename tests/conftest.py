@@ -1,5 +1,6 @@
 """For all tests: no limit on the time of an example, and a last line that says how many were left out, and why."""
 
+import signal
 from collections import Counter
 from collections.abc import Generator
 
@@ -11,6 +12,10 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so are the commands that the tests start there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

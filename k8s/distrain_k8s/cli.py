@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import NoReturn
 
-from distrain_trainer.cli import COMMANDS, Command
+from distrain_k8s import commands as client
+from distrain_trainer import cli as trainer
+from distrain_trainer.cli import Command
 from distrain_trainer.errors import DistrainError, SettingsError
-from distrain_trainer.settings.reader import split_flags, takes_next
-from distrain_trainer.settings.reference import settings_help
+
+COMMANDS = (*trainer.COMMANDS, *client.COMMANDS)
 
 INTERRUPTED = 130
 """What a shell makes of Ctrl-C."""
@@ -43,20 +45,33 @@ def run(arguments: list[str]) -> int:
     if command is None:
         parser.parse_args(arguments)  # which answers --help, or says what is wrong, and exits
         raise AssertionError(arguments)
-    flags, rest = split_flags(arguments, options([command]))
+    flags, rest = settings_flags(command, arguments, parser)
     chosen = parser.parse_args(rest)
-    if flags and not command.takes_settings:
-        parser.error(f"distrain {command.name} has no option --{next(iter(flags))}")
     module, _, function = command.run.partition(":")
     try:
         code: int | None = getattr(import_module(module), function)(chosen, flags)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("distrain"):
+        if error.name is None or error.name.startswith("distrain") or command in client.COMMANDS:
             raise
         raise SettingsError(
             f"distrain {command.name} needs {error.name}, which is not installed; run pip install 'distrain[trainer]'"
         ) from None
     return code or 0
+
+
+def settings_flags(
+    command: Command, arguments: list[str], parser: argparse.ArgumentParser
+) -> tuple[dict[str, str], list[str]]:
+    """The settings among a command's arguments, and the rest. A command that takes none does without their reader."""
+    known = options([command])
+    if command.takes_settings:
+        from distrain_trainer.settings.reader import split_flags
+
+        return split_flags(arguments, known)
+    for argument in arguments:
+        if argument.startswith("--") and argument.partition("=")[0][2:] not in known and argument != "--":
+            parser.error(f"distrain {command.name} has no option {argument.partition('=')[0]}")
+    return {}, arguments
 
 
 def command_first(arguments: list[str]) -> list[str]:
@@ -71,9 +86,16 @@ def command_first(arguments: list[str]) -> list[str]:
         if not argument.startswith("-"):
             return [argument, *arguments[:place], *arguments[place + 1 :]]
         name, equals, _ = argument.lstrip("-").partition("=")
-        takes_value = known[name] if name in known else takes_next(name, arguments[place + 1 :])
+        takes_value = known[name] if name in known else setting_takes_next(name, arguments[place + 1 :])
         place += 2 if takes_value and not equals else 1
     return arguments
+
+
+def setting_takes_next(name: str, following: list[str]) -> bool:
+    """Whether the first of the following arguments is the value of the setting `--name`."""
+    from distrain_trainer.settings.reader import takes_next
+
+    return takes_next(name, following)
 
 
 def options(commands: Iterable[Command]) -> Mapping[str, bool]:
@@ -102,6 +124,8 @@ def build_parser(command: Command | None) -> argparse.ArgumentParser:
         for argument in other.arguments:
             added.add_argument(*argument.names, **argument.options)
         if other.takes_settings:
+            from distrain_trainer.settings.reference import settings_help
+
             added.formatter_class = argparse.RawDescriptionHelpFormatter
             added.epilog = settings_help()
     return parser

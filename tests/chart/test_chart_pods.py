@@ -299,6 +299,12 @@ def test_labels_stand_beside_those_that_find_the_pods() -> None:
     assert pod(values={"podLabels": own})["metadata"]["labels"] == pod()["metadata"]["labels"] | own
 
 
+def test_a_group_is_a_label_of_the_job_and_does_not_change_the_run() -> None:
+    grouped, alone = document("PyTorchJob", "group=sweep1"), document("PyTorchJob")
+    assert grouped["metadata"]["labels"].pop("app.kubernetes.io/part-of") == "sweep1"
+    assert grouped == alone
+
+
 def test_kueue_finds_its_labels() -> None:
     labels = document("PyTorchJob", "kueue.queue=team-a", "kueue.priorityClass=high")["metadata"]["labels"]
     assert labels["kueue.x-k8s.io/queue-name"] == "team-a"

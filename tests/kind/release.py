@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "distrain"
 TINY: dict[str, Any] = {
     "data": {"files": ["/data/texts.jsonl"], "max_length": 64, "evaluation_fraction": 0.15},
-    "batch": {"tokens": 256, "micro_batches": 6},
+    "batch": {"tokens": 256, "samples": 16, "micro_batches": 6},
     "optimizer": {"learning_rate": 1e-3},
     "schedule": {"max_steps": 12},
 }

@@ -1,6 +1,7 @@
 """The command as people type it: what it leaves, what it answers, and how it refuses."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,16 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from distrain_trainer.storage.layout import published_checkpoints
 from runs import RunCommand, losses, metrics, write_texts
 
-QUICK = ("--batch.tokens", 512, "--optimizer.learning_rate", "3e-3", "--data.evaluation_fraction", "0.15")
+QUICK = (
+    "--batch.tokens",
+    512,
+    "--batch.samples",
+    "null",
+    "--optimizer.learning_rate",
+    "3e-3",
+    "--data.evaluation_fraction",
+    "0.15",
+)
 
 
 def on(model: Path, texts: Path, *more: object) -> tuple[object, ...]:
@@ -160,7 +170,10 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(
     flat = ("--optimizer.learning_rate", "1e-9", "--output_dir", tmp_path / "out")
     done = run_command("train", *on(bert, texts, *more, *flat))
     assert done.returncode == 0, done.stderr
-    assert "ending early" in done.stdout
+    assert re.search(
+        r"\nstep 6: stopping early: no better accuracy than \d\.\d{4} at step 2 in 2 evaluations", done.stderr
+    )
+    assert re.search(r"\neval at step 2: loss .*; new best accuracy\neval at step 4: [^;]*\n", done.stderr)
     assert max(losses(tmp_path / "out")) == 6
 
 

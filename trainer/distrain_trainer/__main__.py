@@ -9,6 +9,7 @@ import faulthandler
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -26,7 +27,7 @@ from distrain_trainer.training.stop import die_with_parent
 if TYPE_CHECKING:
     from distrain_trainer.training.session import TrainingSession
 
-OPTIONS = {"resume": False, "attempt": True, "signs": True}
+OPTIONS = {"resume": False, "attempt": True, "previous": True, "signs": True}
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> NoReturn:
     parser.add_argument("--resume", action="store_true", help="continue the run in output_dir")
     parser.add_argument("--attempt", type=int, help="number of this attempt, from the supervisor")
     parser.add_argument("--signs", type=Path, help="folder for signs of life, from the supervisor")
+    parser.add_argument("--previous", help="what the run that is replaced will be called, from the supervisor")
     options = parser.parse_args(rest)
     if options.attempt:
         die_with_parent()
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> NoReturn:
         console.configure(settings.log_level, speaker())
         quieten_libraries()
         # What it returns is kept, and an error is not let out of its `except`: see `leave`.
-        _kept = train(settings, options.resume, options.attempt, signs)
+        _kept = train(settings, options.resume, options.attempt, options.previous, signs)
         leave(0)
     except (Exception, StopNow) as error:  # whatever it is, the launcher must hear of it
         report = report_of(error, int(os.environ.get("RANK", 0)), cluster.node_name if cluster else None)
@@ -69,17 +71,28 @@ def watched(folder: Path | None, local_rank: int) -> Signs:
     return signs
 
 
-def train(settings: Settings, resume: bool, attempt: int | None, signs: Signs) -> "TrainingSession | None":
+def train(
+    settings: Settings,
+    resume: bool,
+    attempt: int | None = None,
+    previous: str | None = None,
+    signs: Signs | None = None,
+) -> "TrainingSession | None":
     """Trains as `training.run` does, and reports what a person reads last. Raises DistrainError."""
     from distrain_trainer.inference.samples import add_answers
+    from distrain_trainer.parallel.collectives import ProcessRank
+    from distrain_trainer.storage.lock import hold
     from distrain_trainer.training.results import closing_sentences
     from distrain_trainer.training.run import run
 
-    session = run(settings, resume, attempt, signs)
-    if session is not None and session.process.is_main:
-        add_answers(session)  # the other processes do not wait for them
-        for sentence in closing_sentences(session):
-            session.say(sentence)
+    # Our own launcher holds the folder, others do not.
+    holds = attempt is None and ProcessRank.from_environment().is_main
+    with hold(Path(settings.output_dir)) if holds else nullcontext():
+        session = run(settings, resume, attempt, previous, signs)
+        if session is not None and session.process.is_main:
+            add_answers(session)  # the other processes do not wait for them
+            for sentence in closing_sentences(session):
+                session.say(sentence)
     return session
 
 

@@ -47,6 +47,12 @@ PATH = argument(
     "path", metavar="PATH", help="a run's folder, its final/, its checkpoint-best/ or one of its checkpoints"
 )
 
+CHECKPOINT = argument(
+    "--checkpoint",
+    metavar="WHICH",
+    help="model of a run: final, best, newest or the number of a step (default: the first of these that is there)",
+)
+
 COMMANDS = (
     Command(
         "train",
@@ -56,7 +62,7 @@ COMMANDS = (
             FILE,
             argument("--processes", type=int, metavar="N", help="worker processes (default: one per GPU, else one)"),
             argument("--resume", action="store_true", help="resume the run in output_dir; start if there is none"),
-            argument("--overwrite", action="store_true", help="remove the run that is in output_dir"),
+            argument("--overwrite", action="store_true", help="replace the run in output_dir when this one is done"),
         ),
         takes_settings=True,
     ),
@@ -64,7 +70,11 @@ COMMANDS = (
         "evaluate",
         "Evaluates a trained model and prints its metrics as JSON.",
         "distrain_trainer.commands:evaluate",
-        (PATH, argument("file", nargs="?", metavar="FILE", help="data to evaluate on (default: the run's own)")),
+        (
+            PATH,
+            argument("file", nargs="?", metavar="FILE", help="data to evaluate on (default: the run's own)"),
+            CHECKPOINT,
+        ),
         takes_settings=True,
     ),
     Command(
@@ -80,14 +90,21 @@ COMMANDS = (
                 help="lines of text, or a data file (default: stdin; for chat one JSON object per line)",
             ),
             argument("--output", metavar="FILE", help="where the JSON lines go (default: stdout)"),
+            argument("--keep-columns", action="store_true", help="add each row of FILE to its prediction, as `row`"),
             argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens of an answer at most"),
+            CHECKPOINT,
         ),
+        takes_settings=True,
     ),
     Command(
         "chat",
         "Talks with a trained chat model: answers each line that is typed, or piped in.",
         "distrain_trainer.commands:chat",
-        (PATH, argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer at most")),
+        (
+            PATH,
+            argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer at most"),
+            CHECKPOINT,
+        ),
     ),
     Command(
         "merge",
@@ -97,6 +114,7 @@ COMMANDS = (
             PATH,
             argument("--output", metavar="DIR", help="folder to write (default: merged, beside the adapter's)"),
             argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the merged weights"),
+            CHECKPOINT,
         ),
     ),
     Command(

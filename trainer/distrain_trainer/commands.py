@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distrain_trainer import console
-from distrain_trainer.errors import SettingsError
+from distrain_trainer.errors import DistrainError, SettingsError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import read_settings
 from distrain_trainer.settings.sections import ZERO
 
 if TYPE_CHECKING:
+    from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+    from distrain_trainer.launch.node import Node
     from distrain_trainer.launch.signals import Requests
+    from distrain_trainer.storage.lock import FolderLock
 
 
 def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
@@ -49,7 +52,8 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     from distrain_trainer.launch.cluster_environment import ClusterEnvironment
     from distrain_trainer.launch.node import gpus_here, this_node
     from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory
-    from distrain_trainer.storage.run_folder import claim
+    from distrain_trainer.storage.lock import hold
+    from distrain_trainer.storage.run_folder import check_writable, claim, read_claim
 
     if chosen.resume and chosen.overwrite:
         raise SettingsError("--resume and --overwrite contradict each other; keep one of them")
@@ -65,35 +69,85 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     check_shared_memory(settings, node.processes, gpus_here(cluster))
     check_rdma(cluster.rdma)
     check_locked_memory(node.count)
-    claim(settings, chosen.resume, chosen.overwrite)
+    folder = Path(settings.output_dir)
+    if not node.first:  # node 0 holds the folder for all
+        check_writable(folder)
+        read_claim(settings, chosen.resume)
+        return supervise_run(settings, chosen, arguments, requests, node, cluster, None)
+    with hold(folder, cluster.run_of(settings.run_id), lambda: requests.asked) as lock:
+        claim(settings, chosen.resume, chosen.overwrite)  # before anything slow: until then nobody else can begin
+        return supervise_run(settings, chosen, arguments, requests, node, cluster, lock)
+
+
+def supervise_run(
+    settings: Settings,
+    chosen: argparse.Namespace,
+    arguments: list[str],
+    requests: "Requests",
+    node: "Node",
+    cluster: "ClusterEnvironment",
+    lock: "FolderLock | None",
+) -> int:
+    """Supervises this node's workers in a folder that the run may use, and says what has become of a run that was to be
+    replaced. lock: of node 0. Raises DistrainError."""
     from distrain_trainer.__main__ import main as work
     from distrain_trainer.__main__ import preload
     from distrain_trainer.launch.supervisor import Job, supervise
+    from distrain_trainer.storage.layout import holds_run, previous_runs
+    from distrain_trainer.storage.previous import name_for_previous
 
-    preload()
-    job = Job(node, cluster, settings, work, arguments, resume=chosen.resume)
-    return supervise(job, requests)
+    folder = Path(settings.output_dir)
+    previous = name_for_previous(folder) if chosen.overwrite and holds_run(folder) else None
+    by_hand = chosen.resume or chosen.overwrite
+    job = Job(node, cluster, settings, work, preload, arguments, chosen.resume, by_hand, lock, previous)
+    try:
+        return supervise(job, requests)
+    except DistrainError:
+        if job.replaces:
+            console.say(f"nothing was replaced: the run in {folder} is as it was, and --resume continues it")
+        elif lock is not None and (kept := previous_runs(folder)):
+            console.say(
+                f"the run before is kept in {kept[-1]} until this one has finished; --resume continues this one"
+            )
+        raise
 
 
 def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Evaluates a trained model and prints its metrics as JSON."""
+    from distrain_trainer.__main__ import quieten_libraries
+
+    quieten_libraries()
     from distrain_trainer.inference.evaluate import evaluate_folder
 
-    print(json.dumps(evaluate_folder(chosen.path, chosen.file, flags), indent=2))
+    print(json.dumps(evaluate_folder(chosen.path, chosen.file, flags, chosen.checkpoint), indent=2))
 
 
 def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Predicts for each line of text, or row of a file, one JSON object a line."""
+    from distrain_trainer.__main__ import quieten_libraries
+
+    quieten_libraries()
     from distrain_trainer.inference.predict import predict_folder
 
-    predict_folder(chosen.path, chosen.file, chosen.output, chosen.max_new_tokens)
+    predict_folder(
+        chosen.path,
+        chosen.file,
+        chosen.output,
+        chosen.max_new_tokens,
+        flags,
+        chosen.checkpoint,
+        chosen.keep_columns,
+    )
 
 
 def merge(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Merges a trained adapter into its base model, and says how far the logits moved."""
+    from distrain_trainer.__main__ import quieten_libraries
+
+    quieten_libraries()
     from distrain_trainer.inference.merge import merge_folder
 
-    print(json.dumps(merge_folder(chosen.path, chosen.output, chosen.dtype), indent=2))
+    print(json.dumps(merge_folder(chosen.path, chosen.output, chosen.dtype, chosen.checkpoint), indent=2))
 
 
 def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
@@ -103,7 +157,7 @@ def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     quieten_libraries()
     from distrain_trainer.inference.chat import talk
 
-    talk(chosen.path, chosen.max_new_tokens)
+    talk(chosen.path, chosen.max_new_tokens, chosen.checkpoint)
 
 
 def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

@@ -15,6 +15,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{/* Labels of the job. Kueue reads the last two. */}}
 {{- define "distrain.jobLabels" -}}
 {{ include "distrain.labels" . }}
+{{- with .Values.group }}
+app.kubernetes.io/part-of: {{ . | quote }}
+{{- end }}
 {{- with .Values.kueue.queue }}
 kueue.x-k8s.io/queue-name: {{ . | quote }}
 {{- end }}

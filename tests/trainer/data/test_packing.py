@@ -192,6 +192,7 @@ def test_the_example_of_continued_pretraining(
         "--data.files": tmp_path / "book.txt",
         "--data.max_length": 100,
         "--batch.tokens": 400,
+        "--batch.samples": "null",
         "--schedule.epochs": 2,
         "--optimizer.learning_rate": "1e-2",
         "--output_dir": output,

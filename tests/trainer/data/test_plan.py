@@ -72,6 +72,16 @@ def test_max_steps_is_exact_and_starts_new_epochs_as_needed(lengths: np.ndarray,
     assert plan.step(max_steps - 1).indices
 
 
+@given(lengths_of_rows, st.integers(1, 9), st.integers(1, 40).map(lambda tenths: tenths / 10))
+def test_a_fraction_of_an_epoch_cuts_the_plan_there(lengths: np.ndarray, micro_batches: int, epochs: float) -> None:
+    plan, whole = (Plan(lengths, 7, 64, None, micro_batches, count) for count in (epochs, 4))
+    assert epochs <= plan.epochs_done(plan.steps) + 1e-9
+    assert plan.epochs_done(plan.steps - 1) < epochs, "not a step more than that"
+    assert plan.ends_epoch(plan.steps)
+    for number in range(plan.steps):
+        assert plan.step(number).rows.tolist() == whole.step(number).rows.tolist()
+
+
 @given(lengths_of_rows)
 def test_a_longer_schedule_begins_with_the_same_steps(lengths: np.ndarray) -> None:
     short, long = (Plan(lengths, 7, 64, None, 2, epochs) for epochs in (1, 3))

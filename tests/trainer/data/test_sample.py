@@ -9,7 +9,7 @@ import pytest
 
 from distrain_trainer.data.sample import PACKAGES, write_sample
 from distrain_trainer.data.sources import locate, read
-from distrain_trainer.settings.sections import Data
+from distrain_trainer.settings.model import Settings
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [{}, {"name": "sample"}])
 def test_the_sample_is_what_a_run_without_data_takes(data: Any, tmp_path: Path) -> None:
-    settings = Data(cache=str(tmp_path), **data)
-    origin = locate(settings)
-    splits = read(settings, origin, "sequence-classification", tmp_path / "work", print)
+    settings = Settings.model_validate({"data": {"cache": str(tmp_path)} | data})
+    origin = locate(settings.data)
+    splits = read(settings, origin, tmp_path / "work", print)
     assert origin.description.startswith("sample (")
-    assert origin.fingerprint == locate(settings).fingerprint
+    assert origin.fingerprint == locate(settings.data).fingerprint
     assert splits.evaluation is not None and len(splits.train) > 4 * len(splits.evaluation)
-    assert splits.train.column_names == ["text", "label", "split"]
+    assert splits.train.rows.column_names == ["text", "label", "split"]

@@ -1,6 +1,7 @@
 """A trained adapter at work: merged into its base model, and evaluated."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,13 @@ def test_merge_writes_a_plain_model_and_says_how_far_it_is_from_the_adapter(
 def test_evaluation_may_leave_the_quantization_behind(qlora: Path) -> None:
     trained = load(str(qlora), {"quantization.bits": "null"})
     assert type(trained.model.get_base_model().model.layers[0].mlp.up_proj.base_layer) is torch.nn.Linear
+
+
+def test_a_merged_model_can_be_read_by_whom_the_umask_lets(lora: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        merge_folder(str(lora), str(tmp_path / "merged"), "bf16")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "merged").iterdir()} == {0o640}
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]

@@ -114,21 +114,27 @@ def test_a_run_is_finished_before_its_answers_are_made(
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def piped(text: str) -> io.TextIOWrapper:
+    """A stdin that is a pipe with this text in it."""
+    return io.TextIOWrapper(io.BytesIO(text.encode()))
+
+
 def test_chat_answers_each_line_of_a_pipe(trained: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]) -> None:
     script = "Hello!\n\n/system Answer in one short sentence.\nWho are you?\n/what\n/reset\nHello!\n/exit\nnever read\n"
-    monkeypatch.setattr("sys.stdin", io.StringIO(script))
+    monkeypatch.setattr("sys.stdin", piped(script))
     with pytest.raises(SystemExit) as left:
         main(["chat", str(trained), "--max-new-tokens", "1"])
     assert left.value.code == 0
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 3
-    assert captured.err.startswith("there is no command /what: /reset forgets") and captured.err.count("\n") == 1
+    model, told = captured.err.splitlines()
+    assert model.startswith("model: ") and told.startswith("there is no command /what: /reset forgets")
 
 
 def test_chat_streams_what_predict_says_and_remembers_the_conversation(
     trained: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\nThank you.\n"))
+    monkeypatch.setattr("sys.stdin", piped("Hello!\nThank you.\n"))
     talk(str(trained), 6)
     spoken = capsys.readouterr().out
     asked = [{"role": "user", "content": "Hello!"}]
@@ -136,7 +142,7 @@ def test_chat_streams_what_predict_says_and_remembers_the_conversation(
     for question in (None, "Thank you."):
         if question:
             asked = [*asked, {"role": "assistant", "content": answers[-1]}, {"role": "user", "content": question}]
-        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(asked) + "\n"))
+        monkeypatch.setattr("sys.stdin", piped(json.dumps(asked) + "\n"))
         predict_folder(str(trained), None, None, 6)
         said = json.loads(capsys.readouterr().out)
         assert said["messages"] == asked
@@ -147,7 +153,7 @@ def test_chat_streams_what_predict_says_and_remembers_the_conversation(
     predict_folder(str(trained), str(file), str(tmp_path / "out"), 6)
     made = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert [row["answer"] for row in made] == [answers[1], answers[0]]
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"prompt": "Hello!"}\n'))
+    monkeypatch.setattr("sys.stdin", piped('{"prompt": "Hello!"}\n'))
     predict_folder(str(trained), None, None, 6)
     assert json.loads(capsys.readouterr().out)["answer"] == answers[0]
 
@@ -155,7 +161,7 @@ def test_chat_streams_what_predict_says_and_remembers_the_conversation(
 def test_a_conversation_that_is_too_long_is_told(
     trained: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("cat " * 1100 + "\nHello!\n"))
+    monkeypatch.setattr("sys.stdin", piped("cat " * 1100 + "\nHello!\n"))
     talk(str(trained), 2)
     captured = capsys.readouterr()
     assert "tokens but the model takes 1024; shorten it (/reset starts anew)" in captured.err

@@ -12,6 +12,13 @@ def test_what_is_not_set_or_empty_is_unknown_and_other_variables_are_ignored() -
     assert told == ClusterEnvironment(gpus_per_node=0, rdma=True, node_name="gpu-17")
 
 
+def test_only_nodes_of_one_run_with_one_hash_are_of_the_same_run() -> None:
+    here, there = (ClusterEnvironment(settings_hash=value) for value in ("a", "b"))
+    assert here.run_of("space/run1") == ClusterEnvironment(settings_hash="a").run_of("space/run1") != ""
+    assert len({here.run_of("space/run1"), there.run_of("space/run1"), here.run_of("space/run2")}) == 3
+    assert ClusterEnvironment().run_of("space/run1") == here.run_of(None) == ""
+
+
 @pytest.mark.parametrize(
     ("name", "text", "wanted"),
     [

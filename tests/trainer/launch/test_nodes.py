@@ -6,22 +6,24 @@ import re
 import resource
 import signal
 import socket
+import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distrain_trainer.launch.rendezvous import AttemptOutcome, Coordinator, Member, open_store
 from torch.distributed import TCPStore
 
 from distrain_trainer.errors import FailureReport, RestartsUsedUp, SettingsError, VolumeError
 from distrain_trainer.launch import preflight
 from distrain_trainer.launch.node import Node, this_node
 from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory, check_volume
-from distrain_trainer.launch.rendezvous import AttemptOutcome, Coordinator, Member, open_store
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
-from runs import Victim, digest, finish, losses, train
+from runs import COMMAND, Victim, digest, finish, losses, train
 
 STEPS = ("--schedule.max_steps", "40", "--checkpoint.every_steps", "5", "--run_id", "space/run1")
 
@@ -35,7 +37,7 @@ class Cluster:
             listener.bind(("127.0.0.1", 0))
             self.port = listener.getsockname()[1]
 
-    def node(self, index: int, *more: str) -> Victim:
+    def node(self, index: int, *more: str, command: Sequence[str] = COMMAND) -> Victim:
         environment = {
             "PET_NNODES": "2",
             "PET_NODE_RANK": str(index),
@@ -46,7 +48,7 @@ class Cluster:
             "RUN_NODE_NAME": f"machine-{index}",
         }
         arguments = train(self.bert, self.texts, self.output, 1, *STEPS, *more)
-        return Victim(arguments, self.output, environment)
+        return Victim(arguments, self.output, environment, command)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,27 @@ def test_a_volume_that_is_not_shared_is_found_out(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="ReadWriteMany"):
         check_volume(lambda: "", "token", tmp_path, patience=0.1)
     check_volume(lambda: "token", "token", tmp_path)
+
+
+@pytest.mark.matrix
+def test_a_volume_that_becomes_read_only_on_one_node_is_found_out_at_the_next_attempt(
+    bert: Path, texts: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    apart = ["unshare", "-m", "sh", "-c", f'mount --bind {output} {output} && exec "$@"', "sh"]
+    tried = subprocess.run([*apart, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"needs a mount of its own, and unshare says: {tried.stderr.strip()}")
+    cluster = Cluster(bert, texts, output)
+    nodes = [cluster.node(0, "--schedule.max_steps", "4000")]
+    nodes.append(cluster.node(1, "--schedule.max_steps", "4000", command=[*apart, *COMMAND]))
+    assert nodes[0].wait_for(lambda: nodes[0].step() >= 12)
+    remount = ["nsenter", "-t", str(nodes[1].process.pid), "-m", "mount", "-o", "remount,bind,ro", str(output)]
+    subprocess.run(remount, check=True)
+    os.kill(nodes[0].workers()[0], signal.SIGKILL)
+    for node in nodes:
+        assert f"output_dir {output} cannot be written: Read-only file system; mount it writable" in end(node, code=74)
 
 
 def test_shared_memory_that_loaders_would_fill_is_found_out(tmp_path: Path) -> None:
@@ -285,6 +308,7 @@ def test_restarts_are_counted_since_the_newest_checkpoint_and_stops_are_free(tmp
     assert [attempt_and(tmp_path, None).spent for _ in range(9)] == [0] * 9
     assert [attempt_and(tmp_path, f"failure {n}").spent for n in range(3)] == [0, 1, 2]
     (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5/manifest.json").touch()
     assert [attempt_and(tmp_path, f"failure {n}").spent for n in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(RestartsUsedUp, match=r"restarted 4 times without a new checkpoint.*failure 4"):
         begin_attempt(tmp_path, max_restarts=4)

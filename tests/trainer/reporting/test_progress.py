@@ -8,7 +8,7 @@ from pytest import CaptureFixture, MonkeyPatch
 
 from distrain_trainer.console import clock, say, short
 from distrain_trainer.reporting import progress
-from distrain_trainer.reporting.progress import Progress
+from distrain_trainer.reporting.progress import Progress, evaluation_sentence
 
 Clock = Callable[[float], None]
 """Moves the clock by so many seconds."""
@@ -19,7 +19,10 @@ def train_line(step: int, **more: Any) -> dict[str, Any]:
 
 
 def logged(capsys: CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    """What was printed, without the number of steps in all."""
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(line.pop("steps") for line in lines)
+    return lines
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def test_sentences_go_to_stderr_and_data_to_stdout(capsys: CaptureFixture[str]) 
         shown.step(train_line(1))
     said = capsys.readouterr()
     assert said.err == "before any bar\n[2 rows] were empty\n"
-    assert json.loads(said.out) == train_line(1)
+    assert json.loads(said.out) == train_line(1, steps=2)
 
 
 def test_a_loss_that_is_not_finite_is_null_in_the_log(capsys: CaptureFixture[str]) -> None:
@@ -111,7 +114,7 @@ def on_terminal(
     return said.out, re.split(r"[\r\n]+", text)
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [40, 50, 80, 120])
 def test_on_a_terminal_the_bar_stays_on_one_line(
     capsys: CaptureFixture[str], monkeypatch: MonkeyPatch, columns: int
 ) -> None:
@@ -127,7 +130,9 @@ def test_on_a_terminal_the_bar_stays_on_one_line(
     assert max(map(len, lines)) <= columns
     last = [line for line in lines if line][-1]
     assert last.startswith("step  123456/1500000 ")
-    assert "loss 0.0000  12.3k tokens/s  took 0:00" in last
+    figures = ["loss 0.0000"] * (columns >= 50) + ["12.3k tokens/s"] * (columns >= 80) + ["took 0:00"]
+    assert "  ".join(figures) in last and ("epoch" in last) == (columns >= 120)
+    assert columns < 50 or "━" in last
 
 
 def test_on_a_terminal_sentences_and_evaluations_stand_above_the_bar(
@@ -137,15 +142,26 @@ def test_on_a_terminal_sentences_and_evaluations_stand_above_the_bar(
         shown.step(train_line(40, loss=None))
         shown.say("[data] 3 rows were truncated")
         shown.evaluating(3, 8)
-        shown.step({"step": 40, "epoch": 1.0, "eval_loss": 0.25, "eval_f1_macro": 0.875, "eval_f1_micro": 0.9})
         shown.step({"step": 40, "event": "nonfinite", "message": "the gradient is not finite"})
         shown.step({"step": 40, "event": "checkpoint"})
 
     _, lines = on_terminal(capsys, monkeypatch, 100, act, total=100)
     assert "[data] 3 rows were truncated" in lines
-    assert "step 40: evaluation loss 0.2500, f1 macro 0.8750" in lines
     assert "step 40: the gradient is not finite" in lines
     assert "loss not finite" in [line for line in lines if line][-1]
+
+
+def test_an_evaluation_is_a_sentence_that_tells_a_new_best() -> None:
+    line = {"step": 40, "epoch": 1.0, "eval_loss": 0.25, "eval_f1_macro": 0.875, "eval_f1_micro": 0.9}
+    said = "eval at step 40: loss 0.2500, f1 macro 0.8750"
+    assert evaluation_sentence(line, None) == said
+    assert evaluation_sentence(line, "f1_macro") == f"{said}; new best f1 macro"
+
+
+def test_events_are_told_without_a_terminal_too(capsys: CaptureFixture[str]) -> None:
+    with Progress(100, terminal=False) as shown:
+        shown.step({"step": 40, "event": "early_stop", "message": "stopping early"})
+    assert capsys.readouterr().err == "step 40: stopping early\n"
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,31 @@ def test_of_many_classes_the_most_frequent_are_drawn(tmp_path: Path) -> None:
     assert "The 60 most frequent of 150 classes." in report(tmp_path).text
 
 
+def test_of_many_classes_with_long_names_the_table_shows_the_most_frequent(tmp_path: Path) -> None:
+    labels = [f"a long class name {'of_many_words_' * 12}{index}" for index in range(400)]
+    classification_run(tmp_path, labels=labels, steps=20)
+    text = write_report(tmp_path).read_text()
+    assert text.count('<td class="label" title=') == 40
+    assert "The 40 most frequent classes; 360 more are counted in training_info.json." in Page(text).text
+    shown = re.findall(r"<(?:td|b|text)\b[^>]*>(a long class name [^<]*)<", text)
+    assert shown and max(map(len, shown)) <= 48 and all(re.search(r"\d$", name) for name in shown)
+
+
+def test_a_stop_by_hand_is_called_one(tmp_path: Path) -> None:
+    classification_run(tmp_path, steps=20)
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        log.write({"step": 20, "event": "interrupted"})
+    assert "20 stopped by hand" in report(tmp_path).text
+
+
+def test_axes_say_what_they_count_and_short_times_are_readable(tmp_path: Path) -> None:
+    classification_run(tmp_path)
+    page = report(tmp_path)
+    assert "cross entropy, nats step" in page.text and "waiting for data 20 ms" in page.text
+    assert svg.with_unit(3.03e-5, " s") == "30.3 µs" and svg.with_unit(2.5, " s") == "2.5 s"
+    assert svg.with_unit(0, " s") == "0 s" and svg.with_unit(3e-5, "") == "3e-5"
+
+
 def test_labels_and_names_are_text_not_html(tmp_path: Path) -> None:
     classification_run(tmp_path, labels=["<script>alert(1)</script>", "a & b"], steps=20)
     text = write_report(tmp_path).read_text()

@@ -475,7 +475,7 @@ def test_the_example_of_the_documents_is_what_they_say(tmp_path: Path) -> None:
     }
     optimizer = settings.optimizer
     assert (settings.precision, optimizer.name, optimizer.betas) == ("bf16", "adamw", (0.9, 0.95))
-    assert optimizer.max_grad_norm == 0.5 and settings.batch.samples is None
+    assert optimizer.max_grad_norm == 0.5 and settings.batch.samples == 8
     block = {"overlap_comm": True, "reduce_bucket_size": 500_000_000, "offload_optimizer": {"pin_memory": False}}
     assert apply(settings)[1] == {"zero_optimization": block}
 

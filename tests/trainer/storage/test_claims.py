@@ -107,13 +107,13 @@ def test_a_question_about_a_folder_that_does_not_exist_does_not_create_it(tmp_pa
 def test_a_question_creates_and_removes_nothing(tmp_path: Path, watched: Callable[[Path], Creations]) -> None:
     output = tmp_path / "out"
     creations = watched(output)
-    for name in ("metrics.jsonl", "tmp.5.1"):
+    for name in ("attempt-notes", "tmp.5.1"):
         (output / name).write_text("")
     assert len(creations.names()) == 2
     asked = Settings.model_validate({"output_dir": str(output)})
     claimed = read_claim(asked, resume=True)
     assert not is_finished(claimed) and finished_steps(output) is None
     assert creations.names() == []
-    assert sorted(path.name for path in output.iterdir()) == ["metrics.jsonl", "tmp.5.1"]
+    assert sorted(path.name for path in output.iterdir()) == ["attempt-notes", "tmp.5.1"]
     claim(asked, resume=True, overwrite=False)
     assert len(creations.probes()) == 1

@@ -13,8 +13,10 @@ from distrain_trainer.errors import CheckpointError, SettingsError, VolumeError,
 from distrain_trainer.launch.preflight import check_volume
 from distrain_trainer.settings.model import Settings, explicit, flat
 from distrain_trainer.storage.attempts import begin_attempt, current_attempt
+from distrain_trainer.storage.layout import previous_runs
+from distrain_trainer.storage.previous import name_for_previous, put_back, remove_previous, set_aside
 from distrain_trainer.storage.retry import PERMANENT, volume_error, with_retries
-from distrain_trainer.storage.run_folder import claim, is_finished, remove_run
+from distrain_trainer.storage.run_folder import claim, is_finished
 from runs import FAILING
 
 
@@ -96,6 +98,7 @@ def test_length_and_saving_may_change_on_resume(tmp_path: Path) -> None:
     [
         ({"optimizer": {"learning_rate": 0.02}}, "optimizer.learning_rate is 0.02 but the run in"),
         ({"batch": {"micro_batches": 8}}, "batch.micro_batches is 8 but the run in"),
+        ({"batch": {"samples": None}}, "batch.samples is None but the run in"),
         ({"seed": 7}, "was started with 42"),
         ({"task": "masked-lm"}, "was started with 'sequence-classification'"),
         ({"model": {"name": "other"}}, "was started with 'sample'"),
@@ -119,17 +122,98 @@ def test_a_branch_that_was_resolved_to_a_commit_is_not_a_change(tmp_path: Path) 
 
 def test_checkpoints_without_a_description_are_never_a_fresh_start(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "manifest.json").write_text("")
     with pytest.raises(CheckpointError, match=r"checkpoints but no settings\.json"):
         claim(asked(tmp_path), resume=True, overwrite=False)
 
 
-def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
-    started(tmp_path, asked(tmp_path))
-    (tmp_path / "checkpoint-5").mkdir()
-    (tmp_path / "notes.txt").write_text("mine")
-    assert claim(asked(tmp_path), resume=False, overwrite=True).stored is None
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    remove_run(tmp_path)
+def test_a_persons_folders_with_names_like_a_runs_are_no_run(tmp_path: Path) -> None:
+    for name in ("checkpoint-notes", "logs", "errors"):
+        (tmp_path / name).mkdir()
+    assert claim(asked(tmp_path), resume=False, overwrite=False).stored is None
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("names", [("checkpoint-500",), ("final", "report.html")])
+def test_what_a_run_would_write_over_and_has_not_written_is_refused(
+    tmp_path: Path, names: tuple[str, ...], overwrite: bool
+) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text("{}")
+    with pytest.raises(SettingsError, match=f"has {' and '.join(names)} from elsewhere, where the run would write"):
+        claim(asked(tmp_path), resume=False, overwrite=overwrite)
+
+
+def finished_run(folder: Path) -> set[str]:
+    """Leaves what a finished run leaves, and what a person has put beside it; all its paths."""
+    started(folder, asked(folder))
+    for name in ("checkpoint-5", "checkpoint-best", "final", "logs", "errors/attempt-1"):
+        (folder / name).mkdir(parents=True)
+    for name in ("checkpoint-5", "checkpoint-best", "final"):
+        (folder / name / "model.safetensors").write_text(name)
+        (folder / name / "settings.json").write_text((folder / "settings.json").read_text())
+    for name in ("metrics.jsonl", "training_info.json", "report.html", "errors/attempt-1/node-0.json"):
+        (folder / name).write_text("{}")
+    for name in ("logs/node-0.attempt-1.log", "logs/node-0.attempt-2.log"):
+        (folder / name).write_text("a line")
+    return paths(folder)
+
+
+PERSONS = (
+    "notes.txt",
+    "checkpoint-notes/x",
+    "checkpoint-900/trainer_state.json",
+    "logs/mine.log",
+    "merged/config.json",
+)
+
+
+def paths(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_only_what_a_run_has_written_is_set_aside_and_removed(tmp_path: Path) -> None:
+    written = finished_run(tmp_path)
+    for name in PERSONS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    set_aside(tmp_path, "previous-20261125-044500", attempt=2)
+    stays = {*PERSONS, "logs/node-0.attempt-2.log"}
+    assert paths(tmp_path) == stays | {f"previous-20261125-044500/{name}" for name in written - stays}
+    kept = previous_runs(tmp_path)
+    assert name_for_previous(tmp_path) != kept[0].name
+    (kept[0] / "notes.txt").write_text("mine")
+    assert remove_previous(tmp_path) == []
+    assert paths(tmp_path) == stays | {"previous-20261125-044500/notes.txt"}
+    (kept[0] / "notes.txt").unlink()
+    finished_run(tmp_path / "previous-20261125-044501")
+    assert remove_previous(tmp_path) == [kept[0], tmp_path / "previous-20261125-044501"]
+    assert paths(tmp_path) == stays
+
+
+@pytest.mark.parametrize("renames", range(10))
+def test_a_run_that_is_set_aside_is_in_one_place_whenever_that_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    written = finished_run(tmp_path)
+    rename = Path.rename
+    done: list[Path] = []
+
+    def rename_until_killed(path: Path, target: Path) -> Path:
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", rename_until_killed)
+        set_aside(tmp_path, "previous-20261125-044500", attempt=2)
+        raise AssertionError(done)
+    claimed = claim(asked(tmp_path), resume=True, overwrite=False)
+    assert claimed.stored and paths(tmp_path) == written
+    put_back(tmp_path)
+    assert paths(tmp_path) == written
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def settings_of(model: Path, texts: Path | None, output: Path, **more: Any) -> S
         "model.name": str(model),
         "data.files": [str(texts)] if texts else None,
         "batch.tokens": 256,
+        "batch.samples": None,
         "batch.micro_batches": 2,
         "output_dir": str(output),
     }

@@ -3,12 +3,13 @@
 import gc
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch.distributed import TCPStore
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 Cell = dict[str, Any]
@@ -22,6 +23,7 @@ def cell(model: Path, texts: Path, output: Path, **changes: Any) -> Cell:
         "data.files": texts,
         "data.evaluation_fraction": 0,
         "batch.tokens": 256,
+        "batch.samples": None,
         "schedule.kind": "constant",
         "optimizer.weight_decay": 0.1,
         "checkpoint.every_minutes": "null",
@@ -35,10 +37,9 @@ def launch(world: int, cells: Sequence[Cell], folder: Path, timeout: float = 570
     """Trains the cells one after the other on `world` processes; fails with the logs of those that failed."""
     file = folder / f"cells-{world}.json"
     file.write_text(json.dumps(cells))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # nobody takes its port between two cells
+    place = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": store.port}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": True}
     logs = [folder / f"cells-{world}.{rank}.log" for rank in range(world)]
     processes = []
     for rank, log in enumerate(logs):
@@ -64,7 +65,8 @@ def main() -> None:
     from distrain_trainer.training.run import run
 
     quieten_libraries()
-    for cell in json.loads(Path(sys.argv[1]).read_text()):
+    for number, cell in enumerate(json.loads(Path(sys.argv[1]).read_text())):
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)  # each its own keys in the store
         refused = None
         try:
             asked = read_settings(None, {name: str(value) for name, value in cell["settings"].items()})

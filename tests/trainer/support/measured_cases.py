@@ -28,7 +28,7 @@ CASES: tuple[tuple[str, str, str, dict[str, Any], tuple[str, ...]], ...] = (
         "causal-lm",
         "checkpointed, a short row",
         {"precision": "bf16", "model": CHECKPOINTED, "rows": 1, "length": 16},
-        ("single", "zero2", "zero3"),
+        ("single", "ddp", "zero2", "zero3"),
     ),
     ("qwen3", "sequence-classification", "", {}, ("single",)),
     ("gemma3", "causal-lm", "", {"precision": "bf16"}, ("single",)),

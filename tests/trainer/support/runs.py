@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ def train(bert: Path, texts: Path, output: Path, processes: int, *more: str) -> 
     return [
         "train",
         *("--model.name", str(bert), "--data.files", str(texts), "--data.evaluation_fraction", "0.15"),
-        *("--batch.tokens", "256", "--batch.micro_batches", "4", "--optimizer.learning_rate", "1e-3"),
+        *("--batch.tokens", "256", "--batch.samples", "null", "--batch.micro_batches", "4"),
+        *("--optimizer.learning_rate", "1e-3"),
         *("--processes", str(processes), "--output_dir", str(output), *more),
     ]
 
@@ -65,10 +66,16 @@ def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 class Victim:
     """A run in the background that a test kills."""
 
-    def __init__(self, arguments: list[str], output: Path, environment: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        arguments: list[str],
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = COMMAND,
+    ):
         self.output = output
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
             env=os.environ | dict(environment or {}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

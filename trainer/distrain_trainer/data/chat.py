@@ -15,6 +15,7 @@ whole, without special tokens of the tokenizer's own; a token that only reaches 
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -24,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distrain_trainer.data.conversations import Conversation, Message, Tools, columns_of, conversation_of
+from distrain_trainer.data.table import Part
 from distrain_trainer.data.text import BATCH, IGNORE_INDEX, Made
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hub.errors import first_line
 from distrain_trainer.settings.model import Settings
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int]
@@ -38,6 +39,8 @@ Span = tuple[int, int]
 TAGS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+ROW = "row"
+"""What a row is called in an error until its place is looked up."""
 DAY = date(2025, 1, 1)
 """What a template that writes today's date takes for today: rows must not change from one day to the next."""
 
@@ -60,8 +63,11 @@ def use_template(tokenizer: "PreTrainedTokenizerBase", settings: Settings) -> No
 
 @dataclass(frozen=True)
 class Sample:
-    """A text to learn from. where: `training row 3`. cuts: places where it may end, each with what is learned up to
-    there; the last is its whole length."""
+    """A text to learn from.
+
+    where: what the row is called in errors. cuts: places where it may end, each with what is learned up to there; the
+    last is its whole length.
+    """
 
     where: str
     text: str
@@ -295,26 +301,30 @@ def shown(text: str) -> str:
 
 
 def rows_of_conversations(
-    rows: "Dataset", part: str, settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int
+    part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> Iterator[Made]:
-    """The token rows of conversations, batch by batch. part: `training`, for sentences.
+    """The token rows of conversations, batch by batch.
 
     What is longer than `max_length` tokens loses whole turns at its end, or is dropped where not even the first
     assistant turn fits, or with long_texts=drop.
     """
-    columns, template = columns_of(rows.column_names, settings.chat), Template(tokenizer)
-    number = 0
-    for batch in rows.select_columns(columns.names).iter(BATCH):
+    columns, template = columns_of(part.source.columns, settings.chat), Template(tokenizer)
+    names = columns.names
+    for name in names:  # a file may well have no tools where another has
+        if name in columns.messages or name not in part.rows.column_names:
+            part.column(name, (), "chat.messages_column")
+    first = 0
+    for batch in part.rows.select_columns(names).iter(BATCH):
         conversations = []
-        for values in zip(*(batch[name] for name in columns.names), strict=True):
-            number += 1
-            where = f"{part} row {number}"
-            row = dict(zip(columns.names, values, strict=True))
-            conversations.append(template.samples(conversation_of(row, columns, where), where))
+        for index, values in enumerate(zip(*(batch[name] for name in names), strict=True), first):
+            with _placed(part, index):
+                row = dict(zip(names, values, strict=True))
+                conversations.append(template.samples(conversation_of(row, columns, ROW), ROW))
         encoded = iter(template.encode([sample.text for samples in conversations for sample in samples]))
         made = Made()
-        for samples in conversations:
-            fitted = [fit(sample, next(encoded), template, max_length) for sample in samples]
+        for index, samples in enumerate(conversations, first):
+            with _placed(part, index):
+                fitted = [fit(sample, next(encoded), template, max_length) for sample in samples]
             whole = all(cut == len(sample.text) for sample, (cut, _, _) in zip(samples, fitted, strict=True))
             kept = [(ids, targets) for _, ids, targets in fitted if ids]
             if settings.data.long_texts == "drop" and not whole:
@@ -329,7 +339,17 @@ def rows_of_conversations(
                 made.lengths.append(len(ids))
                 made.counts["rows"] += 1
                 made.counts["tokens"] += len(ids)
+        first += len(conversations)
         yield made
+
+
+@contextmanager
+def _placed(part: Part, index: int) -> Iterator[None]:
+    """Says in errors about ROW where the row is, which is looked up only then."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{part.place(index)}{str(error).removeprefix(ROW)}") from error
 
 
 def fit(sample: Sample, encoded: Encoded, template: Template, max_length: int) -> tuple[int, list[int], list[int]]:

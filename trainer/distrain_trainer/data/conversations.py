@@ -71,7 +71,7 @@ def columns_of(names: Sequence[str], chat: Chat) -> Columns:
 
 
 def conversation_of(row: Mapping[str, Any], columns: Columns, where: str) -> Conversation:
-    """The conversation in a row. where: `training row 3`, for the sentence of a DataError."""
+    """The conversation in a row. where: `chats.jsonl, line 3`, for the sentence of a DataError."""
     values = [_value(row.get(name)) for name in columns.messages]
     if len(values) == 1:
         listed = values[0] if isinstance(values[0], list) else _json(values[0], f"{where}: {columns.messages[0]}")
@@ -92,16 +92,20 @@ def conversation_of(row: Mapping[str, Any], columns: Columns, where: str) -> Con
 
 
 def as_text(value: Any) -> str | None:
-    """A value of a JSON file as a text that `conversation_of` reads back as it was."""
+    """A value of a JSON file as a text that `from_text` reads back as it was."""
     plain = value is None or (isinstance(value, str) and not value.startswith(AS_JSON))
     return value if plain else AS_JSON + json.dumps(value, ensure_ascii=False)
 
 
+def from_text(text: Any) -> Any:
+    """What a text of `as_text` stands for."""
+    return json.loads(text.removeprefix(AS_JSON)) if isinstance(text, str) and text.startswith(AS_JSON) else text
+
+
 def _value(value: Any) -> Any:
     """A row's value: what a text of `as_text` stands for, or itself without the nulls that Arrow adds to objects."""
-    if isinstance(value, str) and value.startswith(AS_JSON):
-        return json.loads(value.removeprefix(AS_JSON))
-    return _without_nulls(value)
+    found = from_text(value)
+    return _without_nulls(value) if found is value else found
 
 
 def _without_nulls(value: Any) -> Any:

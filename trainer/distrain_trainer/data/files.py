@@ -1,15 +1,14 @@
-"""Local files as rows: found, hashed, opened as datasets, and searched for the fault where that fails."""
+"""Local files: found, divided into splits by their names, hashed, and opened as rows."""
 
 import glob
-import gzip
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
-from distrain_trainer.data.conversations import as_text
+from distrain_trainer.data.readers import format_of, rows_of_file
+from distrain_trainer.data.table import Source, tabulate
 from distrain_trainer.errors import DataError
 from distrain_trainer.hub.errors import first_line
 from distrain_trainer.settings.sections import Data
@@ -17,16 +16,13 @@ from distrain_trainer.settings.sections import Data
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".txt": "text",
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
 }
-CSV_OPTIONS = {"keep_default_na": False, "na_values": [""]}
-"""Only an empty field is null: None, NA and null are words that a text or a label may well be."""
+"""Words in names of files and folders that say which split is in them, as datasets knows them."""
+SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 
 
 def resolve_files(patterns: Sequence[str], setting: str) -> list[Path]:
@@ -44,29 +40,71 @@ def resolve_files(patterns: Sequence[str], setting: str) -> list[Path]:
         if len(files) > 1:
             raise DataError(f"{setting}: {folder} is a folder among other files; name one folder, or only files")
         if not any((folder / name).exists() for name in ("dataset_dict.json", "state.json")):
-            raise DataError(
-                f"{setting}: {folder} is a folder that save_to_disk did not write; name the files in it, such as "
-                f"{folder}/*.jsonl"
-            )
+            raise DataError(_not_saved(folder, setting))
         return files
-    formats = {_format(file, setting) for file in files}
+    formats: dict[str, Path] = {}
+    for file in files:
+        formats.setdefault(format_of(file, setting), file)
     if len(formats) > 1:
-        raise DataError(f"{setting} mixes {' and '.join(sorted(formats))} files; name files of one format")
+        mixed = " and ".join(f"{kind} ({file})" for kind, file in formats.items())
+        first = next(iter(formats.values()))
+        raise DataError(f"{setting} mixes {mixed}; name files of one format, such as {first.parent}/*{first.suffix}")
     filled = [file for file in files if file.stat().st_size]
     if files and not filled:
         raise DataError(f"{setting}: {listed(files)} is empty; name files with rows")
     return filled
 
 
-def _format(file: Path, setting: str) -> str:
-    """The reader of a file, by its ending: csv, json, parquet or text."""
-    suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
-    kind = FORMATS.get(suffix.lower())
-    if kind is None or (kind == "parquet" and file.suffix == ".gz"):
-        raise DataError(
-            f"{setting}: {file} ends in none of {', '.join(FORMATS)} (all but .parquet also with .gz); convert it"
-        )
-    return kind
+def _not_saved(folder: Path, setting: str) -> str:
+    """What to name instead of a folder that save_to_disk did not write: files that are in it."""
+    inside = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    usable = []
+    for path in inside:
+        try:
+            format_of(path)
+        except DataError:
+            continue
+        usable.append(path)
+    if not usable:
+        return f"{setting}: {folder} is a folder without data files that distrain can read; name the files"
+    endings = list(
+        dict.fromkeys("".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix for path in usable)
+    )
+    names = listed([path.relative_to(folder) for path in usable])
+    deep = "" if usable[0].parent == folder else "**/"
+    return (
+        f"{setting}: {folder} is a folder that save_to_disk did not write; name the files in it ({names}), such as "
+        f"{folder}/{deep}*{endings[0]}"
+    )
+
+
+def divide(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files by the split that their names say, without one as those of `train`; all as `train` if none differ.
+
+    The last word of SPLIT_WORDS in a file's name counts, else that in the nearest of the folders in which the files
+    differ: train.csv, data/test-00000-of-00002.parquet, dev/a.jsonl.
+    """
+    parents = [file.absolute().parent.parts for file in files]
+    shared = 0
+    for names in zip(*parents, strict=False):
+        if len(set(names)) > 1:
+            break
+        shared += 1
+    splits: dict[str, list[Path]] = {}
+    named = [_split_of([file.name, *reversed(parts[shared:])]) for file, parts in zip(files, parents, strict=True)]
+    if len(set(named)) < 2:
+        return {"train": list(files)}
+    for file, split in zip(files, named, strict=True):
+        splits.setdefault(split or "train", []).append(file)
+    return splits
+
+
+def _split_of(names: Sequence[str]) -> str | None:
+    for name in names:
+        words = [word for word in re.split(r"[-._ 0-9]+", name.lower()) if word in SPLIT_OF]
+        if words:
+            return SPLIT_OF[words[-1]]
+    return None
 
 
 def listed(files: Sequence[Path]) -> str:
@@ -102,172 +140,80 @@ def hash_files(files: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
-def open_files(files: Sequence[Path], data: Data, folder: Path, exact: bool = False) -> "Dataset | dict[str, Dataset]":
-    """The rows of files of one format, or what save_to_disk wrote into the one folder.
+def open_files(files: Sequence[Path], data: Data, wanted: Collection[str], folder: Path) -> Source | dict[str, Source]:
+    """The rows of files of one format, or the splits that save_to_disk wrote into the one folder.
 
-    folder: where datasets keeps what it makes of them. exact: values of JSON files are the texts of `as_text`.
+    wanted: columns that may be used; others are not read from files. folder: where the rows are kept.
     Raises DataError that names the file and line at fault.
     """
+    if files[0].is_dir():
+        saved = _saved(files[0])
+        if isinstance(saved, dict):
+            return {name: _whole(f"split '{name}' of {files[0]}", rows) for name, rows in saved.items()}
+        return _whole(str(files[0]), saved)
+    if format_of(files[0]) == "parquet":
+        return _parquet(files, wanted, folder)
+    return tabulate(files, wanted, data, folder)
+
+
+def _whole(name: str, rows: "Dataset") -> Source:
+    return Source(name, rows, tuple(rows.column_names), {})
+
+
+def _saved(folder: Path) -> "Dataset | dict[str, Dataset]":
     import datasets
 
-    if files[0].is_dir():
-        try:
-            saved: Dataset | DatasetDict = datasets.load_from_disk(str(files[0]))
-        except IndexError as error:
-            raise DataError(f"{files[0]} has a split without rows; write it again with save_to_disk") from error
-        except (ValueError, OSError, KeyError) as error:
-            raise DataError(
-                f"{files[0]} cannot be read: {first_line(error)}; write it again with save_to_disk"
-            ) from error
-        plain = saved.with_format(None)  # a format such as torch is saved too
-        return dict(plain) if isinstance(plain, dict) else plain
-    kind = _format(files[0], "data.files")
     try:
-        if kind == "text":
-            return datasets.Dataset.from_generator(
-                _texts,
-                features=datasets.Features({"text": datasets.Value("string")}),
-                gen_kwargs={"files": list(files), "unit": data.text_unit},
-                cache_dir=str(folder),
-            )
-        # Not load_dataset, which reports each use of it over the network, for local files too.
-        names: Any = [glob.escape(str(file.absolute())) for file in files]
-        if kind == "csv":
-            rows = datasets.Dataset.from_csv(names, sep=_separator(files[0]), cache_dir=str(folder), **CSV_OPTIONS)
-        elif kind == "json" and exact:
-            columns = tuple(dict.fromkeys(name for row in _objects(files) for name in row))
-            rows = datasets.Dataset.from_generator(
-                _values,
-                features=datasets.Features({name: datasets.Value("string") for name in columns}),
-                gen_kwargs={"files": list(files), "columns": columns},
-                cache_dir=str(folder),
-            )
-        elif kind == "json":
-            rows = datasets.Dataset.from_json(names, cache_dir=str(folder), parse_agent_traces=False)
-        else:
-            rows = datasets.Dataset.from_parquet(names, cache_dir=str(folder))
-        if "__index_level_0__" in rows.column_names and kind == "csv":
-            raise ValueError("rows have more fields than the header")
-        if kind == "json":
-            rows.data.table.validate(full=True)  # nothing else looks whether strings are UTF-8
-    except (datasets.exceptions.DatasetsError, ValueError, OSError, EOFError, StopIteration) as error:
-        _blame(files, kind, data.text_unit)
-        raise DataError(f"{listed(files)} cannot be read: {_root(error)}; correct the rows") from error
-    return rows
+        saved: Dataset | DatasetDict = datasets.load_from_disk(str(folder))
+    except IndexError as error:
+        raise DataError(f"{folder} has a split without rows; write it again with save_to_disk") from error
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(f"{folder} cannot be read: {first_line(error)}; write it again with save_to_disk") from error
+    plain = saved.with_format(None)  # a format such as torch is saved too
+    return dict(plain) if isinstance(plain, dict) else plain
 
 
-def _separator(file: Path) -> str:
-    return "\t" if ".tsv" in file.suffixes[-2:] else ","
+def _parquet(files: Sequence[Path], wanted: Collection[str], folder: Path) -> Source:
+    """The columns of Parquet files that may be used, with the types that the files give them."""
+    import datasets
+    import pyarrow as pa
+    from pyarrow.parquet import read_schema
+
+    seen: dict[str, None] = {}
+    lacking: dict[str, Path] = {}
+    headers: dict[Path, list[str]] = {}
+    for file in files:
+        try:
+            headers[file] = read_schema(file).names
+        except (ValueError, OSError, pa.ArrowException) as error:
+            raise DataError(f"{file} cannot be read: {first_line(error)}; correct or remove it") from error
+        twice = [name for name in set(headers[file]) & set(wanted) if headers[file].count(name) > 1]
+        if twice:
+            raise DataError(f"{file} has column '{min(twice)}' twice; rename one of them")
+        seen |= dict.fromkeys(headers[file])
+    for name in seen:
+        if without := [file for file in files if name not in headers[file]]:
+            lacking[name] = without[0]
+    shared = [name for name in seen if name not in lacking]
+    names = [name for name in shared if name in wanted] or shared[:1]  # without a column there would be no rows
+    if not names:
+        raise DataError(f"{listed(files)} have no column that is in each of them; name files with the same columns")
+    try:
+        rows = datasets.Dataset.from_parquet(
+            [glob.escape(str(file.absolute())) for file in files], cache_dir=str(folder), columns=names
+        )
+    except Exception as error:  # datasets wraps what its readers raise, which is of many kinds
+        for file in files:
+            for _ in rows_of_file(file, {}, names):
+                pass
+        raise DataError(f"{listed(files)} cannot be read: {_root(error)}; correct the files") from error
+    if not len(rows):
+        raise DataError(f"{listed(files)} has no rows; name files with rows")
+    return Source(listed(files), rows, tuple(seen), lacking, tuple(files))
 
 
 def _root(error: BaseException) -> str:
     """What the innermost cause says, which is where datasets' own errors begin."""
-    from datasets.table import CastError
-
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, CastError):
-        differing = sorted(set(error.table_column_names) ^ set(error.requested_column_names))
-        if differing:
-            return f"columns that not all of them have: {', '.join(map(repr, differing))}"
     return first_line(error)
-
-
-def _opened(file: Path) -> TextIO:
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8-sig")
-    return file.open(encoding="utf-8-sig")
-
-
-def _texts(files: Sequence[Path], unit: str) -> Iterator[dict[str, str]]:
-    """The rows of .txt files: lines, paragraphs between empty lines, or whole files."""
-    for path in files:
-        with _opened(path) as file:
-            if unit == "document":
-                yield {"text": file.read()}
-            elif unit == "line":
-                yield from ({"text": line.removesuffix("\n")} for line in file)
-            else:
-                for filled, lines in groupby(file, key=lambda line: bool(line.strip())):
-                    if filled:
-                        yield {"text": "".join(lines).removesuffix("\n")}
-
-
-def _values(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, str | None]]:
-    """The rows of JSON files, each value as a text."""
-    for row in _objects(files):
-        yield {name: as_text(row.get(name)) for name in columns}
-
-
-def _objects(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """The rows of JSON files; DataError where one is no object, or where there are none."""
-    found = None
-    for file in files:
-        for row in _scan_json(file):
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{file} holds {type(row).__name__} instead of objects in curly brackets; correct its rows"
-                )
-            found = row
-            yield row
-    if found is None:
-        raise DataError(f"{listed(files)} has no rows; name files with rows")
-
-
-def _blame(files: Sequence[Path], kind: str, unit: str) -> None:
-    """Reads each file alone and raises DataError for the first that cannot be read, or when there are no rows."""
-    count = 0
-    for file in files:
-        try:
-            count += sum(1 for _ in _scan(file, kind, unit))
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{file} cannot be read: {first_line(error)}; correct or remove it") from error
-    if not count:
-        raise DataError(f"{listed(files)} has no rows; name files with rows")
-
-
-def _scan(file: Path, kind: str, unit: str) -> Iterator[object]:
-    """Yields something for each row or block of rows of a file; raises for what no reader takes."""
-    if kind == "text":
-        yield from _texts([file], unit)
-    elif kind == "json":
-        yield from _scan_json(file)
-    elif kind == "csv":
-        import pandas
-
-        for frame in pandas.read_csv(file, sep=_separator(file), chunksize=10_000, **CSV_OPTIONS):
-            if not isinstance(frame.index, pandas.RangeIndex):
-                raise ValueError("rows have more fields than the header")
-            yield from frame.index
-    else:
-        from pyarrow.parquet import ParquetFile
-
-        with ParquetFile(file) as parquet:
-            yield from parquet.iter_batches()
-
-
-def _scan_json(file: Path) -> Iterator[Any]:
-    """Each row of JSON lines or of one JSON array; DataError names the line at fault."""
-    opener = gzip.open if file.suffix == ".gz" else open
-    with opener(file, "rb") as stream:
-        first = next((line for line in stream if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
-        stream.seek(0)
-        if first.lstrip().startswith(b"["):
-            yield from json.load(stream)
-            return
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.rstrip().decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise DataError(f"{file}, line {number}: byte {error.start} is not UTF-8; correct the line") from error
-            except json.JSONDecodeError as error:
-                what = f"{error.msg[0].lower()}{error.msg[1:]} (column {error.colno})"
-                raise DataError(f"{file}, line {number}: {what}; correct the line") from error
-            if not isinstance(row, dict):
-                found = type(row).__name__
-                raise DataError(
-                    f"{file}, line {number}: {found} instead of an object in curly brackets; correct the line"
-                )
-            yield row

@@ -9,6 +9,7 @@ indexing.
 from dataclasses import dataclass
 from heapq import heappop, heapreplace
 from itertools import count
+from math import ceil
 
 import numpy as np
 
@@ -61,7 +62,11 @@ def plan_epoch(
     order = generator.permutation(len(lengths))
     rows_a_micro_batch = min(samples or len(lengths), max(tokens / max(lengths.mean(), 1), 1))
     pool = min(POOL_STEPS * micro_batches * rows_a_micro_batch, len(lengths) / 4)
-    pools = np.array_split(order, max(int(np.ceil(len(lengths) / max(pool, 1))), 1))
+    if samples:  # whole micro-batches: a pool's rest would be a small one, whose rows weigh more
+        size = ceil(pool / samples) * samples
+        pools = [order[start : start + size] for start in range(0, len(order), size)]
+    else:
+        pools = np.array_split(order, max(ceil(len(lengths) / max(pool, 1)), 1))
     cuts = [cut(lengths, rows, tokens, samples) for rows in pools if len(rows)]
     pieces = [piece[i] for piece in cuts for i in range(len(piece))]
     costs = np.concatenate([piece.costs for piece in cuts])
@@ -115,7 +120,8 @@ class Plan:
 
     lengths: tokens of each training row, int [rows].
     tokens, samples, micro_batches: as in the settings' `batch`.
-    epochs, max_steps: the run ends after this many epochs, or after exactly `max_steps` when that is given.
+    epochs, max_steps: the run ends after this many epochs (with a fraction: the plan is cut there), or after exactly
+    `max_steps` when that is given.
     """
 
     def __init__(
@@ -125,7 +131,7 @@ class Plan:
         tokens: int,
         samples: int | None,
         micro_batches: int,
-        epochs: int,
+        epochs: float,
         max_steps: int | None = None,
     ):
         self.lengths, self.seed = lengths, seed
@@ -135,10 +141,10 @@ class Plan:
         ends: list[int] = []
         for epoch in count():
             ends.append((ends[-1] if ends else 0) + -(-len(self.epoch(epoch)) // micro_batches))
-            if ends[-1] >= max_steps if max_steps else epoch + 1 == epochs:
+            if ends[-1] >= max_steps if max_steps else epoch + 1 >= epochs:
                 break
         self.ends = np.asarray(ends)
-        self.steps: int = min(int(ends[-1]), max_steps or int(ends[-1]))
+        self.steps: int = max_steps or _steps_of(ends, epochs)
 
     def epoch(self, epoch: int) -> MicroBatches:
         """The micro-batches of an epoch; the one used last is kept."""
@@ -186,3 +192,10 @@ class Plan:
                 ratios.append(max(loads) / (sum(loads) / world))
             self._imbalance[world] = float(np.mean(ratios))
         return self._imbalance[world]
+
+
+def _steps_of(ends: list[int], epochs: float) -> int:
+    """Steps of that many epochs, a fraction of a step rounded up. ends: steps after each epoch, the last one whole."""
+    start = ends[-2] if len(ends) > 1 else 0
+    part = epochs - (len(ends) - 1)
+    return start + ceil(round(part * (ends[-1] - start), 6))

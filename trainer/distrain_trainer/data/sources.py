@@ -9,23 +9,23 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distrain_trainer.data.files import describe, hash_files, listed, open_files, resolve_files
-from distrain_trainer.data.labels import read_labels
+from distrain_trainer.data.conversations import MESSAGES
+from distrain_trainer.data.files import SPLIT_OF, describe, divide, hash_files, listed, open_files, resolve_files
+from distrain_trainer.data.labels import missing_labels, read_labels
+from distrain_trainer.data.readers import a_few
 from distrain_trainer.data.sample import write_sample
+from distrain_trainer.data.table import Part, Source
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hub.errors import first_line, hub_sentence
+from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Data
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 TEXT_COLUMNS = ("text", "sentence", "content")
 LABEL_COLUMNS = ("label", "labels")
@@ -41,7 +41,7 @@ class Origin:
     fingerprint: 64 hex digits that follow from the content: the bytes of the files in order, whatever their names
     and dates, or the Hub's name, configuration and commit.
     commit: of a data set on the Hub, else None. files, evaluation_files: resolved, sorted, those of no bytes left
-    out; one folder for save_to_disk.
+    out; one folder for save_to_disk. divided: which files are which split, where their names say so, else empty.
     """
 
     description: str
@@ -49,14 +49,15 @@ class Origin:
     commit: str | None = None
     files: tuple[Path, ...] = ()
     evaluation_files: tuple[Path, ...] = ()
+    divided: str = ""
 
 
 @dataclass(frozen=True)
 class Splits:
     """The rows to train on and those to evaluate on."""
 
-    train: "Dataset"
-    evaluation: "Dataset | None"
+    train: Part
+    evaluation: Part | None
 
 
 def cache_folder(data: Data) -> Path:
@@ -86,14 +87,15 @@ def locate(data: Data) -> Origin:
         described = f"sample ({count:,} docstrings of Python {platform.python_version()})"
         return Origin(described, hash_files([sample]), files=(sample,))
     if data.files is not None:
-        files = resolve_files(data.files, "data.files")
-        evaluation_files = resolve_files(data.evaluation_files or [], "data.evaluation_files")
+        files, evaluation_files, told = _divided(data)
         described = describe(files)
         fingerprint = hash_files(files)
         if evaluation_files:
             described += f"; evaluation: {describe(evaluation_files)}"
             fingerprint = hashlib.sha256((fingerprint + hash_files(evaluation_files)).encode()).hexdigest()
-        return Origin(described, fingerprint, files=tuple(files), evaluation_files=tuple(evaluation_files))
+        return Origin(
+            described, fingerprint, files=tuple(files), evaluation_files=tuple(evaluation_files), divided=told
+        )
     assert data.name is not None
     if Path(data.name).expanduser().exists():
         raise DataError(f"data.name {data.name} is a path here, but names a data set on the Hub; use data.files")
@@ -101,6 +103,36 @@ def locate(data: Data) -> Origin:
     configuration = f" ({data.config})" if data.config else ""
     fingerprint = hashlib.sha256(json.dumps([data.name, data.config, commit]).encode()).hexdigest()
     return Origin(f"{data.name}{configuration} at {commit[:7]}", fingerprint, commit=commit)
+
+
+def _divided(data: Data) -> tuple[list[Path], list[Path], str]:
+    """The files to train on, those to evaluate on, and a sentence where their names have divided them.
+
+    Raises SettingsError where a file is both.
+    """
+    assert data.files is not None
+    files = resolve_files(data.files, "data.files")
+    evaluation_files = resolve_files(data.evaluation_files or [], "data.evaluation_files")
+    told = ""
+    splits = divide(files) if data.split_by_name and data.split_column is None else {"train": files}
+    if len(splits) > 1:
+        trained, evaluated = data.train_split, data.evaluation_split or "validation"
+        for setting, name in (("data.train_split", trained), ("data.evaluation_split", data.evaluation_split)):
+            if name is not None and SPLIT_OF.get(name) not in splits:
+                raise DataError(f"{setting} '{name}' is not a split of the files; the splits are {a_few(splits)}")
+        files = splits.pop(SPLIT_OF[trained])
+        told = f"files are splits by their names: {listed(files)} to train on"
+        if data.evaluation_files is None and SPLIT_OF[evaluated] in splits:
+            evaluation_files = splits.pop(SPLIT_OF[evaluated])
+            told += f", {listed(evaluation_files)} to evaluate on"
+        if left := [file for others in splits.values() for file in others]:
+            told += f", {listed(left)} left alone (data.split_by_name: false trains on all)"
+    same = {file.resolve() for file in files} & {file.resolve() for file in evaluation_files}
+    if same:
+        raise SettingsError(
+            f"{min(same)} is named by data.files and by data.evaluation_files; evaluate on rows that are not trained on"
+        )
+    return files, evaluation_files, told
 
 
 def _commit(name: str, revision: str | None) -> str:
@@ -117,43 +149,111 @@ def _commit(name: str, revision: str | None) -> str:
     return commit
 
 
-def read(data: Data, origin: Origin, task: str, folder: Path, say: Callable[[str], None]) -> Splits:
+def read(settings: Settings, origin: Origin, folder: Path, say: Callable[[str], None]) -> Splits:
     """Opens the data and splits it as the settings say.
 
-    folder: where datasets keeps what it makes of local files; the rows are mapped from it, so it must outlive them,
-    and can be deleted afterwards. say: takes a sentence for people.
+    folder: where the rows of local files are kept; they are mapped from it, so it must outlive them, and can be deleted
+    afterwards. say: takes a sentence for people.
     Raises DataError for what cannot be read, and for splits and columns that are not there.
     """
+    data, classifies = settings.data, settings.task == "sequence-classification"
+    if origin.divided:
+        say(origin.divided)
     with _quiet():
-        splits = _open(data, origin, task, folder)
+        splits = {name: Part.of(source) for name, source in _open(settings, origin, folder).items()}
         split_column = "split" if is_sample(data) else data.split_column
         if split_column is not None:
             splits = _by_column(splits, split_column)
         train = _pick(splits, data.train_split, "data.train_split")
-        evaluation = None
-        if origin.evaluation_files:
-            opened = open_files(origin.evaluation_files, data, folder / "evaluation", exact=task == "chat")
-            if isinstance(opened, dict):
-                raise DataError(
-                    f"data.evaluation_files: {origin.evaluation_files[0]} holds several splits; name the folder of one"
-                )
-            evaluation = opened
-            if not len(evaluation):
-                raise DataError(f"data.evaluation_files: {listed(origin.evaluation_files)} has no rows")
-        elif data.evaluation_split is not None:
-            evaluation = _pick(splits, data.evaluation_split, "data.evaluation_split")
-        else:
-            there = [name for name in EVALUATION_SPLITS if name in splits and name != data.train_split]
-            if there:
-                evaluation = _pick(splits, there[0], "data.evaluation_split")
-        fraction = held_out(data, task)
+        if classifies:
+            _check_columns(train, data)
+            train = _labelled(train, data, say)
+        evaluation = _evaluation(settings, origin, splits, folder, say)
+        if evaluation is not None and classifies:
+            evaluation = _labelled(evaluation, data, say)
+        fraction = held_out(data, settings.task)
         if evaluation is None and fraction > 0:
-            labels = None
-            if task == "sequence-classification":
-                column = find_column(train, data.label_column, LABEL_COLUMNS, "data.label_column")
-                labels = read_labels(train, column, "training")[0]
+            labels = read_labels(train, label_column(train, data))[0] if classifies else None
             train, evaluation = _hold_out(train, fraction, labels, say)
-    return Splits(train, evaluation)
+    return Splits(train, evaluation and evaluation.named("evaluation"))
+
+
+def _evaluation(
+    settings: Settings, origin: Origin, splits: dict[str, Part], folder: Path, say: Callable[[str], None]
+) -> Part | None:
+    """The rows of the files or the split to evaluate on; None where there are none."""
+    data = settings.data
+    if origin.evaluation_files:
+        opened = open_files(origin.evaluation_files, data, used_columns(settings), folder / "evaluation")
+        if isinstance(opened, dict):
+            raise DataError(
+                f"data.evaluation_files: {origin.evaluation_files[0]} holds several splits; name the folder of one"
+            )
+        if not len(opened.rows):
+            raise DataError(f"data.evaluation_files: {listed(origin.evaluation_files)} has no rows")
+        return Part.of(opened, "evaluation")
+    if data.evaluation_split is not None:
+        return _pick(splits, data.evaluation_split, "data.evaluation_split").named("evaluation")
+    for name in EVALUATION_SPLITS:
+        if name in splits and name != data.train_split:
+            part = _pick(splits, name, "data.evaluation_split").named("evaluation")
+            if settings.task != "sequence-classification" or _is_labelled(part, data):
+                return part
+            say(f"split '{name}' has no labels and is left alone")
+    return None
+
+
+def label_column(part: Part, data: Data) -> str:
+    """The column of the labels; DataError where there is none."""
+    return part.column(data.label_column, LABEL_COLUMNS, "data.label_column")
+
+
+def text_column(part: Part, data: Data) -> str:
+    """The column of the texts; DataError where there is none."""
+    return part.column(data.text_column, TEXT_COLUMNS, "data.text_column")
+
+
+def _check_columns(part: Part, data: Data) -> None:
+    """Raises SettingsError where texts and labels are the same column."""
+    if "input_ids" in part.source.columns and data.text_column is None:
+        return
+    text = text_column(part, data)
+    if text == label_column(part, data):
+        raise SettingsError(
+            f"column '{text}' is both text and label; set data.text_column or data.label_column to another of "
+            f"{a_few(part.source.columns)}"
+        )
+
+
+def _is_labelled(part: Part, data: Data) -> bool:
+    there = {data.label_column} if data.label_column else set(LABEL_COLUMNS)
+    return bool(there & set(part.source.columns)) and not bool(
+        missing_labels(part, label_column(part, data), data.unlabelled).all()
+    )
+
+
+def _labelled(part: Part, data: Data, say: Callable[[str], None]) -> Part:
+    """The rows whose label is not `data.unlabelled`, where that is set."""
+    if data.unlabelled is None:
+        return part
+    names = np.asarray([str(value) for value in part.values(label_column(part, data))])
+    kept = np.flatnonzero(names != str(data.unlabelled))
+    if len(kept) and len(kept) < len(part):
+        say(f"{len(part) - len(kept):,} of {len(part):,} {part.name} rows have no label and are left out")
+        return part.select(kept)
+    return part
+
+
+def used_columns(settings: Settings) -> tuple[str, ...]:
+    """Names of the columns that a run may use; all others of a file need not be read."""
+    data, chat = settings.data, settings.chat
+    if settings.task == "chat":
+        names = (chat.messages_column, chat.tools_column, *MESSAGES, "prompt", "completion", "tools", "system")
+    else:
+        texts = (data.text_column,) if data.text_column else (*TEXT_COLUMNS, "input_ids", "attention_mask")
+        names = (*texts, *((data.label_column,) if data.label_column else LABEL_COLUMNS))
+    split = "split" if is_sample(data) else data.split_column
+    return tuple(dict.fromkeys(filter(None, (*names, split))))
 
 
 def held_out(data: Data, task: str) -> float:
@@ -163,24 +263,11 @@ def held_out(data: Data, task: str) -> float:
     return data.evaluation_fraction
 
 
-def find_column(rows: "Dataset", wanted: str | None, candidates: Sequence[str], setting: str) -> str:
-    """The column that a setting names, or the first candidate that is there; DataError lists the columns."""
-    columns = rows.column_names
-    there = "the columns are " + ", ".join(map(repr, columns))
-    if wanted is not None:
-        if wanted not in columns:
-            raise DataError(f"{setting} '{wanted}' is not a column of the data; {there}")
-        return wanted
-    found = next((name for name in candidates if name in columns), None)
-    if found is None:
-        raise DataError(f"the data has no column {' or '.join(candidates)}; {there}: set {setting} to one of them")
-    return found
-
-
-def _open(data: Data, origin: Origin, task: str, folder: Path) -> "dict[str, Dataset]":
+def _open(settings: Settings, origin: Origin, folder: Path) -> dict[str, Source]:
     """All splits by name; files without names for their splits are the training split."""
+    data = settings.data
     if origin.commit is None:
-        opened = open_files(origin.files, data, folder / "train", exact=task == "chat")
+        opened = open_files(origin.files, data, used_columns(settings), folder / "train")
         return opened if isinstance(opened, dict) else {data.train_split: opened}
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -206,67 +293,76 @@ def _open(data: Data, origin: Origin, task: str, folder: Path) -> "dict[str, Dat
                 f"the Hub cannot be reached and the cache holds another commit of data set {data.name} than "
                 f"{origin.commit}; try again with a network"
             )
-    return dict(splits)
+    return {
+        name: Source(f"split '{name}' of {data.name}", rows, tuple(rows.column_names), {})
+        for name, rows in splits.items()
+    }
 
 
-def _by_column(splits: "dict[str, Dataset]", column: str) -> "dict[str, Dataset]":
+def _by_column(splits: dict[str, Part], column: str) -> dict[str, Part]:
     """Divides rows by the values of a column, keeping their order."""
     if len(splits) > 1:
-        raise DataError(
-            f"data.split_column is '{column}' but the data has splits already: {_quoted(splits)}; remove it"
-        )
-    (rows,) = splits.values()
-    find_column(rows, column, (), "data.split_column")
-    values = np.asarray([str(value) for value in rows.select_columns(column)[:][column]])
+        raise DataError(f"data.split_column is '{column}' but the data has splits already: {a_few(splits)}; remove it")
+    (part,) = splits.values()
+    values = np.asarray([str(value) for value in part.values(part.column(column, (), "data.split_column"))])
     names = dict.fromkeys(values.tolist())
-    return {name: rows.select(np.flatnonzero(values == name)) for name in names}
+    return {name: part.select(np.flatnonzero(values == name)) for name in names}
 
 
-def _pick(splits: "dict[str, Dataset]", name: str, setting: str) -> "Dataset":
+def _pick(splits: dict[str, Part], name: str, setting: str) -> Part:
     if name not in splits:
-        raise DataError(f"{setting} '{name}' is not a split of the data; the splits are {_quoted(splits)}")
+        raise DataError(f"{setting} '{name}' is not a split of the data; the splits are {a_few(splits)}")
     if not len(splits[name]):
-        raise DataError(f"split '{name}' has no rows; choose another {setting} among {_quoted(splits)}")
+        raise DataError(f"split '{name}' has no rows; choose another {setting} among {a_few(splits)}")
     return splits[name]
 
 
-def _quoted(names: "dict[str, Dataset]") -> str:
-    return ", ".join(map(repr, names))
-
-
-def _hold_out(
-    rows: "Dataset", fraction: float, labels: list[str] | None, say: Callable[[str], None]
-) -> "tuple[Dataset, Dataset]":
+def _hold_out(part: Part, fraction: float, labels: list[str] | None, say: Callable[[str], None]) -> tuple[Part, Part]:
     """Divides rows into the same two parts as datasets' train_test_split, each in the order of the rows.
 
-    It works on row numbers alone: train_test_split iterates over a column, which takes minutes for millions of rows.
+    A class all of whose rows would be held out keeps its first row in training. It works on row numbers alone:
+    train_test_split iterates over a column, which takes minutes for millions of rows.
     """
     from datasets.utils.stratify import stratified_shuffle_split_generate_indices
 
-    held_out = int(np.ceil(fraction * len(rows)))
-    if len(rows) - held_out < 1:
-        raise DataError(
-            f"{len(rows)} rows cannot be divided by data.evaluation_fraction = {fraction}; add rows, set it to 0 or "
-            "name data.evaluation_files"
-        )
-    classes = None
-    if labels is not None:
-        names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        if counts.min() < 2:
-            rare = names[counts.argmin()]
-            say(f"evaluation rows are drawn without stratification: label '{rare}' has one row only")
-        elif min(held_out, len(rows) - held_out) < len(names):
-            say(f"evaluation rows are drawn without stratification: {held_out} rows for {len(names)} labels")
-        else:
-            classes = codes
+    held_out = int(np.ceil(fraction * len(part)))
+    too_few = (
+        f"{len(part)} row{'s' * (len(part) > 1)} cannot be divided by data.evaluation_fraction = {fraction}; add rows, "
+        "set it to 0 or name data.evaluation_files"
+    )
+    if len(part) - held_out < 1:
+        raise DataError(too_few)
     generator = np.random.default_rng(SPLIT_SEED)
-    if classes is None:
-        permutation = generator.permutation(len(rows))
+    names, codes, counts = np.unique(labels or [""], return_inverse=True, return_counts=True)
+    why = ""
+    if labels is not None and counts.min() < 2:
+        rare = names[counts < 2].tolist()
+        why = f"label {a_few(rare)} has one row only" if len(rare) == 1 else f"labels {a_few(rare)} have one row only"
+    elif labels is not None and min(held_out, len(part) - held_out) < len(names):
+        why = f"{held_out} rows for {len(names)} labels"
+    if labels is None or why:
+        permutation = generator.permutation(len(part))
         evaluation, train = permutation[:held_out], permutation[held_out:]
     else:
-        divided = stratified_shuffle_split_generate_indices(classes, len(rows) - held_out, held_out, rng=generator)
+        divided = stratified_shuffle_split_generate_indices(codes, len(part) - held_out, held_out, rng=generator)
         train, evaluation = next(divided)
-    return rows.select(np.sort(train)), rows.select(np.sort(evaluation))
+    train, evaluation = np.sort(train), np.sort(evaluation)
+    moved = 0
+    if labels is not None:
+        first = evaluation[np.unique(codes[evaluation], return_index=True)[1]]
+        kept = first[~np.isin(codes[first], codes[train])]
+        train, evaluation, moved = np.union1d(train, kept), np.setdiff1d(evaluation, kept), len(kept)
+        if not len(evaluation):
+            raise DataError(
+                f"none of the {len(names)} labels has rows to spare for evaluation; check that data.label_column is "
+                "the column of the classes, set data.evaluation_fraction to 0 or name data.evaluation_files"
+            )
+    if why:
+        say(f"evaluation rows are drawn without stratification: {why}")
+    if moved:
+        rows = "1 row" if moved == 1 else f"{moved:,} rows"
+        say(f"{rows} of those drawn for evaluation are trained on instead: no other row has their label")
+    return part.select(train), part.select(evaluation)
 
 
 @contextmanager

@@ -15,16 +15,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distrain_trainer.data.sources import TEXT_COLUMNS, find_column
+from distrain_trainer.data.conversations import from_text
+from distrain_trainer.data.sources import text_column
+from distrain_trainer.data.table import Part
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.sections import Data
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000
@@ -189,24 +191,32 @@ def _clean(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def texts_of(
-    rows: "Dataset", part: str, settings: Settings, tokenizer: "PreTrainedTokenizerBase"
-) -> Iterator[list[Text]]:
+def texts_of(part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[Text]]:
     """The texts of each batch of rows, from a column of text or as they were tokenized before."""
-    if "input_ids" in rows.column_names and settings.data.text_column is None:
-        yield from _tokenized_before(rows, part, settings, tokenizer)
+    if "input_ids" in part.source.columns and settings.data.text_column is None:
+        yield from _tokenized_before(part, settings, tokenizer)
         return
-    column = find_column(rows, settings.data.text_column, TEXT_COLUMNS, "data.text_column")
-    kind = str(getattr(rows.features[column], "dtype", type(rows.features[column]).__name__))
-    if kind not in ("string", "large_string", "null"):
-        raise DataError(f"column '{column}' of the {part} rows holds {kind}, not text; name another data.text_column")
-    for batch in rows.select_columns(column).iter(BATCH):
-        yield list(tokenize(batch[column], settings, tokenizer))
+    for texts in text_values(part, settings.data):
+        yield list(tokenize(texts, settings, tokenizer))
 
 
-def _tokenized_before(
-    rows: "Dataset", part: str, settings: Settings, tokenizer: "PreTrainedTokenizerBase"
-) -> Iterator[list[Text]]:
+def text_values(part: Part, data: Data) -> Iterator[list[str | None]]:
+    """The texts of each batch of rows; DataError where one is something else."""
+    column = text_column(part, data)
+    first = 0
+    for batch in part.rows.select_columns(column).iter(BATCH):
+        values = [from_text(value) for value in batch[column]] if part.source.is_text else batch[column]
+        other = next((n for n, value in enumerate(values) if not isinstance(value, str | None)), None)
+        if other is not None:
+            raise DataError(
+                f"{part.place(first + other)}: column '{column}' holds {type(values[other]).__name__}, not text; name "
+                "another data.text_column"
+            )
+        first += len(values)
+        yield values
+
+
+def _tokenized_before(part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[Text]]:
     """Texts from a column input_ids, as it is; padding that an attention_mask shows is left out.
 
     For causal-lm a column of labels, one a token, gives the targets.
@@ -214,37 +224,47 @@ def _tokenized_before(
     if settings.data.mask_whole_words:
         raise SettingsError("data.mask_whole_words needs texts, but the data has a column input_ids; set it to false")
     wanted = settings.data.label_column or "labels"
-    per_token = settings.task != "sequence-classification" and wanted in rows.column_names
+    there = part.rows.column_names
+    per_token = settings.task != "sequence-classification" and wanted in there
     if per_token and settings.task == "masked-lm":
         raise DataError(
             f"column '{wanted}' gives targets for tokens, but masked-lm draws its own; remove it or train causal-lm"
         )
-    columns = ["input_ids", *({"attention_mask"} & set(rows.column_names)), *([wanted] if per_token else [])]
+    columns = ["input_ids", *({"attention_mask"} & set(there)), *([wanted] if per_token else [])]
+    for column in columns:
+        part.column(column, (), "data.text_column")
     vocabulary, special = len(tokenizer), set(tokenizer.all_special_ids)
-    number = 0
-    for batch in rows.select_columns(columns).iter(BATCH):
-        texts = []
+    first = 0
+    for batch in part.rows.select_columns(columns).iter(BATCH):
+        texts: list[Text] = []
         for values in zip(*(batch[column] for column in columns), strict=True):
-            number += 1
-            row = _checked(dict(zip(columns, values, strict=True)), f"{part} row {number}", vocabulary)
+            row = dict(zip(columns, map(from_text, values), strict=True))
+            try:
+                row = _checked(row, vocabulary)
+            except DataError as error:
+                raise DataError(f"{part.place(first + len(texts))}{error}") from error
             seen = [bool(value) for value in row.pop("attention_mask", [1] * len(row["input_ids"]))]
             row = {column: list(compress(values, seen)) for column, values in row.items()}
             words = [-1 if token in special else n for n, token in enumerate(row["input_ids"])]
             texts.append(Text(row["input_ids"], words, row.get(wanted), framed=False))
+        first += len(texts)
         yield texts
 
 
-def _checked(row: dict[str, list[int] | None], where: str, vocabulary: int) -> dict[str, list[int]]:
-    """The row's lists, null as an empty one; DataError where they are no integers, not of one length, no tokens."""
+def _checked(row: dict[str, Any], vocabulary: int) -> dict[str, list[int]]:
+    """The row's lists, null as an empty one; DataError where they are no integers, not of one length, no tokens.
+
+    The error is what stands behind the row's place.
+    """
     lists: dict[str, list[int]] = {}
     for column, values in row.items():
         values = [] if values is None else values
         if not isinstance(values, list) or not all(type(value) is int for value in values):
-            raise DataError(f"{where}: {column} is not a list of integers; correct the column")
+            raise DataError(f": {column} is not a list of integers; correct the column")
         lists[column] = values
         if len(values) != len(lists["input_ids"]):
             raise DataError(
-                f"{where} has {len(lists['input_ids'])} input_ids but {len(values)} {column}; give one for each token"
+                f" has {len(lists['input_ids'])} input_ids but {len(values)} {column}; give one for each token"
             )
         if column == "attention_mask":
             continue
@@ -252,7 +272,7 @@ def _checked(row: dict[str, list[int] | None], where: str, vocabulary: int) -> d
         strange = next((v for v in values if not 0 <= v < vocabulary and v not in allowed), None)
         if strange is not None:
             raise DataError(
-                f"{where} has {strange} in {column}, but the tokenizer has tokens 0 to {vocabulary - 1}; tokenize "
+                f" has {strange} in {column}, but the tokenizer has tokens 0 to {vocabulary - 1}; tokenize "
                 "the data with this model's tokenizer"
             )
     return lists

@@ -19,15 +19,7 @@ from filelock import FileLock
 
 from distrain_trainer.data.chat import rows_of_conversations
 from distrain_trainer.data.labels import check_labels, label_ids, read_labels
-from distrain_trainer.data.sources import (
-    LABEL_COLUMNS,
-    Origin,
-    cache_folder,
-    find_column,
-    held_out,
-    locate,
-    read,
-)
+from distrain_trainer.data.sources import Origin, cache_folder, held_out, label_column, locate, read
 from distrain_trainer.data.text import Made, Shape, Text, shape_of, texts_of, tokenize
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.settings.model import Settings
@@ -35,7 +27,7 @@ from distrain_trainer.settings.model import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2
+FORMAT = 3
 """Changes whenever the same data and settings give other arrays, so that old entries of the cache are not met."""
 KEY_SETTINGS = (
     "text_column",
@@ -47,6 +39,8 @@ KEY_SETTINGS = (
     "empty_texts",
     "clean",
     "text_unit",
+    "delimiter",
+    "unlabelled",
 )
 
 
@@ -251,30 +245,27 @@ def _fill(
     say: Callable[[str], None],
 ) -> None:
     """Writes the arrays of both parts, then meta.json."""
-    splits = read(settings.data, origin, settings.task, folder / "datasets", say)
-    datasets = {"train": splits.train} | ({} if splits.evaluation is None else {"evaluation": splits.evaluation})
-    spoken = {"train": "training", "evaluation": "evaluation"}
+    splits = read(settings, origin, folder / "datasets", say)
+    parts = {"train": splits.train} | ({} if splits.evaluation is None else {"evaluation": splits.evaluation})
     ids: dict[str, np.ndarray] = {}
     names = None
     if settings.task == "sequence-classification":
-        columns = {
-            part: find_column(rows, settings.data.label_column, LABEL_COLUMNS, "data.label_column")
-            for part, rows in datasets.items()
-        }
-        read_parts = {part: read_labels(rows, columns[part], spoken[part]) for part, rows in datasets.items()}
+        data = settings.data
+        columns = {key: label_column(part, data) for key, part in parts.items()}
+        read_parts = {key: read_labels(part, columns[key], data.unlabelled) for key, part in parts.items()}
         names = read_parts["train"][1]
-        labels = {part: values for part, (values, _) in read_parts.items()}
+        labels = {key: values for key, (values, _) in read_parts.items()}
         check_labels(labels["train"], labels.get("evaluation", []), columns["train"])
-        ids = {part: label_ids(values, names) for part, values in labels.items()}
+        ids = {key: label_ids(values, names) for key, values in labels.items()}
     arrays: dict[str, dict[str, int]] = {}
     counts: dict[str, int] = {}
     noun = "conversations" if settings.task == "chat" else "texts"
-    for part, rows in datasets.items():
+    for key, part in parts.items():
         if settings.task == "chat":
-            batches = rows_of_conversations(rows, spoken[part], settings, tokenizer, shape.room)
+            batches = rows_of_conversations(part, settings, tokenizer, shape.room)
         else:
-            batches = _made(texts_of(rows, spoken[part], settings, tokenizer), ids.get(part), shape)
-        arrays[part], counted = _write(folder, part, batches, settings.task)
+            batches = _made(texts_of(part, settings, tokenizer), ids.get(key), shape)
+        arrays[key], counted = _write(folder, key, batches, settings.task)
         told = ", ".join(
             f"{counted[name]:,} {words}"
             for name, words in (
@@ -286,12 +277,12 @@ def _fill(
             )
             if counted[name]
         )
-        counts |= {f"{part}_{name}": count for name, count in counted.items()}
+        counts |= {f"{key}_{name}": count for name, count in counted.items()}
         if not counted["rows"]:
-            raise DataError(f"no row is left of {counted['texts']:,} {spoken[part]} {noun} ({told}); check the data")
+            raise DataError(f"no row is left of {counted['texts']:,} {part.name} {noun} ({told}); check the data")
         told = f" ({told})" if told else ""
         say(
-            f"{counted['texts']:,} {spoken[part]} {noun}{told} became {counted['rows']:,} rows, "
+            f"{counted['texts']:,} {part.name} {noun}{told} became {counted['rows']:,} rows, "
             f"{counted['tokens']:,} tokens"
         )
     meta = {

@@ -10,15 +10,17 @@ from distrain_trainer.console import say
 from distrain_trainer.data.conversations import Conversation, Message
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference.generate import answer, prompt_of
-from distrain_trainer.inference.trained import Trained, load
+from distrain_trainer.inference.predict import stdin_lines
+from distrain_trainer.inference.trained import Trained, load, tell_model
 from distrain_trainer.models.load import stop_tokens
 
 COMMANDS = "/reset forgets the conversation, /system TEXT starts one with these instructions, /exit leaves"
 
 
-def talk(path: str, max_new_tokens: int) -> None:
+def talk(path: str, max_new_tokens: int, checkpoint: str | None = None) -> None:
     """Answers each line of stdin as one conversation; answers go to stdout as they are made, notes to stderr."""
-    trained = load(path, {})
+    trained = load(path, {}, checkpoint)
+    tell_model(path, trained.folder)
     if trained.settings.task != "chat":
         raise SettingsError(f"{path} was trained for {trained.settings.task}, not for chat; use distrain predict")
     if sys.stdin.isatty():
@@ -44,11 +46,16 @@ def talk(path: str, max_new_tokens: int) -> None:
 
 def input_lines() -> Iterator[str]:
     """What is typed or piped in, line by line."""
+    if not sys.stdin.isatty():
+        yield from stdin_lines()
+        return
     while True:
         try:
-            yield input("> " if sys.stdin.isatty() else "")
+            yield input("> ")
         except EOFError:
             return
+        except UnicodeDecodeError:
+            say("that line is not UTF-8; set the terminal to UTF-8")
 
 
 def print_answer(trained: Trained, messages: list[Message], max_new_tokens: int) -> str | None:

@@ -10,29 +10,51 @@ import torch
 from distrain_trainer.console import say
 from distrain_trainer.data.labels import read_labels
 from distrain_trainer.data.loader import Collator
-from distrain_trainer.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, find_column, locate, read
+from distrain_trainer.data.readers import a_few
+from distrain_trainer.data.sources import label_column, locate, read
+from distrain_trainer.data.text import text_values
 from distrain_trainer.data.tokens import Rows, encode, prepare
 from distrain_trainer.errors import DataError
-from distrain_trainer.inference.trained import Trained, load
+from distrain_trainer.inference.trained import Trained, load, tell_model
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel.collectives import ProcessRank
+from distrain_trainer.settings.model import Settings, changed
 from distrain_trainer.training.evaluation import evaluate, plan_evaluation
 from distrain_trainer.training.probes import choose_loss
 
 
-def evaluate_folder(path: str, file: str | None, flags: dict[str, str]) -> dict[str, Any]:
-    """Metrics of a trained model on all rows of `file`, or without one on the evaluation rows of its own run."""
-    trained = load(path, flags)
-    rows = rows_of_file(trained, file) if file else evaluation_rows(trained)
+def evaluate_folder(
+    path: str, file: str | None, flags: dict[str, str], checkpoint: str | None = None
+) -> dict[str, Any]:
+    """Metrics of a trained model on the evaluation rows of its own run, or on other data.
+
+    Other data is `file`, or what flags name: all rows of data.files; of a data set on the Hub its evaluation split, or
+    all rows where it has one split alone. checkpoint: which of a run's models to take.
+    """
+    alone = {"data.files": ("data.name",), "data.name": ("data.files", "data.evaluation_files", "data.revision")}
+    unset = {other: "null" for name, others in alone.items() if name in flags for other in others}
+    trained = load(path, unset | flags, checkpoint)
+    tell_model(path, trained.folder)
+    settings = trained.settings
+    if file is not None or "data.files" in flags or "data.name" in flags:
+        settings = trained.settings_for([file] if file is not None else settings.data.files or ())
+        if file is None and "data.files" not in flags:
+            settings = changed(trained.settings, {"data.evaluation_fraction": 0.0, "data.evaluation_files": None})
+        if "evaluation.samples" not in flags:
+            settings = changed(settings, {"evaluation.samples": None})
+        rows, named = other_rows(trained, settings)
+    else:
+        rows, named = evaluation_rows(trained), "the evaluation rows of the run"
     module = SummedLoss(trained.model, trained.settings.precision).eval()
 
     def forward(micro_batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         loss, predictions = module(**{name: tensor.to(trained.device) for name, tensor in micro_batch.items()})
         return loss, predictions
 
-    planned = plan_evaluation(rows.lengths, trained.settings)
-    collator = Collator.of(trained.settings, rows, trained.tokenizer)
-    choose_loss(trained.settings, module, module, collator, say)
+    planned = plan_evaluation(rows.lengths, settings)
+    say(f"evaluating on {len(planned.rows):,} of {len(rows):,} rows: {named}")
+    collator = Collator.of(settings, rows, trained.tokenizer)
+    choose_loss(settings, module, module, collator, say)
     found = evaluate(forward, planned, collator, ProcessRank(0, 1, 0, 1), len(trained.labels or ()))
     assert found is not None
     return {"model": str(trained.folder), "rows": len(planned.rows)} | found.metrics
@@ -46,21 +68,24 @@ def evaluation_rows(trained: Trained) -> Rows:
     return data.evaluation
 
 
-def rows_of_file(trained: Trained, file: str) -> Rows:
-    """All rows of a file, labelled with the model's own ids."""
-    settings = trained.settings_for(file)
+def other_rows(trained: Trained, settings: Settings) -> tuple[Rows, str]:
+    """The rows of other data than the run's own, labelled with the model's own ids, and what they are called."""
+    origin = locate(settings.data)
     if trained.labels is None:
-        return prepare(settings, trained.tokenizer, trained.max_length, say).train
+        made = prepare(settings, trained.tokenizer, trained.max_length, say)
+        return made.evaluation or made.train, origin.description
     with TemporaryDirectory(prefix="distrain-") as scratch:
-        opened = read(settings.data, locate(settings.data), settings.task, Path(scratch), say).train
-        texts = opened[find_column(opened, settings.data.text_column, TEXT_COLUMNS, "data.text_column")]
-        label_column = find_column(opened, settings.data.label_column, LABEL_COLUMNS, "data.label_column")
-        names, _ = read_labels(opened, label_column, "evaluation")
+        splits = read(settings, origin, Path(scratch), say)
+        part = (splits.evaluation or splits.train).named("evaluation")
+        column = label_column(part, settings.data)
+        names, _ = read_labels(part, column, settings.data.unlabelled)
         unknown = sorted(set(names) - set(trained.labels))
         if unknown:
             raise DataError(
-                f"{file} has labels that the model does not know: {', '.join(map(repr, unknown))}; remove their rows"
+                f"{part.source.name} has labels that the model does not know: {a_few(unknown)}; the model knows "
+                f"{a_few(trained.labels)}: remove the rows, or name another data.label_column"
             )
-        rows = encode([text or "" for text in texts], settings, trained.tokenizer, trained.max_length)
+        texts = [text or "" for batch in text_values(part, settings.data) for text in batch]
+        rows = encode(texts, settings, trained.tokenizer, trained.max_length)
     ids = np.asarray([trained.labels.index(name) for name in names], np.int32)
-    return Rows(rows.input_ids, rows.offsets, ids, rows.words)
+    return Rows(rows.input_ids, rows.offsets, ids, rows.words), origin.description

@@ -1,6 +1,7 @@
 """Merge a trained adapter into its base model: a plain model that needs neither peft nor bitsandbytes."""
 
-import json
+import errno
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ import torch
 from distrain_trainer.console import say
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.hardware.numerics import DTYPES
-from distrain_trainer.inference.trained import Trained, load, model_folder
+from distrain_trainer.inference.trained import Trained, load, model_folder, tell_model
 from distrain_trainer.models.load import config_to_write
 from distrain_trainer.models.lora import CONFIG
 from distrain_trainer.reporting.model_card import adapter_line, card_head
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.storage.files import sync_folder, write_json, write_text
+from distrain_trainer.storage.files import sync_file, sync_folder, write_json, write_text
 
 TEXTS = (
     "The harbour was quiet that morning, and only a few boats had left before the fog came in.",
@@ -39,15 +40,16 @@ ROUNDING = 1e-2
 """Largest difference that merging in fp32 may make, as a fraction of the largest logit; rounding makes about 1e-6."""
 
 
-def merge_folder(path: str, output: str | None, dtype: str) -> dict[str, Any]:
+def merge_folder(path: str, output: str | None, dtype: str, checkpoint: str | None = None) -> dict[str, Any]:
     """Writes the adapter of `path` merged into its unquantized base as a folder for from_pretrained.
 
     output: the folder; None for `merged` beside the adapter's. dtype: of the written weights; they are merged in fp32.
-    Returns {"model", "rows", "merging", "quantization"}: the largest and mean absolute difference of logits made by
-    merging, and by leaving the quantization behind (None where there was none). Raises DataError where the merged
-    model does not compute what the adapter on its base does.
+    checkpoint: which of a run's models to take. Returns {"model", "rows", "merging", "quantization"}: the largest and
+    mean absolute difference of logits made by merging, and by leaving the quantization behind (None where there was
+    none). Raises DataError where the merged model does not compute what the adapter on its base does.
     """
-    folder = model_folder(path)
+    folder = model_folder(path, checkpoint)
+    tell_model(path, folder)
     if not (folder / CONFIG).exists():
         raise DataError(f"{folder} holds a whole model, not an adapter; there is nothing to merge")
     target = Path(output) if output else folder.parent / "merged"
@@ -106,15 +108,14 @@ def difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> dict[st
 
 def write(trained: Trained, merged: Any, target: Path, dtype: str, report: dict[str, Any]) -> None:
     """Writes the merged model with its tokenizer, model card and settings.json; the folder appears once complete."""
-    record = json.loads((trained.folder / "settings.json").read_text())
+    record = dict(trained.record)
     adapter = record["settings"]
     plain = Settings().model_dump(mode="json")
     record["settings"] = adapter | {"lora": plain["lora"], "quantization": plain["quantization"]}
     record["settings"]["model"] = adapter["model"] | {"dtype": None}
     record["merged"] = {name: report[name] for name in ("rows", "merging", "quantization")}
 
-    new = target.with_name(f"tmp.{target.name}")
-    shutil.rmtree(new, ignore_errors=True)
+    new = target.with_name(f"tmp.{target.name}.{secrets.token_hex(4)}")  # another merge may write beside it
     try:
         new.mkdir(parents=True)
         merged.config = config_to_write(merged)
@@ -122,10 +123,16 @@ def write(trained: Trained, merged: Any, target: Path, dtype: str, report: dict[
         trained.tokenizer.save_pretrained(new)
         write_text(new / "README.md", card(adapter, record, dtype))
         write_json(new / "settings.json", record)
+        for path in new.iterdir():  # safetensors makes files that only their owner can read, whatever the umask
+            path.chmod((new / "settings.json").stat().st_mode)
+            sync_file(path)
+        sync_folder(new)
         new.rename(target)
         sync_folder(target.parent)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise SettingsError(f"{target} was written by another merge meanwhile; use that one") from None
         raise VolumeError(f"{target} cannot be written: {error.strerror or error}; give another folder") from None
 
 

@@ -11,14 +11,17 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from distrain_trainer.console import say
 from distrain_trainer.data.conversations import as_text
+from distrain_trainer.data.files import open_files, resolve_files
 from distrain_trainer.data.plan import cut
-from distrain_trainer.data.sources import TEXT_COLUMNS, find_column, locate, read
+from distrain_trainer.data.readers import Row, a_few, format_of, not_utf8, rows_of_file
+from distrain_trainer.data.sources import TEXT_COLUMNS
+from distrain_trainer.data.table import batched, find_column
 from distrain_trainer.data.tokens import Rows, encode
 from distrain_trainer.errors import DataError, SettingsError
+from distrain_trainer.hub.errors import first_line
 from distrain_trainer.inference.generate import answer, greedy, prompt_of, question_of
-from distrain_trainer.inference.trained import Trained, load
+from distrain_trainer.inference.trained import Trained, load, tell_model
 
 CHUNK = 4096
 """Texts that are read, sorted by length and predicted at a time."""
@@ -26,33 +29,52 @@ TOP = 5
 """Tokens that are listed for each mask."""
 
 
-def predict_folder(path: str, file: str | None, output: str | None, max_new_tokens: int) -> None:
-    """Writes one JSON object per text, in order. file: None for lines of stdin. output: None for stdout."""
+def predict_folder(
+    path: str,
+    file: str | None,
+    output: str | None,
+    max_new_tokens: int,
+    flags: dict[str, str] | None = None,
+    checkpoint: str | None = None,
+    keep_columns: bool = False,
+) -> None:
+    """Writes one JSON object per text, in order.
+
+    file: None for lines of stdin. output: None for stdout. flags: settings to change, such as data.text_column.
+    checkpoint: which of a run's models to take. keep_columns: add each row of the file, as `row`.
+    """
     if file is not None and not Path(file).exists():
         raise DataError(f"{file} does not exist; check the path")
-    trained = load(path, {})
+    trained = load(path, flags or {}, checkpoint)
+    tell_model(path, trained.folder)
     with open_output(output) as target:
-        for predictions in predictions_for(trained, file, max_new_tokens):
+        for predictions in predictions_for(trained, file, max_new_tokens, keep_columns):
             for prediction in predictions:
-                target.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+                target.write(json.dumps(prediction, ensure_ascii=False, default=str) + "\n")
             target.flush()
 
 
-def predictions_for(trained: Trained, file: str | None, max_new_tokens: int) -> Iterator[list[dict[str, Any]]]:
+def predictions_for(
+    trained: Trained, file: str | None, max_new_tokens: int, keep_columns: bool = False
+) -> Iterator[list[dict[str, Any]]]:
     """The predictions for `file` or stdin, in the lists in which they are made."""
     if trained.settings.task == "chat":
-        for where, row in read_conversations(trained, file):
-            conversation = question_of(row, trained.settings.chat, where)
+        for where, row in conversations_in(trained, file):
+            as_texts = {name: as_text(value) for name, value in row.items()}
+            conversation = question_of(as_texts, trained.settings.chat, where)
             text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
-            yield [{"messages": conversation.messages, "answer": text}]
+            yield [{"messages": conversation.messages, "answer": text} | ({"row": row} if keep_columns else {})]
         return
     predictors: dict[str, Callable[[Trained, list[str]], list[dict[str, Any]]]] = {
         "sequence-classification": classify,
         "masked-lm": fill_masks,
         "causal-lm": lambda trained, texts: continue_texts(trained, texts, max_new_tokens),
     }
-    for texts in in_chunks(read_texts(trained, file)):
-        yield predictors[trained.settings.task](trained, texts)
+    for chunk in in_chunks(texts_in(trained, file)):
+        made = predictors[trained.settings.task](trained, [text for text, _ in chunk])
+        if keep_columns:
+            made = [prediction | {"row": row} for prediction, (_, row) in zip(made, chunk, strict=True)]
+        yield made
 
 
 def classify(trained: Trained, texts: list[str]) -> list[dict[str, Any]]:
@@ -101,8 +123,7 @@ def continue_texts(trained: Trained, texts: list[str], max_new_tokens: int) -> l
 def batches(trained: Trained, texts: list[str], rows: Rows | None = None) -> Iterator[tuple[list[int], torch.Tensor]]:
     """(indices of the texts, logits on the CPU) of micro-batches of texts of similar length."""
     rows = rows or encode(texts, trained.settings, trained.tokenizer, trained.max_length)
-    batch = trained.settings.batch
-    micro_batches = cut(rows.lengths, np.arange(len(rows)), batch.limit, batch.samples)
+    micro_batches = cut(rows.lengths, np.arange(len(rows)), trained.settings.batch.limit, samples=None)
     pad = trained.tokenizer.pad_token_id
     for number in range(len(micro_batches)):
         indices = micro_batches[number]
@@ -117,52 +138,67 @@ def batches(trained: Trained, texts: list[str], rows: Rows | None = None) -> Ite
         yield indices.tolist(), logits.cpu()
 
 
-def read_texts(trained: Trained, file: str | None) -> Iterator[str]:
-    """Lines of stdin or of a .txt file, or the text column of a data file."""
+def texts_in(trained: Trained, file: str | None) -> Iterator[tuple[str, Row]]:
+    """(text, its row) of the lines of stdin or a text file, or of the rows of a data file."""
     if file is None:
-        yield from (line.removesuffix("\n") for line in sys.stdin)
-    elif file.endswith(".txt"):
-        with Path(file).open(encoding="utf-8-sig") as lines:
-            yield from (line.removesuffix("\n") for line in lines)
-    else:
-        data = trained.settings_for(file).data
-        with TemporaryDirectory(prefix="distrain-") as scratch:
-            rows = read(data, locate(data), trained.settings.task, Path(scratch), say).train
-            column = find_column(rows, data.text_column, TEXT_COLUMNS, "data.text_column")
-            for row in rows.select_columns(column):
-                yield row[column] or ""
-
-
-def read_conversations(trained: Trained, file: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`line 3`, the row) of a data file, or of JSON lines on stdin, each an object or a list of messages."""
-    if file is None:
-        for number, line in enumerate(filter(str.strip, sys.stdin), 1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(
-                    f"line {number} is not JSON ({error}); give one object with messages per line"
-                ) from error
-            row = row if isinstance(row, dict) else {"messages": row}
-            yield f"line {number}", {name: as_text(value) for name, value in row.items()}
+        yield from ((line, {"text": line}) for line in stdin_lines())
         return
-    data = trained.settings_for(file).data
+    lines = Path(file).is_file() and format_of(Path(file)) == "text"
+    wanted, column = trained.settings.data.text_column, "text" if lines else None
+    for where, row in rows_in(trained, file):
+        if column is None:
+            column = find_column(row, wanted, TEXT_COLUMNS, "data.text_column", (Path(file),))
+        text = row.get(column)
+        if not isinstance(text, str | None):
+            raise DataError(
+                f"{file}, {where}: column '{column}' holds {type(text).__name__}, not text; name another "
+                "data.text_column"
+            )
+        yield text or "", row
+
+
+def rows_in(trained: Trained, file: str) -> Iterator[tuple[str, Row]]:
+    """(`line 3`, the row) of a data file, or of the one split of a folder that save_to_disk wrote."""
+    (path,) = resolve_files([file], "FILE")
+    data = trained.settings.data
+    if not path.is_dir():
+        yield from rows_of_file(path, {}, None, data.delimiter, "line")
+        return
     with TemporaryDirectory(prefix="distrain-") as scratch:
-        for number, row in enumerate(read(data, locate(data), "chat", Path(scratch), say).train, 1):
-            yield f"{file} row {number}", row
+        opened = open_files([path], data, (), Path(scratch))
+        if isinstance(opened, dict):
+            raise DataError(f"{file} holds several splits; name the folder of one: {a_few(opened)}")
+        yield from ((f"row {number}", row) for number, row in enumerate(opened.rows, 1))
 
 
-def in_chunks(texts: Iterator[str]) -> Iterator[list[str]]:
+def conversations_in(trained: Trained, file: str | None) -> Iterator[tuple[str, Row]]:
+    """(place, the row) of a data file, or of JSON lines on stdin, each an object or a list of messages."""
+    if file is not None:
+        yield from ((f"{file}, {where}", row) for where, row in rows_in(trained, file))
+        return
+    for number, line in enumerate(stdin_lines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"stdin, line {number} is not JSON ({first_line(error)}); give one object with messages per line"
+            ) from error
+        yield f"stdin, line {number}", row if isinstance(row, dict) else {"messages": row}
+
+
+def stdin_lines() -> Iterator[str]:
+    """The lines of stdin; DataError where one is not UTF-8."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        if told := not_utf8(line):
+            raise DataError(f"stdin, line {number}: {told}; convert it, such as with iconv -f WINDOWS-1252 -t UTF-8")
+        yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
+
+
+def in_chunks(rows: Iterator[tuple[str, Row]]) -> Iterator[list[tuple[str, Row]]]:
     """Lists of up to CHUNK texts; of one text where stdin is a terminal, so that each line is answered at once."""
-    chunk: list[str] = []
-    size = 1 if sys.stdin.isatty() else CHUNK
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+    return batched(rows, 1 if sys.stdin.isatty() else CHUNK)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A trained model: which folder holds it, and how it is loaded for evaluation and generation in one process."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from distrain_trainer.console import say
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hardware.numerics import autocast, set_up_numerics
 from distrain_trainer.hardware.threads import threads_for
@@ -17,14 +18,21 @@ from distrain_trainer.models.load import MODEL_CLASSES, load_model
 from distrain_trainer.models.lora import CONFIG, base_of, check_installed, load_weights
 from distrain_trainer.settings.model import Settings, changed, flat
 from distrain_trainer.settings.reader import read_settings
-from distrain_trainer.storage.layout import BEST, published_checkpoints
+from distrain_trainer.storage.layout import BEST, checkpoint_step, published_checkpoints
+
+TRIES = 3
+"""How often a model is read that a run replaces meanwhile."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model as its folder holds it. labels: for classification, in the order of their ids."""
+    """A trained model as its folder holds it.
+
+    record: settings.json. labels: for classification, in the order of their ids.
+    """
 
     folder: Path
+    record: dict[str, Any]
     settings: Settings
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -43,11 +51,12 @@ class Trained:
         with torch.inference_mode(), autocast(self.device, self.settings.precision):
             yield
 
-    def settings_for(self, file: str) -> Settings:
-        """The model's settings with all rows of `file` as the data."""
+    def settings_for(self, files: Sequence[str]) -> Settings:
+        """The model's settings with all rows of `files` as the data."""
         changes: dict[str, Any] = {
             "data.name": None,
-            "data.files": [file],
+            "data.files": list(files),
+            "data.split_by_name": False,
             "data.evaluation_files": None,
             "data.evaluation_split": None,
             "data.evaluation_fraction": 0.0,
@@ -57,26 +66,80 @@ class Trained:
         return changed(self.settings, changes)
 
 
-def model_folder(path: str) -> Path:
-    """The model that `path` means: the folder itself, or of a run its final/, its best or its newest checkpoint.
+def model_folder(path: str, checkpoint: str | None = None) -> Path:
+    """The model that `path` means: of a run its final/, its best or its newest checkpoint, or the folder itself.
 
-    Raises DataError where there is none.
+    checkpoint: which of a run's to take: final, best, newest or a step. Raises DataError where there is none.
     """
     folder = Path(path)
-    for candidate in (folder, folder / "final", folder / BEST, *published_checkpoints(folder)):
-        described = (candidate / "config.json").exists() or (candidate / CONFIG).exists()
-        if described and (candidate / "settings.json").exists():
+    published = published_checkpoints(folder) if folder.exists() else []
+    if checkpoint is None:
+        candidates = [folder / "final", folder, folder / BEST, *published]
+    elif checkpoint in ("final", "best"):
+        candidates = [folder / {"final": "final", "best": BEST}[checkpoint]]
+    elif checkpoint == "newest":
+        candidates = published
+    elif checkpoint.isdecimal():
+        candidates = [folder / f"checkpoint-{int(checkpoint)}"]
+    else:
+        raise SettingsError(f"--checkpoint is {checkpoint}; give final, best, newest or the number of a step")
+    for candidate in candidates:
+        if _holds_model(candidate):
             return candidate
+    if checkpoint is not None and (there := _models_in(folder)):
+        raise DataError(f"{path} has no {checkpoint} model; --checkpoint takes {', '.join(there)}")
+    if checkpoint is not None and _holds_model(folder):
+        raise SettingsError(f"{path} is one model, not the folder of a run; leave out --checkpoint {checkpoint}")
     problem = "holds no trained model" if folder.exists() else "does not exist"
     raise DataError(f"{path} {problem}; give a run's folder, its final/ or one of its checkpoints")
 
 
-def load(path: str, flags: dict[str, str]) -> Trained:
+def _models_in(folder: Path) -> list[str]:
+    """What --checkpoint may be for the folder of a run: final, best, and steps, newest first."""
+    named = [name for name, inside in (("final", "final"), ("best", BEST)) if _holds_model(folder / inside)]
+    return named + [str(checkpoint_step(found)) for found in published_checkpoints(folder)]
+
+
+def tell_model(path: str, folder: Path) -> None:
+    """Says which model of a run was taken, and what else there is."""
+    if folder != Path(path):
+        others = [name for name in _models_in(Path(path)) if not folder.name.endswith(name)]
+        say(f"model: {folder}" + (f" (--checkpoint takes another: {', '.join(others)})" if others else ""))
+
+
+def _holds_model(folder: Path) -> bool:
+    described = (folder / "config.json").exists() or (folder / CONFIG).exists()
+    return described and (folder / "settings.json").exists()
+
+
+def load(path: str, flags: dict[str, str], checkpoint: str | None = None) -> Trained:
     """Loads the model of a run or a checkpoint; an adapter on its base model, quantized as in training.
 
-    flags: settings to change, such as batch.tokens, or quantization.bits to null.
+    flags: settings to change, such as batch.tokens, or quantization.bits to null. checkpoint: which of a run's to take.
+    A run that trains meanwhile may take the folder away that is read: then the one that has taken its place is. Raises
+    DataError, SettingsError.
     """
-    folder = model_folder(path)
+    for _ in range(TRIES):
+        folder = model_folder(path, checkpoint)
+        before = _inode(folder)
+        try:
+            return load_folder(folder, flags)
+        except Exception:
+            if _inode(folder) == before is not None:
+                raise
+    raise DataError(f"the run in {path} replaces its models faster than they can be read; wait until it has finished")
+
+
+def _inode(folder: Path) -> int | None:
+    """Tells a folder from one that takes its place, None where there is none."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
+def load_folder(folder: Path, flags: dict[str, str]) -> Trained:
+    """Loads the model of one folder, as `load` does."""
     record = json.loads((folder / "settings.json").read_text())
     base = flat(Settings.model_validate(record["settings"]))
     settings = read_settings(None, flags, environment={}, base=base)
@@ -92,4 +155,4 @@ def load(path: str, flags: dict[str, str]) -> Trained:
         load_weights(model, folder)
     else:
         model = MODEL_CLASSES[settings.task].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return Trained(folder, settings, model.to(device).eval(), tokenizer, labels, device)
+    return Trained(folder, record, settings, model.to(device).eval(), tokenizer, labels, device)

@@ -220,6 +220,7 @@ def _sees(around: Surroundings, token: str, late: bool) -> tuple[bool, FailureRe
     """Whether this node sees what node 0 wrote, and what is wrong where it is too late for that."""
     try:
         if around.attempts().token == token:
+            around.check_writable()
             return True, None
         error: DistrainError = VolumeError(
             "output_dir is not the folder that node 0 writes to; give all nodes the same ReadWriteMany volume"

@@ -1,5 +1,6 @@
 """What the cluster tells a container about itself: the variables that the chart sets, `RUN_` before each name."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Self
@@ -28,6 +29,15 @@ class ClusterEnvironment(BaseModel):
     """Whether the pod has been promised RDMA devices, InfiniBand or RoCE."""
     settings_hash: str | None = None
     """Hash of the release's settings: pods of one run must agree on it."""
+
+    def run_of(self, run_id: str | None) -> str:
+        """Tells the cluster's run with this id and these settings from any other, empty where there is no cluster.
+
+        A node of it that comes anew is the replacement of one that is gone.
+        """
+        if self.settings_hash is None or run_id is None:
+            return ""
+        return hashlib.sha256(f"{run_id} {self.settings_hash}".encode()).hexdigest()[:16]
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> Self:

@@ -5,7 +5,8 @@ nodes by a clock of their own.
 """
 
 from collections.abc import Generator
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from distrain_trainer.errors import FailureReport, LostPeer, SettingsError, Stopped, is_retried
 from distrain_trainer.launch.messages import AttemptOutcome, Heartbeat, Start, to_text
@@ -32,7 +33,8 @@ Waiting = Generator[float, None, T]
 """Waits by yielding seconds, and returns a T."""
 
 
-class Cause(NamedTuple):
+@dataclass(frozen=True)
+class Cause:
     """Why an attempt ends. index: of the node where it failed. asked: a node was asked to stop, and this is what came
     of it."""
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch.distributed import DistError, PrefixStore, TCPStore
 
@@ -42,8 +42,7 @@ def open_store(node: Node, run: str) -> Store:
         if node.first:
             raise LostPeer(f"port {node.port} cannot be listened on ({error}); free it") from None
         raise LostPeer(f"node 0 does not answer at {node.address}:{node.port}") from None
-    found: Store = PrefixStore(f"distrain/{run}", store)
-    return found
+    return cast(Store, PrefixStore(f"distrain/{run}", store))  # its stub lacks append
 
 
 def read(store: Store, key: str) -> Message | None:

@@ -8,7 +8,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from distrain_trainer.console import debug, say, warn
-from distrain_trainer.errors import FailureReport, VolumeLost
+from distrain_trainer.errors import FailureReport, Superseded, VolumeLost
 from distrain_trainer.hardware.machine import versions
 from distrain_trainer.launch.attempts import take_part
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
@@ -29,8 +29,10 @@ from distrain_trainer.launch.workers import Work, Workers
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from distrain_trainer.storage.files import write_json, write_text
+from distrain_trainer.storage.lock import FolderLock
+from distrain_trainer.storage.previous import put_back, remove_previous
 from distrain_trainer.storage.retry import with_retries
-from distrain_trainer.storage.run_folder import is_finished, read_claim
+from distrain_trainer.storage.run_folder import check_writable, is_finished, read_claim
 
 FINISHED_EVERY = 5.0
 """Seconds between two looks for the finished mark by one who waits."""
@@ -40,16 +42,22 @@ FINISHED_EVERY = 5.0
 class Job:
     """What is to be run on this node.
 
-    cluster: what the cluster says about this machine. work: the worker program, of which all imports are done.
-    arguments: its arguments. resume: whether the folder may hold this run.
+    cluster: what the cluster says about this machine. work: the worker program. preload: imports what it needs, which
+    takes seconds. arguments: its arguments. resume: whether the folder may hold this run. by_hand: a person has asked
+    to resume, so that earlier failures do not count. lock: of the folder, on node 0. previous: what the run that is in
+    the folder will be called there once this one begins to write; None where none is to be replaced.
     """
 
     node: Node
     cluster: ClusterEnvironment
     settings: Settings
     work: Work
+    preload: Callable[[], None]
     arguments: list[str]
     resume: bool
+    by_hand: bool
+    lock: FolderLock | None = None
+    previous: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -60,13 +68,23 @@ class Job:
         """The run's name, the same on all nodes and no other run's."""
         return self.settings.run_id or hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:12]
 
+    @property
+    def replaces(self) -> bool:
+        """Whether the run that this one replaces is still in its place."""
+        return self.previous is not None and not (self.folder / self.previous).exists()
+
     def holds_run(self) -> bool:
         """Whether there is something in the folder to continue. Raises DistrainError."""
-        return read_claim(self.settings, self.resume).stored is not None
+        return read_claim(self.settings, self.resume, self.replaces).stored is not None
 
     def finished(self) -> bool:
         """Whether the run has come to the end of the schedule that is asked for. Raises DistrainError."""
-        return is_finished(read_claim(self.settings, self.resume))
+        return is_finished(read_claim(self.settings, self.resume, self.replaces))
+
+    def check_lock(self) -> None:
+        """Raises Superseded where another node 0 of this run has taken the folder over."""
+        if self.lock is not None and (other := self.lock.check()):
+            raise Superseded(f"{self.folder} was taken over by {other.title}; this process leaves it alone")
 
     def facts(self) -> dict[str, Any]:
         """What must be the same on all nodes."""
@@ -92,6 +110,8 @@ def supervise(job: Job, requests: Requests) -> int:
     """Runs this node's part of a run to its end and returns 0. Raises DistrainError, with the code to leave with."""
     export_metrics(job.folder, job.cluster.metrics_port)
     if job.finished():
+        if job.lock is not None:
+            remove_previous(job.folder)
         say(f"the run in {job.folder} is finished; give it more schedule.epochs to train on")
         return 0
     for seconds in take_part(Machine(job, requests)):
@@ -116,8 +136,9 @@ class Machine:
 
     def __init__(self, job: Job, requests: Requests):
         self._job, self._requests = job, requests
-        self.node, self.run, self.facts, self.nonce = job.node, job.run, job.facts(), secrets.token_hex(8)
-        self.by_hand = job.resume
+        self.node, self.run, self.nonce = job.node, job.run, secrets.token_hex(8)
+        self.facts: Mapping[str, Any] = job.facts()
+        self.by_hand = job.by_hand
         self._looked = 0.0
 
     def now(self) -> float:
@@ -145,10 +166,12 @@ class Machine:
         return port
 
     def attempts(self) -> Attempts:
+        self._job.check_lock()
         folder = self._job.folder
         return with_retries("cannot be read", folder, lambda: read_attempts(folder))
 
     def begin_attempt(self, after: Attempts) -> Attempts:
+        self._job.check_lock()
         settings = self._job.settings.checkpoint
         begun = begin_attempt(
             self._job.folder, settings.max_restarts, self.by_hand, after, max_wait_hours=settings.max_wait_hours
@@ -160,7 +183,13 @@ class Machine:
         end_attempt(self._job.folder, begun, report)
 
     def holds_run(self) -> bool:
-        return self._job.holds_run()
+        job = self._job
+        if job.replaces:
+            with_retries("cannot be written", job.folder, lambda: put_back(job.folder))
+        return job.holds_run()
+
+    def check_writable(self) -> None:
+        check_writable(self._job.folder)
 
     def keep_report(self, attempt: int, report: FailureReport, workers: RunningWorkers) -> None:
         folder, name = self._job.folder / "errors" / f"attempt-{attempt}", f"node-{self.node.index}"
@@ -185,12 +214,15 @@ class Machine:
     def workers(self, start: Start) -> Iterator[Workers]:
         job, requests = self._job, self._requests
         arguments = [*job.arguments, "--attempt", str(start.attempt), *(["--resume"] if start.resume else [])]
+        if job.previous is not None and job.replaces:
+            arguments += ["--previous", job.previous]
         log = job.folder / "logs" / f"node-{job.node.index}.attempt-{start.attempt}.log"
         if job.node.name:
             with suppress(OSError):
                 log.parent.mkdir(exist_ok=True)
                 with log.open("a") as file:
                     file.write(f"attempt {start.attempt} on {job.node.title}\n")
+        job.preload()
         debug(f"attempt {start.attempt} starts its workers, whose process group meets at port {start.port}")
         with TemporaryDirectory(prefix="distrain-") as scratch:
             workers = requests.workers = Workers(job.work, arguments, job.node, start.port, log, Path(scratch))

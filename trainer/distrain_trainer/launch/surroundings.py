@@ -1,4 +1,4 @@
-"""What a supervisor works with: a clock, the store, the run's folder and the workers. The tests have one of their own."""
+"""What a supervisor works with: a clock, the store, the run's folder and the workers. The tests have their own."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -63,7 +63,8 @@ class Surroundings(Protocol):
         """A port for the workers' process group."""
 
     def attempts(self) -> Attempts:
-        """What the run's folder says of its attempts. Raises VolumeError, VolumeLost."""
+        """What the run's folder says of its attempts. Raises Superseded where another process has taken the folder
+        over, VolumeError, VolumeLost."""
 
     def begin_attempt(self, after: Attempts) -> Attempts:
         """Records that an attempt begins. after: what was found before. Raises DistrainError; Superseded where
@@ -76,7 +77,11 @@ class Surroundings(Protocol):
         """Leaves in the run's folder how this node's workers failed."""
 
     def holds_run(self) -> bool:
-        """Whether the folder holds a run to continue. Raises DistrainError."""
+        """Whether the folder holds a run to continue; one whose replacement was interrupted is put back before that.
+        Raises DistrainError."""
+
+    def check_writable(self) -> None:
+        """Makes sure that this node can write into the run's folder. Raises VolumeError, VolumeLost."""
 
     def finished(self, lately: bool = False) -> bool:
         """Whether the run has come to the end of the schedule that is asked for. Raises DistrainError.

@@ -32,8 +32,8 @@ STOPPED_STATES = "Tt"
 
 @dataclass(frozen=True)
 class Hang:
-    """A worker of this machine that hangs. seconds: since its last sign. state: of /proc. alone: whether it is not where
-    the other workers of this machine are, so that they wait for it and not it for them."""
+    """A worker of this machine that hangs. seconds: since its last sign. state: of /proc. alone: whether it is not
+    where the other workers of this machine are, so that they wait for it and not it for them."""
 
     local_rank: int
     sign: Sign

@@ -56,7 +56,8 @@ class Workers:
         self._deadline, self._asked_at = NEVER, NEVER
         self._looked, self._hang = 0.0, (NEVER, FailureReport(LostPeer.exit_code, ""))
         environment = _environment(node, port)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # of a volume that is read-only here, which the preflight finds out
+            log.parent.mkdir(parents=True, exist_ok=True)
         for local_rank in range(node.processes):
             sys.stdout.flush()
             sys.stderr.flush()

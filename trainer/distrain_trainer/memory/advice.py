@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.memory.disk import DiskNeed, disk_need, free_bytes
 from distrain_trainer.memory.estimate import KINDS, USED, Bytes, auto_tokens, fits, held, plan
 from distrain_trainer.memory.forward import longest
 from distrain_trainer.memory.hub_headers import read_headers
@@ -155,9 +157,24 @@ def document(weights: Weights, settings: Settings, gpus: int, memory: int) -> di
             }
             for row in found
         ],
+        "disk": disk(disk_need(sizes, settings), settings.output_dir),
         "take": taken.kind if taken else None,
         "suggestions": [] if taken else suggestions(weights, settings, gpus, memory),
     }
+
+
+def disk(need: DiskNeed, folder: str) -> dict[str, Any]:
+    """What the run takes on its volume, for programs. free: on this machine, None where that is not known."""
+    return asdict(need) | {"total": need.total, "folder": folder, "free": free_bytes(Path(folder))}
+
+
+def disk_sentence(need: DiskNeed) -> str:
+    """`308.0 GB: 3 checkpoints of 84.0 GB, the one being written included, and 56.0 GB for models`."""
+    models = f", and {size(need.models)} for models" if need.models else ""
+    return (
+        f"{size(need.total)}: {need.keep + 1} checkpoints of {size(need.checkpoint)}, the one being written included"
+        f"{models}"
+    )
 
 
 def size(count: int) -> str:
@@ -195,6 +212,10 @@ def show(about: dict[str, Any]) -> None:
         if line["refused"]:
             console.print(f"{line['kind']}: {line['refused']}")
     taken = next((line for line in lines if line["kind"] == about["take"]), None)
+    need = about["disk"]
+    free = "" if need["free"] is None else f"; {size(need['free'])} free here"
+    sentence = disk_sentence(DiskNeed(need["checkpoint"], need["keep"], need["models"]))
+    console.print(f"disk, in {need['folder']}: up to {sentence}{free}")
     if taken:
         console.print(
             f"take strategy.kind={taken['kind']}: {taken['tokens']:,} tokens per micro-batch x "

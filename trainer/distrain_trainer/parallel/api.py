@@ -54,6 +54,9 @@ class Parallel(Protocol):
         Returns the norm before clipping.
         """
 
+    def zero_grad(self) -> None:
+        """Drops the gradients without an update."""
+
     def describe(self, name: str) -> Shapes:
         """Type and full shape of each tensor that `read` gives of a parameter. No communication."""
 
@@ -89,7 +92,7 @@ def warm_up(parallel: Parallel, empty: Tensors) -> None:
     """
     with parallel.accumulate(last=True):
         parallel.backward(parallel.forward(empty)[0])
-    parallel.optimizer.zero_grad()
+    parallel.zero_grad()
 
 
 def freeze_unreached(module: SummedLoss, empty: Tensors) -> None:

@@ -62,8 +62,11 @@ class FullyShard:
         set_learning_rate(self.optimizer, learning_rate)
         if math.isfinite(norm):
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.zero_grad()
         return norm
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
 
     def describe(self, name: str) -> Shapes:
         return shapes_of(local_tensors(self.optimizer, self.parameters[name]))

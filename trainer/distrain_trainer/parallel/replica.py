@@ -59,8 +59,12 @@ class Replica:
         set_learning_rate(self.optimizer, learning_rate)
         if math.isfinite(norm) or self.loss_scaler is not None:  # fp16's scaler skips the step and lowers its scale
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.zero_grad()
         return norm
+
+    def zero_grad(self) -> None:
+        """Gradients of DDP are views of its buckets. They stay, so that none of the next step lies beside them."""
+        self.optimizer.zero_grad(set_to_none=not isinstance(self.module, DistributedDataParallel))
 
     def describe(self, name: str) -> Shapes:
         return shapes_of(self.read(name))

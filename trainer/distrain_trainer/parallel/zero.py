@@ -79,6 +79,9 @@ class Zero:
         self.module.step()
         return float(self.module.get_global_grad_norm()) if self.module.was_step_applied() else math.inf
 
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
     def describe(self, name: str) -> Shapes:
         parameter, shape = self.parameters[name], self._shapes[name]
         if not parameter.requires_grad:

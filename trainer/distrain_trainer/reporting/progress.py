@@ -1,7 +1,7 @@
 """The progress of a run, for a person at a terminal or for a cluster's log.
 
-On a terminal: a bar at the bottom, with messages and evaluations above it. Otherwise: messages on stderr, and the lines
-of metrics.jsonl on stdout, at most one per second, because a client reads the progress from the log.
+On a terminal: a bar at the bottom, with sentences above it. Otherwise: sentences on stderr, and the lines of
+metrics.jsonl on stdout, at most one per second, because a client reads the progress from the log.
 """
 
 import math
@@ -18,6 +18,8 @@ from distrain_trainer.console import clock, say, short
 from distrain_trainer.storage.files import json_line
 
 SECONDS_BETWEEN_LINES = 1.0
+SHORTEST_BAR = 6
+"""Columns that figures leave to the bar."""
 
 
 class Progress:
@@ -31,7 +33,7 @@ class Progress:
         self._started = monotonic()
         self._printed = -math.inf
         self._held_back: Mapping[str, Any] | None = None
-        self._figures = ""
+        self._epoch = self._loss = self._speed = ""
         self._bar: Bar | None = None
         if terminal is None:
             terminal = sys.stdout.isatty() and sys.stderr.isatty()
@@ -56,15 +58,12 @@ class Progress:
 
     def step(self, line: Mapping[str, Any]) -> None:
         """Shows a line of metrics.jsonl: a step, an evaluation or an event."""
-        evaluation = any(name.startswith("eval_") for name in line)
-        training = not evaluation and "event" not in line
+        training = "loss" in line and "event" not in line
         if not self._bar:
             self._log(line, training)
         elif training:
             self._bar.update(self._task, completed=line["step"], description=self._describe(line))
-        elif evaluation:
-            say(evaluation_sentence(line))
-        elif "message" in line:
+        if "message" in line:
             say(f"step {line['step']}: {line['message']}")
 
     def evaluating(self, done: int, of: int) -> None:
@@ -80,7 +79,7 @@ class Progress:
         """Prints the last step if it was held back, and stops the bar."""
         self._release()
         if self._bar:
-            self._bar.update(self._task, description=f"{self._figures}took {clock(monotonic() - self._started)}")
+            self._bar.update(self._task, description=self._fitted(f"took {clock(monotonic() - self._started)}"))
             self._bar.stop()
 
     def _log(self, line: Mapping[str, Any], training: bool) -> None:
@@ -90,26 +89,46 @@ class Progress:
             return
         if not training:
             self._release()
-        print(json_line(line), flush=True)
+        self._print(line)
         self._printed, self._held_back = monotonic(), None
 
     def _release(self) -> None:
         if self._held_back:
-            print(json_line(self._held_back), flush=True)
+            self._print(self._held_back)
             self._held_back = None
+
+    def _print(self, line: Mapping[str, Any]) -> None:
+        """The line with the number of steps in all, which whoever reads a log from its end would not see."""
+        print(json_line({**line, "steps": self.total}), flush=True)
 
     def _describe(self, line: Mapping[str, Any]) -> str:
         loss, speed = line.get("loss"), line.get("tokens_per_second")
-        loss_text = "not finite" if loss is None else f"{loss:.4f}"
-        self._figures = f"epoch {line.get('epoch', 0):.2f}  loss {loss_text}  "
-        if speed:
-            self._figures += f"{short(speed)} tokens/s  "
+        self._epoch = f"epoch {line.get('epoch', 0):.2f}"
+        self._loss = f"loss {loss:.4f}" if loss is not None else "loss not finite"
+        self._speed = f"{short(speed)} tokens/s" if speed else ""
         seconds_per_step = (monotonic() - self._started) / max(line["step"] - self.start_step, 1)
-        return f"{self._figures}{clock(seconds_per_step * (self.total - line['step']))} left"
+        return self._fitted(f"{clock(seconds_per_step * (self.total - line['step']))} left")
+
+    def _fitted(self, time: str) -> str:
+        """The newest figures and a time, as many as leave the bar some room on one line of the terminal."""
+        assert self._bar
+        room = self._bar.console.width - len(f"step {self.total}/{self.total}  ") - SHORTEST_BAR
+        wanted = (
+            (self._epoch, self._loss, self._speed, time),
+            (self._loss, self._speed, time),
+            (self._loss, time),
+            (time,),
+        )
+        found = ("  ".join(filter(None, parts)) for parts in wanted)
+        return next((text for text in found if len(text) <= room), time)
 
 
-def evaluation_sentence(line: Mapping[str, Any]) -> str:
-    """An evaluation line as `step 120: evaluation loss 0.4123, accuracy 0.9120, f1 macro 0.8876`."""
+def evaluation_sentence(line: Mapping[str, Any], new_best: str | None) -> str:
+    """An evaluation line as `eval at step 120: loss 0.4123, accuracy 0.9120, f1 macro 0.8876; new best accuracy`.
+
+    new_best: the metric, if no evaluation before had a better one.
+    """
     shown = ("eval_loss", "eval_accuracy", "eval_f1_macro", "eval_perplexity", "eval_token_accuracy")
     values = [f"{name[5:].replace('_', ' ')} {line[name]:.4f}" for name in shown if line.get(name) is not None]
-    return f"step {line['step']}: evaluation {', '.join(values)}"
+    best = f"; new best {new_best.replace('_', ' ')}" if new_best else ""
+    return f"eval at step {line['step']}: {', '.join(values)}{best}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from distrain_trainer.console import clock, short
 from distrain_trainer.metrics.metrics import class_scores, greater_is_better
-from distrain_trainer.reporting.svg import SIDE, Chart, draw_chart, draw_matrix
+from distrain_trainer.reporting.svg import SIDE, Chart, cut, draw_chart, draw_matrix
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.files import write_text
 from distrain_trainer.storage.metrics_log import read_metrics
@@ -23,10 +23,15 @@ from distrain_trainer.storage.metrics_log import read_metrics
 CLASSES = 60
 """Most classes of a drawn confusion matrix."""
 ROWS = 40
-"""Most rows of a table of evaluations or events."""
+"""Most rows of a table of classes, evaluations or events."""
+LABEL = 48
+"""Most characters of a class's name in a table; the whole name stands in its tooltip."""
+NARROW = ("loss", "accuracy", "f1_macro", "perplexity", "token_accuracy")
+"""Metrics of an evaluation that a phone shows too."""
 EVENTS = {
     "resume": "resumed",
     "preempted": "preempted",
+    "interrupted": "stopped by hand",
     "nonfinite": "non-finite",
     "early_stop": "stopped early",
     "checkpoint": "checkpoint",
@@ -34,7 +39,7 @@ EVENTS = {
 
 
 CHARTS = (
-    Chart("Loss", (("loss", "training"), ("eval_loss", "evaluation")), wide=True),
+    Chart("Loss", (("loss", "training"), ("eval_loss", "evaluation")), wide=True, axis="cross entropy, nats"),
     Chart(
         "Quality",
         (
@@ -43,13 +48,14 @@ CHARTS = (
             ("eval_precision_macro", "precision"),
             ("eval_recall_macro", "recall"),
         ),
+        axis="score",
     ),
-    Chart("Perplexity", (("eval_perplexity", "evaluation"),)),
-    Chart("Token accuracy", (("eval_token_accuracy", "evaluation"),)),
-    Chart("Learning rate", (("learning_rate", "learning rate"),), zero=True, exact=True),
-    Chart("Gradient norm", (("grad_norm", "before clipping"),), zero=True),
-    Chart("Throughput", (("tokens_per_second", "tokens per second"),), zero=True),
-    Chart("Padding", (("padding_fraction", "of all tokens"),), unit="%", scale=100, zero=True),
+    Chart("Perplexity", (("eval_perplexity", "evaluation"),), axis="perplexity"),
+    Chart("Token accuracy", (("eval_token_accuracy", "evaluation"),), axis="part of all targets"),
+    Chart("Learning rate", (("learning_rate", "learning rate"),), zero=True, exact=True, axis="learning rate"),
+    Chart("Gradient norm", (("grad_norm", "before clipping"),), zero=True, axis="norm"),
+    Chart("Throughput", (("tokens_per_second", "tokens per second"),), zero=True, axis="tokens/s"),
+    Chart("Padding", (("padding_fraction", "of all tokens"),), unit="%", scale=100, zero=True, axis="of all tokens"),
     Chart(
         "Step time",
         (
@@ -59,9 +65,25 @@ CHARTS = (
         ),
         unit=" s",
         zero=True,
+        axis="time",
     ),
-    Chart("Memory", (("memory_bytes", "peak of process 0"),), unit=" GiB", scale=2**-30, zero=True, exact=True),
-    Chart("Accelerator", (("gpu_utilization", "utilization"), ("mfu", "MFU")), unit="%", scale=100, zero=True),
+    Chart(
+        "Memory",
+        (("memory_bytes", "peak of process 0"),),
+        unit=" GiB",
+        scale=2**-30,
+        zero=True,
+        exact=True,
+        axis="peak",
+    ),
+    Chart(
+        "Accelerator",
+        (("gpu_utilization", "utilization"), ("mfu", "MFU")),
+        unit="%",
+        scale=100,
+        zero=True,
+        axis="part of the peak",
+    ),
 )
 
 
@@ -195,6 +217,7 @@ def _evaluation_table(evaluations: list[dict[str, Any]], best: dict[str, Any] | 
     ]
     return {
         "names": [words(name.removeprefix("eval_")) for name in names],
+        "narrow": [name.removeprefix("eval_") in NARROW for name in names],
         "rows": rows,
         "left_out": len(evaluations) - len(shown),
     }
@@ -207,13 +230,24 @@ def _matrix(counted: dict[str, Any] | None) -> dict[str, Any] | None:
     labels, counts = counted["labels"], np.asarray(counted["counts"])
     scores, rows = class_scores(counts), counts.sum(1)
     table = [
-        {"label": label, "rows": f"{row:,}", "scores": [float(scores[name][index]) for name in scores]}
-        for index, (label, row) in enumerate(zip(labels, rows, strict=True))
+        {
+            "label": cut(label, LABEL),
+            "title": label,
+            "rows": f"{row:,}",
+            "scores": [float(scores[name][index]) for name in scores],
+        }
+        for index in np.sort(np.argsort(-rows, kind="stable")[:ROWS])
+        for label, row in [(labels[index], rows[index])]
     ]
     wrong = counts - np.diag(np.diag(counts))
     pairs = [np.unravel_index(index, wrong.shape) for index in np.argsort(-wrong, axis=None, kind="stable")[:8]]
     confused = [
-        {"true": labels[i], "predicted": labels[j], "count": int(wrong[i, j]), "of": int(rows[i])}
+        {
+            "true": cut(labels[i], LABEL),
+            "predicted": cut(labels[j], LABEL),
+            "count": int(wrong[i, j]),
+            "of": int(rows[i]),
+        }
         for i, j in pairs
         if wrong[i, j]
     ]
@@ -223,6 +257,7 @@ def _matrix(counted: dict[str, Any] | None) -> dict[str, Any] | None:
         "drawn": len(drawn),
         "classes": len(labels),
         "table": table,
+        "left_out": len(labels) - len(table),
         "confused": confused if len(labels) > 2 else [],
     }
 

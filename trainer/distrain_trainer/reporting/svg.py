@@ -25,7 +25,8 @@ class Chart:
     """A plot of some fields of metrics.jsonl.
 
     series: (field, label in the legend). scale: factor for the values, which are then shown with `unit`. zero: the y
-    axis starts at 0. exact: the line is not smoothed. wide: the plot takes a row of its own.
+    axis starts at 0. exact: the line is not smoothed. wide: the plot takes a row of its own. axis: what the y axis
+    counts.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Chart:
     zero: bool = False
     exact: bool = False
     wide: bool = False
+    axis: str = ""
 
 
 def draw_chart(chart: Chart, lines: list[dict[str, Any]], last_step: int) -> dict[str, Any] | None:
@@ -72,6 +74,7 @@ def draw_chart(chart: Chart, lines: list[dict[str, Any]], last_step: int) -> dic
         "title": chart.title,
         "wide": chart.wide,
         "unit": chart.unit,
+        "axis": chart.axis,
         "series": drawn,
         "low": low,
         "high": high,
@@ -155,7 +158,7 @@ def draw_matrix(labels: list[str], counts: np.ndarray) -> dict[str, Any]:
     size = len(labels)
     cell = min(max(620 / size, 14.0), 110.0)
     letter = min(13.0, cell * 0.8)
-    names = [label if len(label) <= 24 else label[:23] + "…" for label in labels]
+    names = [cut(label, 24) for label in labels]
     longest = max(map(len, names)) * letter * 0.6
     upright = longest < cell * 0.95
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -183,7 +186,14 @@ def draw_matrix(labels: list[str], counts: np.ndarray) -> dict[str, Any]:
     }
 
 
+def cut(name: str, longest: int) -> str:
+    """A name of at most `longest` characters: of a longer one its start and its end, where names differ."""
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[len(name) - (longest - 1) // 2 :]}"
+
+
 def with_unit(value: float, unit: str) -> str:
-    """A number on an axis: 12.5%, 3.2 GiB, 2e-5."""
+    """A number on an axis: 12.5%, 3.2 GiB, 30.3 µs, 2e-5."""
+    if unit == " s" and 0 < abs(value) < 1:
+        value, unit = (value * 1e3, " ms") if abs(value) >= 1e-3 else (value * 1e6, " µs")
     small = value != 0 and abs(value) < 1e-3
     return (f"{value:.3g}".replace("e-0", "e-") if small else short(value)) + unit

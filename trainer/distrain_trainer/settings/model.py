@@ -93,6 +93,17 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "data.evaluation_files and data.evaluation_split are both set; keep one of them",
         ),
         (
+            data.evaluation_split is not None and data.evaluation_split == data.train_split,
+            f"data.evaluation_split and data.train_split are both {data.train_split}; evaluate on rows that are not "
+            "trained on",
+        ),
+        (
+            s.task == "sequence-classification"
+            and data.text_column is not None
+            and data.text_column == data.label_column,
+            f"data.text_column and data.label_column are both {data.text_column}; name the column of the labels",
+        ),
+        (
             data.max_length is not None and batch.tokens != "auto" and data.max_length > batch.tokens,
             f"data.max_length is {data.max_length} but a micro-batch holds batch.tokens = {batch.tokens}; "
             f"raise batch.tokens to at least {data.max_length} or lower data.max_length",

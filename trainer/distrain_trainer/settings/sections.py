@@ -7,7 +7,7 @@ decided when the run starts, printed, written to `settings.json` and then holds 
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 
 class Section(BaseModel):
@@ -32,6 +32,11 @@ SHARDED = ("zero3", "fsdp")
 def _as_number(value: object) -> object:
     """Digits stand for their number, where only some numbers are possible: `--quantization.bits 4`."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _whole(value: float) -> int | float:
+    """A number without a fraction as an integer, which is how people write it."""
+    return int(value) if value == int(value) else value
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
@@ -71,6 +76,11 @@ class Data(Section):
     files: Names | None = None
     """Local files or globs (csv, json, jsonl, parquet, txt, each also with .gz where its format allows), or one
     folder written by save_to_disk."""
+    split_by_name: bool = True
+    """Files whose names say train, validation (valid, val, dev, eval) or test are these splits, where several of them
+    are named: train is trained on, validation evaluated on, test left alone. false: all files are trained on."""
+    delimiter: Literal["comma", "semicolon", "tab", "pipe"] | None = None
+    """What separates the fields of CSV files. None: comma, in .tsv files tab."""
     config: str | None = None
     """Configuration (subset) of a data set on the Hub."""
     revision: str | None = None
@@ -79,6 +89,9 @@ class Data(Section):
     """Column of the text. None takes the first of text, sentence, content. A column `input_ids` is taken as it is."""
     label_column: str | None = None
     """Column of the label (classification). None takes the first of label, labels."""
+    unlabelled: int | str | None = None
+    """Label that stands for none, such as -1; its rows are left out (classification). None: every value is a class,
+    unless all rows have -1."""
     split_column: str | None = None
     """Column whose value says which split a row belongs to, for files that hold several."""
     train_split: str = "train"
@@ -120,8 +133,8 @@ class Batch(Section):
     tokens: Annotated[int, Field(ge=8)] | Literal["auto"] = 4096
     """Padded tokens at most in a micro-batch: the bound on memory. `auto` takes what the device has room for by the
     memory plan: at most 65,536, at least `data.max_length`, decided at the first start."""
-    samples: int | None = Field(None, ge=1)
-    """Rows at most in a micro-batch. What others call the per-device batch size."""
+    samples: int | None = Field(8, ge=1)
+    """Rows at most in a micro-batch: the per-device batch size. null: `tokens` alone decides, for throughput."""
     micro_batches: int | None = Field(None, ge=1)
     """Micro-batches in an optimizer step, over all processes. None: the number of processes at the first start."""
     packing: bool = False
@@ -166,8 +179,8 @@ class Schedule(Section):
     """Fraction of all steps in which the learning rate rises from zero."""
     warmup_steps: int | None = Field(None, ge=0)
     """Steps in which the learning rate rises from zero, instead of `warmup_fraction`."""
-    epochs: int = Field(3, ge=1)
-    """Passes over the data."""
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_whole), PlainSerializer(_whole)] = 3
+    """Passes over the data; 0.5 is half of one."""
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps, instead of `epochs`."""
 

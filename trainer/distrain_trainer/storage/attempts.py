@@ -90,7 +90,7 @@ def begin_attempt(
     found, newest = with_retries("cannot be read", folder, lambda: (read_attempts(folder), _newest_checkpoint(folder)))
     if after is not None and found.token != after.token:
         raise Superseded(f"attempt {found.attempt} was begun by another process, which has taken the place of this one")
-    if forgive or newest > found.checkpoint:
+    if forgive or newest != found.checkpoint:  # also after another run has been replaced
         found.checkpoint, found.spent, found.failures = newest, 0, []
         found.passing, found.waiting_since = 0, None
     elif not found.excused:

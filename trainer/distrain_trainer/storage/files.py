@@ -6,7 +6,8 @@ New content is written to a temporary file beside the target, synced and renamed
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def write_text(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Makes a file's content durable. Raises OSError."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Makes a folder's entries durable: which files it holds, under which names. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY)
@@ -65,6 +72,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def bytes_of(paths: Iterable[Path]) -> int:
+    """Bytes that files, and folders with all that is in them, take on the disk; a file with several names once.
+
+    What disappears meanwhile does not count.
+    """
+    taken: dict[tuple[int, int], int] = {}
+    for path in paths:
+        for entry in (path, *path.rglob("*")):
+            with suppress(OSError):
+                found = entry.lstat()
+                taken[found.st_dev, found.st_ino] = found.st_blocks * 512
+    return sum(taken.values())
 
 
 def _indented(value: object, margin: str) -> str:

@@ -1,12 +1,11 @@
 """The output folder of a run: which run it belongs to, and how a run is found again in it.
 
-`claim` writes, and is called once per node, by whoever starts its processes. Everything else here only reads, apart
-from `remove_run`.
+`claim` writes, and is called by whoever starts the run's processes. Everything else here only reads.
 """
 
 import json
+import os
 import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from pydantic import ValidationError
 
 from distrain_trainer.errors import CheckpointError, SettingsError
 from distrain_trainer.settings.model import MAY_CHANGE, Settings, explicit, first_fault, flat, nested
-from distrain_trainer.storage.layout import RUN_FILES
+from distrain_trainer.storage.layout import in_the_way, is_record, published_checkpoints
+from distrain_trainer.storage.previous import put_back
 from distrain_trainer.storage.retry import read_text, with_retries
 
 
@@ -34,31 +34,38 @@ class Claim:
 
 
 def claim(asked: Settings, resume: bool, overwrite: bool) -> Claim:
-    """Makes sure that the output folder exists, can be written, and holds this run or none. Once per node.
+    """Makes sure that the output folder exists, can be written, and holds this run or none. For who holds its lock.
 
-    overwrite: a run in it is removed. Raises what `check_writable` and `read_claim` raise.
+    overwrite: another run may be in it, and stays until the new one begins to write. Raises what `check_writable` and
+    `read_claim` raise.
     """
     folder = Path(asked.output_dir)
     check_writable(folder)
-    if overwrite:
-        with_retries("cannot be written", folder, lambda: remove_run(folder))
-    return read_claim(asked, resume)
+    with_retries("cannot be written", folder, lambda: put_back(folder))
+    return read_claim(asked, resume, overwrite)
 
 
-def read_claim(asked: Settings, resume: bool) -> Claim:
+def read_claim(asked: Settings, resume: bool, overwrite: bool = False) -> Claim:
     """What the output folder holds of this run. Only reads: the folder need not even exist.
 
-    Raises SettingsError if it holds another run or a setting changed that may not, CheckpointError if it has
+    overwrite: what another run has written there does not count. Raises SettingsError if it holds another run, things
+    that no run has written where the run would write, or if a setting changed that may not; CheckpointError if it has
     checkpoints but no settings.json, VolumeError or VolumeLost if it cannot be read.
     """
     folder = Path(asked.output_dir)
-    stored = _stored(folder)
+    stored = None if overwrite else _stored(folder)
     if stored is None:
+        names = with_retries("cannot be read", folder, lambda: in_the_way(folder))
+        if names:
+            raise SettingsError(
+                f"{folder} has {' and '.join(names)} from elsewhere, where the run would write; move "
+                f"{'it' if len(names) == 1 else 'them'} away, or choose another output_dir"
+            )
         return Claim(folder, asked, None)
     same = asked.run_id is not None and asked.run_id == stored["run_id"]
     if not same and (not resume or asked.run_id is not None):
         raise SettingsError(
-            f"{folder} holds another run ({_description(folder, stored)}); --resume continues it, --overwrite "
+            f"{folder} holds another run ({description(folder)}); --resume continues it, --overwrite "
             "replaces it, or choose another output_dir"
         )
     try:
@@ -77,14 +84,14 @@ def settings_on_resume(asked: Settings, stored: Mapping[str, Any], folder: Path)
     Raises SettingsError for one that may not, ValidationError if the result contradicts itself.
     """
     values = flat(Settings.model_validate(stored["settings"]))
-    asked_values, first_asked = flat(asked), stored["asked"]
+    asked_values, first_asked, defaults = flat(asked), stored["asked"], flat(Settings())
     names = explicit(asked)
     for name in sorted(names):
         value = asked_values[name]
         before = values[name] if name not in first_asked else first_asked[name]
         if name in MAY_CHANGE:
             values[name] = value
-        elif value not in (None, before, values[name]):
+        elif value not in (before, values[name]) and not (value is None and defaults[name] is None):
             raise SettingsError(
                 f"{name} is {value!r} but the run in {folder} was started with {before!r}, and settings that define "
                 "the data or the optimization may not change on resume; set it back, or choose another output_dir"
@@ -128,14 +135,26 @@ def check_writable(folder: Path) -> None:
     with_retries("cannot be written", folder, lambda: _probe_writing(folder))
 
 
-def remove_run(folder: Path) -> None:
-    """Removes what a run has written; whatever else lies in the folder stays. Raises OSError."""
-    names = [folder / name for name in RUN_FILES]
-    for path in names + list(folder.glob("checkpoint-*")) + list(folder.glob("tmp.*")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def can_link(folder: Path) -> bool:
+    """Whether two names in the folder can be of one file, so that a copy takes no space."""
+    name = folder / f"tmp.link.{secrets.token_hex(8)}"
+    try:
+        os.link(folder / "attempt.json", name)
+    except OSError:
+        return False
+    name.unlink(missing_ok=True)
+    return True
+
+
+def description(folder: Path) -> str:
+    """The run in a folder: `abc, finished at step 60 of 60`; its id alone if nothing more can be read."""
+    run_id = "unknown"
+    try:
+        run_id = str(json.loads((folder / "settings.json").read_text())["run_id"])
+        info = json.loads((folder / "training_info.json").read_text())
+        return f"{run_id}, {info['status']} at step {info['step']} of {info['steps']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return run_id
 
 
 def _stored(folder: Path) -> dict[str, Any] | None:
@@ -145,17 +164,17 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     """
     text = read_text(folder / "settings.json")
     if text is None:
-        if with_retries("cannot be read", folder, lambda: any(folder.glob("checkpoint-*"))):
+        if with_retries("cannot be read", folder, lambda: published_checkpoints(folder)):
             raise CheckpointError(
                 f"{folder} has checkpoints but no settings.json; restore it, choose another output_dir, or use "
                 "--overwrite"
             )
         return None
     try:
-        stored = json.loads(text)
+        stored: dict[str, Any] | None = json.loads(text)
     except ValueError:
         stored = None
-    if not isinstance(stored, dict) or not stored.keys() >= {"run_id", "settings", "asked"}:
+    if not is_record(stored):
         raise CheckpointError(f"{folder}/settings.json is damaged; restore it, or choose another output_dir")
     return stored
 
@@ -167,12 +186,3 @@ def _probe_writing(folder: Path) -> None:
     probe.write_text("")
     renamed = probe.rename(folder / f"{probe.name}.renamed")
     renamed.unlink()
-
-
-def _description(folder: Path, stored: Mapping[str, Any]) -> str:
-    """`abc, finished at step 60 of 60`; the run's id alone if nothing more can be read."""
-    try:
-        info = json.loads((folder / "training_info.json").read_text())
-        return f"{stored['run_id']}, {info['status']} at step {info['step']} of {info['steps']}"
-    except (OSError, ValueError, KeyError):
-        return str(stored["run_id"])

@@ -35,7 +35,7 @@ def plan_evaluation(lengths: np.ndarray, settings: Settings) -> MicroBatches:
     if settings.evaluation.samples and settings.evaluation.samples < len(rows):
         generator = np.random.Generator(np.random.PCG64([settings.seed, EVALUATION]))
         rows = np.sort(generator.choice(rows, settings.evaluation.samples, replace=False))
-    return cut(lengths, rows, settings.batch.limit, settings.batch.samples)
+    return cut(lengths, rows, settings.batch.limit, samples=None)  # their number is no part of the result
 
 
 @torch.no_grad()

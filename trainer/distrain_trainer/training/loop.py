@@ -16,6 +16,7 @@ from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.signs import Section
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.optimizer import learning_rate
+from distrain_trainer.reporting.progress import evaluation_sentence
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.evaluation import Evaluation, evaluate
 from distrain_trainer.training.session import TrainingSession
@@ -196,9 +197,12 @@ def run_evaluation(session: TrainingSession) -> bool:
     assert settings.metric is not None
     state.evaluated_step = state.step
     values = {f"eval_{name}": value for name, value in found.metrics.items()}
-    session.record({"step": state.step, "epoch": round(session.plan.epochs_done(state.step), 4)} | values)
+    line = {"step": state.step, "epoch": round(session.plan.epochs_done(state.step), 4)} | values
+    session.record(line)
     value = found.metrics[settings.metric]
-    if better(value, state.best, settings.greater_is_better):
+    is_best = better(value, state.best, settings.greater_is_better)
+    session.say(evaluation_sentence(line, settings.metric if is_best else None))
+    if is_best:
         state.best, state.misses = {"metric": settings.metric, "value": value, "step": state.step}, 0
     else:
         state.misses += 1
@@ -234,7 +238,9 @@ def out_of_patience(session: TrainingSession) -> bool:
     patience = session.settings.evaluation.patience
     if not patience or session.state.misses < patience:
         return False
-    text = f"no better {session.settings.evaluation.metric} in {patience} evaluations; ending early"
+    best, metric = session.state.best, session.settings.evaluation.metric
+    since = f" than {best['value']:.4f} at step {best['step']}" if best else ""
+    text = f"stopping early: no better {metric}{since} in {patience} evaluations (evaluation.patience)"
     session.record({"step": session.state.step, "event": "early_stop", "message": text})
     return True
 
@@ -302,19 +308,34 @@ def leave(session: TrainingSession, reason: type[Stopped] | type[OutOfTime]) -> 
     kept = f"checkpoint-{state.step} is written" if settle(session) else "its checkpoint could NOT be written"
     why = "stopped" if reason is Stopped else f"max_hours ({session.settings.max_hours:g}) reached"
     text = f"{why} at step {state.step} of {session.plan.steps}; {kept}; --resume continues from the newest checkpoint"
-    session.record({"step": state.step, "event": "preempted" if reason is Stopped else "out_of_time"})
+    by_cluster = ClusterEnvironment.read().node_name is not None
+    stopped = "preempted" if by_cluster else "interrupted"
+    session.record({"step": state.step, "event": stopped if reason is Stopped else "out_of_time"})
     raise reason(text)
 
 
 def finish(session: TrainingSession) -> None:
-    """Writes the last checkpoint, and evaluates for the report if this session has not yet. Raises VolumeError."""
+    """Writes the last checkpoint, and evaluates for the report if this session has not yet. Raises VolumeError.
+
+    On a full disk older checkpoints make room, and where there is none the model alone is written, which is the result.
+    """
     if session.evaluation_plan is not None and session.evaluation is None:
         evaluate_now(session)
-    if not settle(session):
+    main, checkpoints = session.process.is_main, session.checkpoints
+    while not (settled := settle(session)):
+        if not checkpoints.disk_full or not collectives.from_main(main and checkpoints.retention.make_room()):
+            break
+    if settled:
+        session.signs.give(Section.END, session.state.step)
+        return
+    checkpoints.begin(session.state, whole=False)
+    session.model_alone = checkpoints.finish() is not None
+    if not session.model_alone:
         raise VolumeError(
-            f"training is done but its last checkpoint could not be written to {session.resolved.folder}; "
-            "make room there and --resume"
+            f"training is done but neither its last checkpoint nor its model could be written to "
+            f"{session.resolved.folder}; make room there and --resume"
         )
+    session.say("the disk has no room for the last checkpoint: the model alone was written")
     session.signs.give(Section.END, session.state.step)
 
 

@@ -1,9 +1,17 @@
-"""The plan of a run's steps, and the sentence that describes it."""
+"""The plan of a run's steps, and the sentences that describe it."""
+
+from math import ceil
 
 from distrain_trainer.data.packing import Packing
 from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.tokens import Rows
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.sections import Batch
+
+FEW_STEPS = 50
+"""Steps of an epoch below which a person is told: with fewer, three epochs hardly train."""
+MUCH_PADDING = 0.3
+"""Fraction of padding above which a person is told."""
 
 
 def plan_of(settings: Settings, rows: Rows, packing: Packing | None = None) -> Plan:
@@ -25,6 +33,42 @@ def plan_sentence(plan: Plan, rows: Rows, world: int) -> str:
         f"samples a step; {plan.steps} steps, {plan.ends[0]} an epoch; {plan.padding():.1%} padding, slowest process "
         f"{plan.imbalance(world):.2f} x the mean"
     )
+
+
+def same_elsewhere(plan: Plan) -> str:
+    """What to set so that another number of processes takes the same steps."""
+    return f"set batch.micro_batches: {plan.micro_batches} to take the same steps on other hardware"
+
+
+def plan_warnings(plan: Plan, settings: Settings, world: int) -> list[str]:
+    """What a person should change about the plan before the run has cost its time, one sentence each."""
+    found = []
+    steps = int(plan.ends[0])
+    if steps < FEW_STEPS and settings.schedule.max_steps is None and plan.steps < 3 * FEW_STEPS:
+        rows = round(len(plan.lengths) / steps)
+        found.append(
+            f"an epoch has only {_counted(steps, 'step', 'steps')} of about {_counted(rows, 'row', 'rows')}, and the "
+            f"run {plan.steps}, which may be too few to learn from; {_more_steps(plan, settings.batch, world)}"
+        )
+    if plan.padding() > MUCH_PADDING:
+        packing = (
+            "" if settings.batch.packing or settings.task not in ("causal-lm", "chat") else "batch.packing: true, "
+        )
+        found.append(
+            f"{plan.padding():.0%} of the tokens are padding, because texts of very different length share a "
+            f"micro-batch; set {packing}a lower batch.samples or a lower data.max_length"
+        )
+    return found
+
+
+def _more_steps(plan: Plan, batch: Batch, world: int) -> str:
+    """What to set for more steps: smaller ones where they are larger than the default's, else more epochs."""
+    usual = Batch().samples
+    if batch.samples is None or (usual is not None and batch.samples > usual):
+        return f"set batch.samples: {usual}"
+    if plan.micro_batches > world:
+        return f"set batch.micro_batches: {world}"
+    return f"set schedule.epochs: {ceil(3 * FEW_STEPS / int(plan.ends[0]))}"
 
 
 def _counted(number: int, one: str, many: str) -> str:

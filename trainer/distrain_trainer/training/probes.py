@@ -1,6 +1,7 @@
-"""What is proved about a model before it trains: that a faster way gives the numbers of the plain one.
+"""What is proved about a model before it trains: that it can be trained as asked, and that a faster way gives the
+numbers of the plain one.
 
-A few random tokens go through the wrapped model, both ways, in the precision of training. On every process.
+A few random tokens go through the wrapped model in the precision of training. On every process.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,38 @@ EXACT = 1e-4
 ROUNDED_PACKING, ROUNDED_CHUNKS = 5e-2, 1e-2
 """The same where something is of a lower precision: texts side by side are rounded otherwise than alone, while chunks
 repeat the very same operations."""
+PAIRS, PAIR = 4, 16
+"""Rows of the probe for causality, and their tokens."""
+FORESIGHT = 0.1
+"""What a later token may change in a logit, as a part of what an earlier one does, where rounding may be part of it."""
+
+
+def check_causal(settings: Settings, loss: SummedLoss, wrapped: nn.Module, collator: Collator) -> None:
+    """Refuses (SettingsError) to train a language model that sees the tokens it is to predict, as an encoder does.
+
+    All rows go through the model in one batch, so that even a model of experts computes equal tokens alike. A leak
+    shows in every row, an accident of rounding does not.
+    """
+    if settings.task not in ("causal-lm", "chat"):
+        return
+    length = min(settings.data.max_length or PAIR, PAIR)
+    kept = length // 2
+    generator = np.random.Generator(np.random.PCG64(settings.seed))
+    ids = generator.integers(collator.vocabulary, size=(PAIRS, length))
+    others = (ids + generator.integers(1, collator.vocabulary, size=ids.shape)) % collator.vocabulary
+    place = np.arange(length)
+    tokens = np.concatenate([ids, np.where(place < kept, ids, others), np.where(place >= kept - 1, ids, others)])
+    rows = Rows(tokens.astype(np.int32).ravel(), np.arange(0, tokens.size + 1, length))
+    batch = replace(collator, rows=rows, task="causal-lm", packing=None)(np.arange(len(tokens)), 0)
+    found = _logits(loss, wrapped, batch).view(3, PAIRS, length - 1, -1)[:, :, kept - 1]
+    later, earlier = ((found[0] - found[i]).abs().amax(-1) / found[0].abs().amax(-1) for i in (1, 2))
+    allowed = EXACT if _is_exact(loss) else FORESIGHT * float(earlier.min())
+    if max(collectives.gather(float(later.min()) - allowed)) > 0:
+        raise SettingsError(
+            f"task is {settings.task} but {settings.model.name} is not causal: its tokens see those that follow, so it "
+            "would be trained with the answers in sight; choose a causal model such as GPT-2 or Llama, or task "
+            "masked-lm"
+        )
 
 
 def check_packing(settings: Settings, loss: SummedLoss, wrapped: nn.Module, collator: Collator) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from distrain_trainer.console import warn
 from distrain_trainer.data.chat import use_template
 from distrain_trainer.data.packing import Packing, packing_of
 from distrain_trainer.data.plan import Plan
@@ -29,7 +30,7 @@ from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, changed, explicit, flat
 from distrain_trainer.storage.run_folder import Claim
 from distrain_trainer.training.checks import check_device, check_same_data
-from distrain_trainer.training.planning import plan_of, plan_sentence
+from distrain_trainer.training.planning import plan_of, plan_sentence, plan_warnings, same_elsewhere
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,15 @@ class ResolvedRun:
     plan: Plan
 
     def tell_plan(self, tell: Callable[[str], None], why: str = "") -> None:
-        """Says `16 micro-batches = 2 processes x 8, about 410 samples a step; ...`, worked out on process 0 only."""
-        if self.process.is_main:
-            tell(why + plan_sentence(self.plan, self.data.train, self.process.world))
+        """Says `16 micro-batches = 2 processes x 8, about 410 samples a step; ...`, worked out on process 0 only, and
+        what a person should change about it."""
+        if not self.process.is_main:
+            return
+        tell(why + plan_sentence(self.plan, self.data.train, self.process.world))
+        if "batch.micro_batches" not in self.asked:
+            tell(same_elsewhere(self.plan))
+        for sentence in plan_warnings(self.plan, self.settings, self.process.world):
+            warn(sentence)
 
 
 def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callable[[str], None]) -> ResolvedRun:

@@ -1,7 +1,11 @@
 """What a run leaves besides its checkpoints: settings.json, training_info.json, final/ and the report."""
 
+import math
+import os
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,12 @@ from distrain_trainer.parallel import collectives
 from distrain_trainer.reporting.model_card import model_card
 from distrain_trainer.reporting.report import write_report
 from distrain_trainer.storage.files import sync_folder, write_json, write_text
-from distrain_trainer.storage.layout import BEST, published_checkpoints
+from distrain_trainer.storage.layout import BEST, RECORDS, links_to_final, published_checkpoints
+from distrain_trainer.storage.metrics_log import read_metrics
+from distrain_trainer.storage.previous import remove_previous
+from distrain_trainer.storage.retry import FULL, with_retries
 from distrain_trainer.training.checkpoint.format import TrainingState, reason
-from distrain_trainer.training.checkpoint.retention import copy_model
+from distrain_trainer.training.checkpoint.retention import NEW_FINAL, Retention, copy_model
 from distrain_trainer.training.resolve import ResolvedRun
 from distrain_trainer.training.session import TrainingSession
 
@@ -90,21 +97,58 @@ def publish(session: TrainingSession, record: dict[str, Any]) -> None:
     What comes after it, such as the answers of a chat, cannot fail the run any more.
     """
     if session.process.is_main:
-        publish_final(session.resolved.folder, record, session.state)
-        conclude(session, error=None)
+        folder, retention = session.resolved.folder, session.checkpoints.retention
+        with_room(lambda: publish_final(folder, record, session.state, session.model_alone), retention)
+        if session.model_alone:
+            retention.keep_best(session.state, folder / "final")
+        with_room(lambda: conclude(session, error=None), retention)
+        for gone in remove_previous(folder):
+            session.say(f"the run before, in {gone}, was removed")
     collectives.from_main(None)  # no process leaves before the results are on disk
 
 
-def publish_final(folder: Path, record: dict[str, Any], state: TrainingState) -> None:
-    """Makes `final/` from the last checkpoint: model, tokenizer and model card. record: settings.json."""
-    new = copy_model(published_checkpoints(folder)[0], "tmp.final")
+def with_room(write: Callable[[], None], retention: Retention) -> None:
+    """Writes a part of the results; on a full disk older checkpoints make room. Raises VolumeError, VolumeLost."""
+
+    def write_with_room() -> None:
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in FULL or not retention.make_room():
+                    raise
+
+    with_retries("cannot be written", retention.folder, write_with_room)
+
+
+def publish_final(folder: Path, record: dict[str, Any], state: TrainingState, model_alone: bool = False) -> None:
+    """Makes `final/` from the last checkpoint: model, tokenizer and model card. Raises OSError.
+
+    record: settings.json. model_alone: there is no checkpoint of the last step, and its model is ready.
+    """
+    new = folder / NEW_FINAL if model_alone else copy_model(published_checkpoints(folder)[0], NEW_FINAL)
     write_text(new / "README.md", model_card(record, state.step, state.tokens, state.best))
     final = folder / "final"
     if final.exists():
         final.rename(folder / "tmp.final.old")
     new.rename(final)
     shutil.rmtree(folder / "tmp.final.old", ignore_errors=True)
+    link_final(folder)
     sync_folder(folder)
+
+
+def link_final(folder: Path) -> None:
+    """Lets `from_pretrained` and PeftModel load the final model from the run's folder itself, by links into `final/`.
+
+    What is there under such a name and is no link of ours stays. On a volume without links `final/` has to do.
+    """
+    for path in links_to_final(folder):
+        path.unlink()
+    for path in (folder / "final").iterdir():
+        link = folder / path.name
+        if path.name not in (*RECORDS, "README.md") and not os.path.lexists(link):
+            with suppress(OSError):
+                link.symlink_to(Path("final", path.name))
 
 
 def conclude_early(session: TrainingSession, error: DistrainError) -> None:
@@ -123,12 +167,15 @@ def conclude_early(session: TrainingSession, error: DistrainError) -> None:
 def conclude(
     session: TrainingSession, error: DistrainError | None, answers: list[dict[str, str]] | None = None
 ) -> None:
-    """Writes training_info.json and the report. Raises OSError.
+    """Writes training_info.json, of a finished run also final_training_info.json, and the report. Raises OSError.
 
     error: why the session ends before the run is finished. answers: samples of a chat.
     """
     folder = session.resolved.folder
-    write_json(folder / "training_info.json", training_info(session, error) | {"answers": answers})
+    info = training_info(session, error) | {"answers": answers}
+    write_json(folder / "training_info.json", info)
+    if error is None:
+        write_json(folder / "final_training_info.json", info)
     write_report(folder)
 
 
@@ -158,6 +205,32 @@ def training_info(session: TrainingSession, error: DistrainError | None) -> dict
         "batch": settings.batch.model_dump(mode="json"),
         "learning_rate": settings.optimizer.learning_rate,
         "confusion_matrix": matrix,
+    } | usual_names(session)
+
+
+def usual_names(session: TrainingSession) -> dict[str, Any]:
+    """What scripts for other trainers read from training_info.json, under their names.
+
+    batch_size: rows of a micro-batch, which is what one process computes at once; the average where batch.samples is
+    unset. effective_batch_size: the average rows of a step. best_eval_loss: the lowest of all evaluations, None where
+    there was none.
+    """
+    state, settings, data = session.state, session.settings, session.resolved.data
+    slots = session.plan.slots(session.process.world)
+    step_rows = state.samples / state.step if state.step else None
+    micro_batches = settings.batch.micro_batches or session.process.world
+    losses = [line.get("eval_loss") for line in read_metrics(session.resolved.folder / "metrics.jsonl")]
+    if session.evaluation:
+        losses.append(session.evaluation.metrics["loss"])
+    return {
+        "model_name": settings.model.name,
+        "dataset_name": settings.data.name or data.origin.description,
+        "global_step": session.state.step,
+        "max_steps": session.plan.steps,
+        "batch_size": settings.batch.samples or (step_rows and max(round(step_rows / micro_batches), 1)),
+        "gradient_accumulation_steps": slots,
+        "effective_batch_size": step_rows and round(step_rows),
+        "best_eval_loss": min((loss for loss in losses if loss is not None and math.isfinite(loss)), default=None),
     }
 
 

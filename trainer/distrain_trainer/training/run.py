@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -18,27 +19,33 @@ from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
-from distrain_trainer.storage.files import write_json
-from distrain_trainer.storage.run_folder import claim, finished_steps, read_claim
+from distrain_trainer.storage.run_folder import check_writable, claim, finished_steps, read_claim
 from distrain_trainer.training import results
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.reader import restore
 from distrain_trainer.training.checkpoint.retention import Retention
 from distrain_trainer.training.checkpoint.writer import CheckpointWriter
-from distrain_trainer.training.checks import check_same_start, tell_changes, tell_endless
+from distrain_trainer.training.checks import check_same_start, tell_endless
 from distrain_trainer.training.loop import train
-from distrain_trainer.training.probes import check_packing, choose_loss, choose_mask, tell_router_loss
+from distrain_trainer.training.opening import open_folder
+from distrain_trainer.training.probes import check_causal, check_packing, choose_loss, choose_mask, tell_router_loss
 from distrain_trainer.training.resolve import ResolvedRun, resolve, with_common_tokens
 from distrain_trainer.training.session import TrainingSession, journal
 from distrain_trainer.training.stop import StopRequest
 
 
-def run(asked: Settings, resume: bool, attempt: int | None, signs: Signs) -> TrainingSession | None:
+def run(
+    asked: Settings,
+    resume: bool,
+    attempt: int | None = None,
+    previous: str | None = None,
+    signs: Signs | None = None,
+) -> TrainingSession | None:
     """Trains as one of the processes that the environment describes; None if the run was finished before.
 
-    resume: whether a run in the output folder is continued. attempt: its number, if a supervisor has begun it. signs: of
-    life, for the supervisor.
-    Raises DistrainError, StopNow.
+    resume: whether a run in the output folder is continued. attempt: its number, if a supervisor has begun it.
+    previous: what the run in the folder is called from when this one, which replaces it, begins to write; None where
+    none is replaced. signs: of life, None where no supervisor looks at them. Raises DistrainError, StopNow.
     """
     stop = StopRequest()
     process = ProcessRank.from_environment()
@@ -46,10 +53,13 @@ def run(asked: Settings, resume: bool, attempt: int | None, signs: Signs) -> Tra
 
     # Everything is decided before a process waits for another. Their number only says who does what.
     claims = attempt is None and process.local_rank == 0  # our own launcher has claimed the folder, others do not
-    claimed = claim(asked, resume, overwrite=False) if claims else read_claim(asked, resume)
+    if claims and not process.is_main:
+        check_writable(Path(asked.output_dir))
+    replaces = previous is not None
+    claimed = claim(asked, resume, replaces) if claims and process.is_main else read_claim(asked, resume, replaces)
     resolved = resolve(asked, claimed, process, tell)
     folder = resolved.folder
-    if finished_steps(folder) == resolved.plan.steps:
+    if not replaces and finished_steps(folder) == resolved.plan.steps:
         tell(f"the run in {folder} is finished; raise schedule.epochs to train on")
         return None
     resolved.tell_plan(tell)
@@ -69,6 +79,7 @@ def run(asked: Settings, resume: bool, attempt: int | None, signs: Signs) -> Tra
     parameters = parameter_counts(model)
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
     parallel = parallelize(settings, accelerator, module, process.world)
+    check_causal(settings, module, parallel.module, collator)
     check_packing(settings, module, parallel.module, collator)
     choose_mask(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
@@ -78,9 +89,7 @@ def run(asked: Settings, resume: bool, attempt: int | None, signs: Signs) -> Tra
     record = results.settings_record(resolved, parameters)
     retention = Retention(folder, attempt, settings.checkpoint.keep, tell)
     if process.is_main:
-        retention.clean()
-        tell_changes(resolved.stored, record, tell)
-        write_json(folder / "settings.json", record)
+        open_folder(resolved, record, parameters, previous, retention, tell)
     state = restore(folder, process, data.fingerprint, parallel, retention, tell) or TrainingState()
     checkpoints = CheckpointWriter(
         folder=folder,
@@ -100,7 +109,16 @@ def run(asked: Settings, resume: bool, attempt: int | None, signs: Signs) -> Tra
     batches = steps(dataset, state.step, settings.data.workers)
     with journal(resolved, state.step) as (record_line, watch):
         session = TrainingSession(
-            resolved, parallel, batches, checkpoints, state, stop, signs, say=tell, record=record_line, watch=watch
+            resolved,
+            parallel,
+            batches,
+            checkpoints,
+            state,
+            stop,
+            signs or Signs(None),
+            say=tell,
+            record=record_line,
+            watch=watch,
         )
         record_line({"step": state.step, "event": "resume" if state.step else "start", "attempt": attempt})
         try:

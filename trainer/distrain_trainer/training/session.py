@@ -28,9 +28,11 @@ class TrainingSession:
     """What the loop works with, and the little that it remembers between steps.
 
     batches: this process's share of the steps, from `state.step` on. say: takes sentences for a person. record: takes
-    each line of metrics.jsonl. signs: of life, for the supervisor. watch: takes how far an evaluation is. (These three do nothing except on process 0.)
+    each line of metrics.jsonl. watch: takes how far an evaluation is. (These three do nothing except on process 0.)
+    signs: of life, for the supervisor.
     evaluation_plan, evaluation_collator: None if there are no evaluation rows. evaluation: the last one.
     saved_step: of the newest checkpoint of this session. saved_at: when that was begun, by the monotonic clock.
+    model_alone: the disk took only the model of the last step.
     """
 
     resolved: ResolvedRun
@@ -47,6 +49,7 @@ class TrainingSession:
     evaluation_collator: Collator | None = field(init=False)
     evaluation: Evaluation | None = None
     saved_step: int = -1
+    model_alone: bool = False
     saved_at: float = 0.0
 
     def __post_init__(self) -> None:

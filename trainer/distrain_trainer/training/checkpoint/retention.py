@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from distrain_trainer.storage.files import sync_folder, write_json
-from distrain_trainer.storage.layout import BEST, published_checkpoints
+from distrain_trainer.storage.layout import BEST, published_checkpoints, temporary
 from distrain_trainer.training.checkpoint.format import MANIFEST, OPTIMIZER, STATE, TrainingState, reason
+
+NEW_FINAL = "tmp.final"
+"""Name of the folder that becomes `final/`."""
 
 
 @dataclass
@@ -26,16 +29,21 @@ class Retention:
     say: Callable[[str], None]
     damaged: set[str] = field(default_factory=set)
 
-    def keep_best(self, state: TrainingState) -> None:
-        """Makes `checkpoint-best` the model that the state calls best, if its checkpoint still exists."""
+    def keep_best(self, state: TrainingState, model: Path | None = None) -> None:
+        """Makes `checkpoint-best` the model that the state calls best, if its checkpoint still exists.
+
+        model: the folder of the model of `state.step`, where there is no checkpoint of it.
+        """
         if state.best is None:
             return
         source, best = self.folder / f"checkpoint-{state.best['step']}", self.folder / BEST
+        if model is not None and state.best["step"] == state.step:
+            source = model
         if not source.exists() or _best_step(best) == state.best["step"]:
             return
         try:
             copy = copy_model(source, f"tmp.best.{self.attempt}")
-            write_json(copy / STATE, json.loads((source / STATE).read_text()))
+            write_json(copy / STATE, asdict(state) if source == model else json.loads((source / STATE).read_text()))
             if best.exists():
                 discard(best)
             copy.rename(best)
@@ -53,9 +61,21 @@ class Retention:
             except OSError as error:
                 self.say(f"{path.name} could not be removed ({reason(error)}); it stays for now")
 
+    def make_room(self) -> bool:
+        """Removes the oldest checkpoint, but never the last; whether there was one to remove."""
+        whole = [path for path in published_checkpoints(self.folder) if path.name not in self.damaged]
+        if len(whole) < 2:
+            return False
+        try:
+            discard(whole[-1])
+        except OSError:
+            return False
+        self.say(f"{whole[-1].name} was removed to make room for the result")
+        return True
+
     def clean(self) -> None:
         """Removes what earlier attempts left half-written."""
-        for path in self.folder.glob("tmp.*"):
+        for path in temporary(self.folder):
             shutil.rmtree(path, ignore_errors=True)
 
 

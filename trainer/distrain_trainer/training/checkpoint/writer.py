@@ -1,5 +1,6 @@
 """Writing a checkpoint: each process its own parameters, all published at once."""
 
+import os
 import shutil
 import threading
 from collections.abc import Callable, Container, Iterator
@@ -12,7 +13,9 @@ from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel, Shapes, Tensors
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.storage.attempts import current_attempt
-from distrain_trainer.storage.files import sync_folder
+from distrain_trainer.storage.files import sync_file, sync_folder
+from distrain_trainer.storage.layout import published_checkpoints
+from distrain_trainer.storage.retry import FULL
 from distrain_trainer.storage.safetensors_writer import SafetensorsWriter, WrittenFile
 from distrain_trainer.training.checkpoint.format import (
     OPTIMIZER,
@@ -23,17 +26,19 @@ from distrain_trainer.training.checkpoint.format import (
     write_state,
     write_weights_index,
 )
-from distrain_trainer.training.checkpoint.retention import Retention, discard
+from distrain_trainer.training.checkpoint.retention import NEW_FINAL, Retention, discard
 
 _SUPERSEDED = "superseded"
 
 
 @dataclass
 class _InFlight:
-    """A checkpoint that is being written, as far as this process is concerned."""
+    """A checkpoint that is being written, as far as this process is concerned. whole: with what a resume needs, not
+    the model alone."""
 
     folder: Path
     state: TrainingState
+    whole: bool = True
     thread: threading.Thread | None = None
     files: dict[str, WrittenFile] = field(default_factory=dict)
     error: str | None = None
@@ -44,7 +49,8 @@ class CheckpointWriter:
     """Writes the checkpoints of the run in `folder`, one at a time.
 
     fingerprint: of the data. background: files are written by a thread while training continues. write_static: writes
-    into a folder what from_pretrained needs besides the weights. say: takes sentences for a person.
+    into a folder what from_pretrained needs besides the weights. say: takes sentences for a person. disk_full: why the
+    last one could not be written.
     """
 
     folder: Path
@@ -56,6 +62,7 @@ class CheckpointWriter:
     write_static: Callable[[Path], None]
     retention: Retention
     say: Callable[[str], None]
+    disk_full: bool = field(default=False, init=False)
     _in_flight: _InFlight | None = field(default=None, init=False)
 
     @property
@@ -69,16 +76,16 @@ class CheckpointWriter:
         writing = self._in_flight
         return writing is not None and not (writing.thread and writing.thread.is_alive())
 
-    def begin(self, state: TrainingState) -> None:
+    def begin(self, state: TrainingState, whole: bool = True) -> None:
         """Begins to write a checkpoint from a copy of the run's state. On all processes.
 
-        `finish` publishes it; the loop calls that when all processes have written their part, because the writer
-        thread itself uses no collective.
+        whole: False for the model alone, which becomes `tmp.final`. `finish` publishes it; the loop calls that when all
+        processes have written their part, because the writer thread itself uses no collective.
         """
         if self.in_flight:
             self.finish()
         folder = self.folder / f"tmp.{state.step}.{self.attempt}"
-        self._in_flight = writing = _InFlight(folder, replace(state))
+        self._in_flight = writing = _InFlight(folder, replace(state), whole)
         shapes = {name: self.parallel.describe(name) for name in self._own_names()}
         own = self._own_tensors(shapes)
         if self.background:
@@ -106,6 +113,7 @@ class CheckpointWriter:
         if error is None and self.process.is_main:
             error = self._publish(writing, {name: file for _, files in parts for name, file in files.items()})
         error = collectives.from_main(error)
+        self.disk_full = error in {os.strerror(number) for number in FULL}
         if error == _SUPERSEDED:
             raise Superseded(f"a newer attempt at {self.folder} has begun; attempt {self.attempt} leaves it alone")
         if self.process.is_main and error:
@@ -113,8 +121,10 @@ class CheckpointWriter:
             self.say(
                 f"the checkpoint of step {writing.state.step} was not written ({error}); "
                 "the ones before it stay and training continues"
+                if writing.whole
+                else f"the model of step {writing.state.step} was not written ({error})"
             )
-        elif self.process.is_main:
+        elif self.process.is_main and writing.whole:
             self.retention.keep_best(writing.state)
             self.retention.prune()
         return writing.state.step if error is None else None
@@ -145,6 +155,8 @@ class CheckpointWriter:
         moments = [
             (f"{n}/{key}", *shape) for n, found in shapes.items() for key, shape in found.items() if key != "weight"
         ]
+        if not writing.whole:
+            moments = []
         try:
             if rank >= parts:
                 return
@@ -157,7 +169,7 @@ class CheckpointWriter:
                 for name, tensors in own:
                     model.append(tensors["weight"])
                     for key in shapes[name]:
-                        if key != "weight":
+                        if key != "weight" and writing.whole:
                             optimizer.append(tensors[key])
                 for buffer in buffers.values():
                     model.append(buffer)
@@ -172,17 +184,33 @@ class CheckpointWriter:
             self.write_static(folder)
             if self._parts > 1:
                 write_weights_index(folder, files)
+            if not writing.whole:
+                return self._publish_model(folder)
             write_state(folder, state)
             write_manifest(folder, state.step, self.process.world, self.fingerprint, files)
             sync_folder(folder)
             if current_attempt(self.folder) != self.attempt:
                 return _SUPERSEDED
             target = self.folder / f"checkpoint-{state.step}"
-            if target.exists():
+            if target in published_checkpoints(self.folder):
                 discard(target)
             folder.rename(target)
             self.retention.damaged.discard(target.name)
             sync_folder(self.folder)
         except OSError as error:
             return reason(error)
+        return None
+
+    def _publish_model(self, folder: Path) -> str | None:
+        """Makes `tmp.final` of a folder that holds a model alone. Raises OSError."""
+        for path in folder.glob(f"{OPTIMIZER}*"):  # without a tensor
+            path.unlink()
+        for path in folder.iterdir():
+            sync_file(path)
+        sync_folder(folder)
+        if current_attempt(self.folder) != self.attempt:
+            return _SUPERSEDED
+        target = self.folder / NEW_FINAL
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
         return None

@@ -1,0 +1,130 @@
+"""How far a run is, from the last lines of its master's log: pods hold no token for the cluster, so the log tells."""
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from distrain_k8s.errors import ClientError, NotFound, Rejected
+from distrain_k8s.kube.client import Api
+from distrain_k8s.kube.resources import PODS
+from distrain_k8s.output import span
+from distrain_k8s.runs.status import Phase, Run
+from distrain_k8s.watch.lines import read_line
+
+LINES = 40
+"""Of the log, which has at most one line of progress a second."""
+AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Progress:
+    """step: of `steps` in all, None where an older trainer does not say. tokens_per_second: real tokens, of all
+    processes. seconds_left: at the speed of the last lines. at: when the line was written, as the machine's clock has
+    it."""
+
+    step: int
+    steps: int | None
+    epoch: float | None
+    loss: float | None
+    tokens_per_second: float | None
+    seconds_left: float | None
+    at: datetime | None = None
+
+    @property
+    def sentence(self) -> str:
+        """`step 120 of 429, epoch 0.84, loss 0.4123, 1.68k tokens/s, 2m10s left`."""
+        parts = [f"step {self.step:,}" + (f" of {self.steps:,}" if self.steps else "")]
+        if self.epoch is not None:
+            parts.append(f"epoch {self.epoch:.2f}")
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.4f}")
+        if self.tokens_per_second:
+            parts.append(f"{short(self.tokens_per_second)} tokens/s")
+        if self.seconds_left is not None:
+            parts.append(f"{span(self.seconds_left)} left")
+        return ", ".join(parts)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As plain data, for json and yaml."""
+        return asdict(self)
+
+
+def read_progress(lines: Iterable[str]) -> Progress | None:
+    """The progress that a log tells; None where none of its lines is of a step. lines: with or without times."""
+    steps: list[tuple[datetime | None, Mapping[str, Any]]] = []
+    for raw in lines:
+        line = read_line(raw)
+        start = line.text.find("{")
+        if start < 0:
+            continue
+        try:
+            found = json.loads(line.text[start:])
+        except ValueError:
+            continue
+        if isinstance(found, dict) and isinstance(found.get("step"), int) and "loss" in found:
+            if steps and found["step"] <= steps[-1][1]["step"]:
+                steps.clear()  # the run was started again, from a checkpoint
+            steps.append((line.time, found))
+    if not steps:
+        return None
+    at, last = steps[-1]
+    total = last.get("steps")
+    pace = _seconds_per_step(steps)
+    return Progress(
+        step=last["step"],
+        steps=total,
+        epoch=last.get("epoch"),
+        loss=last.get("loss"),
+        tokens_per_second=last.get("tokens_per_second"),
+        seconds_left=None if total is None or pace is None else (total - last["step"]) * pace,
+        at=at,
+    )
+
+
+def progress_of(api: Api, run: Run) -> Progress | None:
+    """The progress of a run; None where it has not made a step, or its master has no log."""
+    master = next((pod for pod in run.pods if pod.rank == 0), None)
+    if master is None or run.phase in (Phase.PENDING, Phase.QUEUED):
+        return None
+    query = {"tailLines": LINES, "timestamps": True}
+    try:
+        with api.stream(PODS, master.name, "log", query, read=api.patience.read, namespace=run.namespace) as lines:
+            return read_progress(line.decode(errors="replace") for line in lines)
+    except (NotFound, Rejected):
+        return None
+
+
+def progress_of_all(api: Api, runs: Iterable[Run]) -> dict[tuple[str, str], Progress | None]:
+    """Namespace and name of each run -> its progress; None also where its log cannot be read now."""
+
+    def one(run: Run) -> Progress | None:
+        try:
+            return progress_of(api, run)
+        except ClientError:
+            return None
+
+    runs = list(runs)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(one, runs))
+    return {(run.namespace, run.name): progress for run, progress in zip(runs, found, strict=True)}
+
+
+def short(number: float) -> str:
+    """A number in three figures and a unit: 950, 12.3k, 4.56M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= limit * 0.9995:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _seconds_per_step(steps: list[tuple[datetime | None, Mapping[str, Any]]]) -> float | None:
+    """By the clock of the log where several lines tell, else as long as the last step took."""
+    (first_time, first), (last_time, last) = steps[0], steps[-1]
+    if first_time and last_time and last["step"] > first["step"] and last_time > first_time:
+        return (last_time - first_time).total_seconds() / float(last["step"] - first["step"])
+    seconds = last.get("step_seconds")
+    return float(seconds) if seconds else None

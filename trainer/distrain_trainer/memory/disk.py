@@ -1,0 +1,52 @@
+"""How many bytes a run takes on its volume, from the settings and the numbers of parameters alone."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from distrain_trainer.memory.estimate import Held, optimizer_bytes
+from distrain_trainer.memory.forward import FP32
+from distrain_trainer.settings.model import Settings
+
+LEAST_KEPT = 2
+"""The least that `checkpoint.keep` may be."""
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes in `output_dir` at the fullest moment. checkpoint: of one. keep: those that stay, `checkpoint.keep`.
+    models: of `final/` and `checkpoint-best/` together, as far as they share nothing with a checkpoint."""
+
+    checkpoint: int
+    keep: int
+    models: int
+
+    @property
+    def total(self) -> int:
+        """With the checkpoint that is written before the oldest one goes."""
+        return self.checkpoint * (self.keep + 1) + self.models
+
+    def most_kept(self, room: int) -> int | None:
+        """The most checkpoints that can stay on a volume of so many bytes, None where even the least do not fit."""
+        kept = (room - self.models) // self.checkpoint - 1
+        return kept if kept >= LEAST_KEPT else None
+
+
+def disk_need(sizes: Held, settings: Settings, *, links: bool = False, evaluates: bool = True) -> DiskNeed:
+    """What a run takes: with AdamW 12 bytes for each trained parameter in a checkpoint, 4 for a frozen one that the
+    model's files hold (an adapter's do not hold its base).
+
+    links: whether the volume has hard links, by which `final/` is the newest checkpoint's, and the best its
+    checkpoint's as long as that stays. evaluates: whether there will be a best model.
+    """
+    frozen = sizes.frozen if settings.lora.rank is None else 0
+    model = FP32 * (sizes.trained + frozen)
+    checkpoint = model + int(optimizer_bytes(settings) * sizes.trained)
+    return DiskNeed(checkpoint, settings.checkpoint.keep, model * (int(not links) + int(evaluates)))
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that are free where a folder is, or will be; None where the file system does not say. Raises OSError."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    usage = shutil.disk_usage(there)
+    return usage.free if usage.total else None
