@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from distrain_trainer.errors import FailureReport, RestartsUsedUp, Superseded
@@ -38,7 +38,7 @@ class FailedAttempt:
     sentence: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Attempts:
     """The content of `attempt.json`.
 
@@ -90,20 +90,24 @@ def begin_attempt(
     found, newest = with_retries("cannot be read", folder, lambda: (read_attempts(folder), _newest_checkpoint(folder)))
     if after is not None and found.token != after.token:
         raise Superseded(f"attempt {found.attempt} was begun by another process, which has taken the place of this one")
+    begun = following(found, newest, forgive)
+    check_budget(begun, max_restarts, max_wait_hours)
+    with_retries("cannot be written", folder, lambda: _begin(folder, begun, found.token == DAMAGED))
+    return begun
+
+
+def following(found: Attempts, newest: int, forgive: bool = False) -> Attempts:
+    """The attempt that begins after what was found. newest: step of the newest checkpoint, -1 if there is none."""
+    begun = replace(found, attempt=found.attempt + 1, token=secrets.token_hex(8), excused=False)
     if forgive or newest != found.checkpoint:  # also after another run has been replaced
-        found.checkpoint, found.spent, found.failures = newest, 0, []
-        found.passing, found.waiting_since = 0, None
-    elif not found.excused:
-        found.spent += 1
-    _check_budget(found, max_restarts, max_wait_hours)
-    with_retries("cannot be written", folder, lambda: _begin(folder, found))
-    return found
+        return replace(begun, checkpoint=newest, spent=0, failures=[], passing=0, waiting_since=None)
+    return replace(begun, spent=found.spent + (not found.excused))
 
 
-def _begin(folder: Path, found: Attempts) -> None:
-    """Takes the next number, which no other process can take at the same time. Raises OSError, Superseded."""
-    number = found.attempt + 1
-    if found.token == DAMAGED:
+def _begin(folder: Path, begun: Attempts, damaged: bool) -> None:
+    """Takes an attempt's number, which no other process can take at the same time. Raises OSError, Superseded."""
+    number = begun.attempt
+    if damaged:
         (folder / FILE).replace(folder / f"{FILE}.damaged")
     mark = folder / f"{MARK}{number}"
     try:
@@ -113,14 +117,13 @@ def _begin(folder: Path, found: Attempts) -> None:
         if age < SECONDS_TO_BEGIN:
             raise Superseded(f"attempt {number} is begun by another process at this moment") from None
         mark.touch()  # whoever began it was killed before it could say so
-    found.attempt, found.token, found.excused = number, secrets.token_hex(8), False
-    write_json(folder / FILE, asdict(found))
+    write_json(folder / FILE, asdict(begun))
     for old in folder.glob(f"{MARK}*"):
         if old.name != mark.name:
             old.unlink(missing_ok=True)
 
 
-def _check_budget(found: Attempts, max_restarts: int | None, max_wait_hours: float | None) -> None:
+def check_budget(found: Attempts, max_restarts: int | None, max_wait_hours: float | None = None) -> None:
     """Raises RestartsUsedUp where nothing speaks for another attempt."""
     last = found.failures[-SAME_FAILURES:]
     if max_restarts is not None and len(last) == SAME_FAILURES and len(set(last)) == 1:
@@ -145,17 +148,21 @@ def end_attempt(folder: Path, begun: Attempts, failure: FailureReport | None) ->
     """
     with suppress(OSError):  # on a full disk: the attempt then counts as one that was killed
         found = read_attempts(folder)
-        if found.token != begun.token:
-            return
-        found.excused = failure is None or failure.passes
-        if failure is not None and failure.passes:
-            found.passing, found.waiting_since = found.passing + 1, found.waiting_since or time.time()
-        else:
-            found.passing, found.waiting_since = 0, None
-        if failure is not None and not failure.passes and not failure.follows:
+        if found.token == begun.token:
             step = max((line.get("step", 0) for line in read_metrics(folder / "metrics.jsonl")), default=0)
-            found.failures = [*found.failures, FailedAttempt(step, failure.sentence)][-SAME_FAILURES:]
-        write_json(folder / FILE, asdict(found))
+            write_json(folder / FILE, asdict(ended(found, failure, step)))
+
+
+def ended(found: Attempts, failure: FailureReport | None, step: int) -> Attempts:
+    """The attempt after its end, as `end_attempt` records it. step: the newest that was done."""
+    if failure is None:
+        return replace(found, excused=True, passing=0, waiting_since=None)
+    if failure.passes:
+        return replace(found, excused=True, passing=found.passing + 1, waiting_since=found.waiting_since or time.time())
+    failures = found.failures
+    if not failure.follows:
+        failures = [*failures, FailedAttempt(step, failure.sentence)][-SAME_FAILURES:]
+    return replace(found, excused=False, failures=failures, passing=0, waiting_since=None)
 
 
 def current_attempt(folder: Path) -> int:
