@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -37,20 +38,23 @@ class Broken(AssertionError):
 @dataclass
 class Volume:
     """The run's folder. step: of the newest checkpoint, -1 before the first. publishers: the attempt behind each
-    checkpoint. lost_until: until when it answers nobody."""
+    checkpoint. holder: node 0's process that holds its lock. lost_until: until when it answers nobody."""
 
     attempts: Attempts = field(default_factory=Attempts)
     step: int = -1
     finished: bool = False
     publishers: list[int] = field(default_factory=list)
+    holder: "Supervisor | None" = None
     lost_until: float = 0.0
 
 
 class World:
-    """A run of `nodes` nodes. take_part: the supervisor's program."""
+    """A run of `nodes` nodes. take_part: the supervisor's program. named: whether keys of the store carry the run's
+    name."""
 
-    def __init__(self, seed: int, nodes: int = 2, take_part: Callable[[Any], Any] = real.take_part):
+    def __init__(self, seed: int, nodes: int = 2, take_part: Callable[[Any], Any] = real.take_part, named: bool = True):
         self.now, self.random, self.nodes, self.take_part = 0.0, random.Random(seed), nodes, take_part
+        self.named = named
         self.volume = Volume()
         self.stores: dict[str, Store] = {}
         """Address -> node 0's store there."""
@@ -82,9 +86,9 @@ class World:
     def tell(self, text: str) -> None:
         self.story.append(f"{self.now:8.2f} {text}")
 
-    def start(self, index: int, run: str = "run", facts: Mapping[str, Any] | None = None) -> "Supervisor":
+    def start(self, index: int, run: str = "run") -> "Supervisor":
         """A new process of the node with this index, beside any that it had before."""
-        made = Supervisor(self, index, run, facts or {})
+        made = Supervisor(self, index, run)
         self.supervisors.append(made)
         return made
 
@@ -108,7 +112,7 @@ class Store:
     """Node 0's store, which lives as long as its process."""
 
     def __init__(self, owner: "Supervisor"):
-        self.owner, self.content = owner, dict[str, str]()
+        self.owner, self.content, self.closed = owner, dict[str, str](), False
 
 
 class Connection:
@@ -120,7 +124,7 @@ class Connection:
     def _ask(self, key: str) -> str:
         owner, world = self._store.owner, self._by.world
         reached = owner is self._by or not (world.cut(self._by.node.index) or world.cut(owner.node.index))
-        if not owner.alive or owner.paused or not reached:
+        if self._store.closed or not owner.alive or owner.paused or not reached:
             raise DistError("the connection is lost")
         return f"{self._prefix}/{key}"
 
@@ -197,11 +201,11 @@ class Group:
             return
         if self.world.volume.finished:
             for worker in there:
-                self.world.after(self.world.between(0, 3), lambda worker=worker: worker.end(None))
+                self.world.after(self.world.between(0, 3), partial(worker.end, None))
         elif any(worker.asked for worker in there):
             report = FailureReport(Stopped.exit_code, "stopped; its checkpoint is written")
             for worker in there:
-                self.world.after(self.world.between(0, 3), lambda worker=worker: worker.end(report))
+                self.world.after(self.world.between(0, 3), partial(worker.end, report))
         else:
             self.world.after(self.world.between(1, 6), self._step)
 
@@ -210,7 +214,7 @@ class Group:
         report = FailureReport(LostPeer.exit_code, "lost another process", follows=True)
         for worker in self.workers.values():
             if worker is not lost and not self.world.volume.finished:
-                self.world.after(self.world.between(*RESET), lambda worker=worker: worker.end(report))
+                self.world.after(self.world.between(*RESET), partial(worker.end, report))
 
 
 class Workers:
@@ -239,7 +243,7 @@ class Workers:
 
     def die(self) -> None:
         """A worker is killed, and takes the others of its node with it."""
-        self.end(FailureReport(137, "process was killed"))
+        self.end(FailureReport(137, f"process was killed at {self.world.now:.2f}"))
 
     def ask(self) -> None:
         self.asked = True
@@ -266,14 +270,18 @@ class Workers:
 class Supervisor:
     """A node's supervisor, and its surroundings."""
 
-    def __init__(self, world: World, index: int, run: str, facts: Mapping[str, Any]):
-        self.world, self.run, self.facts, self.by_hand = world, run, facts, False
+    def __init__(self, world: World, index: int, run: str):
+        self.world, self.run, self.by_hand = world, run, False
+        self.facts: Mapping[str, Any] = {"the hash of the settings": run}
+        self.max_wait = 12 * 3600.0
         self.node = Node(index, world.nodes, 1, "node-0", 29500)
         self.nonce = f"{index}-{len(world.supervisors)}"
         self.alive, self.code, self._asked = True, -1, False
         self.running: Workers | None = None
+        self._store: Store | None = None
         self._paused_until, self._looked = 0.0, NEVER
         self.machine_paused = False
+        self._lock_read, self._begun = world.now, False
         self._program = world.take_part(self)
         world.after(world.between(0, 2), self._go_on)
 
@@ -314,12 +322,16 @@ class Supervisor:
         if self.paused:
             self.world.after(self._paused_until - self.world.now, self._go_on)
             return
+        if self.node.first and not self._begun:
+            self.world.volume.holder, self._begun = self, True
         try:
             seconds = next(self._program)
         except StopIteration:
-            return self._leave(0, "finished")
+            self._leave(0, "finished")
+            return
         except DistrainError as error:
-            return self._leave(error.exit_code, str(error))
+            self._leave(error.exit_code, str(error))
+            return
         self.world.after(max(seconds, 0.001) * self.world.between(1, 1.2), self._go_on)
 
     def _leave(self, code: int, why: str) -> None:
@@ -346,17 +358,27 @@ class Supervisor:
 
     def connect(self) -> Connection:
         if self.node.first:
-            self.world.stores[self.node.address] = Store(self)
+            if self._store is not None:
+                self._store.closed = True
+            self._store = self.world.stores[self.node.address] = Store(self)
         store = self.world.stores.get(self.node.address)
-        if store is None or not store.owner.alive or self.world.cut(self.node.index) or self.world.cut(0):
+        cut = not self.node.first and (self.world.cut(self.node.index) or self.world.cut(0))
+        if store is None or not store.owner.alive or cut:
             raise LostPeer("node 0 does not answer")
-        return Connection(store, self, self.run)
+        return Connection(store, self, self.run if self.world.named else "")
 
     def exchange(self, act: Callable[[], Any]) -> Exchange:
         return Exchange(self, act)
 
     def free_port(self) -> int:
         return 40000
+
+    def check_lock(self) -> None:
+        holder = self.world.volume.holder
+        if self.node.first and holder is not self and self.world.now > self._lock_read + 5:
+            self._lock_read = self.world.now
+            if holder is not None:
+                raise Superseded(f"the folder was taken over by {holder.nonce}")
 
     def attempts(self) -> Attempts:
         if self.world.now < self.world.volume.lost_until:

@@ -13,6 +13,7 @@ from distrain_trainer.errors import (
     DistrainError,
     FailureReport,
     LostPeer,
+    RestartsUsedUp,
     RunFailed,
     Stopped,
     Superseded,
@@ -42,12 +43,14 @@ LONGEST_WAIT = 300.0
 @dataclass
 class Progress:
     """What a node remembers between attempts. after: as a member, the number of the last one. begun: as the
-    coordinator, the last one. in_vain: tries in a row that did not come to start workers."""
+    coordinator, the last one. in_vain: tries in a row that did not come to start workers. volume_lost: since when the
+    volume does not answer."""
 
     store: Store | None = None
     after: int = 0
     begun: Attempts | None = None
     in_vain: int = 0
+    volume_lost: float | None = None
 
 
 def take_part(around: Surroundings) -> Waiting[None]:
@@ -66,8 +69,13 @@ def take_part(around: Surroundings) -> Waiting[None]:
         except LostPeer as error:
             outcome = AttemptOutcome(FailureReport(error.exit_code, str(error)), again=True)
             progress.store, progress.after = None, 0
+        except VolumeLost as error:
+            outcome = AttemptOutcome(FailureReport.of(error), again=True)
+            _check_patience(around, progress)
         except Stopped as error:
             outcome = AttemptOutcome(FailureReport(error.exit_code, str(error)), again=True)
+        else:
+            progress.volume_lost = None
         if outcome.failure is None:
             if (yield from _finished(around)):
                 return
@@ -80,6 +88,16 @@ def take_part(around: Surroundings) -> Waiting[None]:
             raise RunFailed(outcome.failure)
         around.warn(f"{outcome.failure.sentence}; starting again")
         yield from _pause(around, progress, tries)
+
+
+def _check_patience(around: Surroundings, progress: Progress) -> None:
+    """Raises RestartsUsedUp where the volume has not answered for too long."""
+    progress.volume_lost = progress.volume_lost or around.now()
+    waited = around.now() - progress.volume_lost
+    if waited > around.max_wait:
+        raise RestartsUsedUp(
+            f"the output volume has not answered for {waited / 3600:.3g} h (checkpoint.max_wait_hours)"
+        )
 
 
 def _connect(around: Surroundings) -> Waiting[Store]:
@@ -150,6 +168,7 @@ def _watch(
             coordinator.fail(report, asked=around.asked())
         if cause := coordinator.cause():
             return cause
+        around.check_lock()
         if around.now() - looked > LOOKED_EVERY:
             looked = around.now()
             _check_ours(_unless_volume_fails(around.attempts, begun), begun)

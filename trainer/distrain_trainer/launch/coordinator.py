@@ -178,9 +178,10 @@ class Coordinator:
 
 
 def check(around: Surroundings) -> None:
-    """Raises Stopped where this node was asked to leave, RunFinished where the run is finished."""
+    """Raises Stopped where this node was asked to leave, RunFinished where the run is finished, Superseded."""
     if around.asked():
         raise Stopped("stopped while waiting for the other nodes; nothing is lost")
+    around.check_lock()
     if around.finished(lately=True):
         raise RunFinished
 

@@ -29,7 +29,7 @@ from distrain_trainer.launch.workers import Work, Workers
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from distrain_trainer.storage.files import write_json, write_text
-from distrain_trainer.storage.lock import FolderLock
+from distrain_trainer.storage.lock import FolderLock, Holder
 from distrain_trainer.storage.previous import put_back, remove_previous
 from distrain_trainer.storage.retry import with_retries
 from distrain_trainer.storage.run_folder import check_writable, is_finished, read_claim
@@ -81,11 +81,6 @@ class Job:
         """Whether the run has come to the end of the schedule that is asked for. Raises DistrainError."""
         return is_finished(read_claim(self.settings, self.resume, self.replaces))
 
-    def check_lock(self) -> None:
-        """Raises Superseded where another node 0 of this run has taken the folder over."""
-        if self.lock is not None and (other := self.lock.check()):
-            raise Superseded(f"{self.folder} was taken over by {other.title}; this process leaves it alone")
-
     def facts(self) -> dict[str, Any]:
         """What must be the same on all nodes."""
         values = json.dumps(flat(self.settings), sort_keys=True)
@@ -119,6 +114,11 @@ def supervise(job: Job, requests: Requests) -> int:
     return 0
 
 
+def taken_over(folder: Path, other: Holder) -> Superseded:
+    """That another node 0 of this run uses its folder."""
+    return Superseded(f"{folder} was taken over by {other.title}; this process leaves it alone")
+
+
 def export_metrics(folder: Path, port: int | None) -> None:
     """Starts the Prometheus endpoint where the cluster has a port for it; a run does without one."""
     if port is None:
@@ -139,6 +139,7 @@ class Machine:
         self.node, self.run, self.nonce = job.node, job.run, secrets.token_hex(8)
         self.facts: Mapping[str, Any] = job.facts()
         self.by_hand = job.by_hand
+        self.max_wait = (job.settings.checkpoint.max_wait_hours or float("inf")) * 3600
         self._looked = 0.0
 
     def now(self) -> float:
@@ -165,13 +166,17 @@ class Machine:
             port: int = listener.getsockname()[1]
         return port
 
+    def check_lock(self) -> None:
+        if self._job.lock is not None and (other := self._job.lock.lost_to()):
+            raise taken_over(self._job.folder, other)
+
     def attempts(self) -> Attempts:
-        self._job.check_lock()
         folder = self._job.folder
         return with_retries("cannot be read", folder, lambda: read_attempts(folder))
 
     def begin_attempt(self, after: Attempts) -> Attempts:
-        self._job.check_lock()
+        if self._job.lock is not None and (other := self._job.lock.check()):
+            raise taken_over(self._job.folder, other)
         settings = self._job.settings.checkpoint
         begun = begin_attempt(
             self._job.folder, settings.max_restarts, self.by_hand, after, max_wait_hours=settings.max_wait_hours

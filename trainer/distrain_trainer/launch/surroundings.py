@@ -34,7 +34,7 @@ class RunningWorkers(Protocol):
 class Surroundings(Protocol):
     """node: this one. run: the run's name, by which its nodes know each other. facts: what must be the same on all
     nodes. nonce: tells this process from the one that took its place. by_hand: a person has asked to resume, so that
-    earlier failures do not count.
+    earlier failures do not count. max_wait: seconds for which a volume that does not answer is waited for.
     """
 
     node: Node
@@ -42,6 +42,7 @@ class Surroundings(Protocol):
     facts: Mapping[str, Any]
     nonce: str
     by_hand: bool
+    max_wait: float
 
     def now(self) -> float:
         """Seconds of a clock that only goes forward."""
@@ -62,9 +63,11 @@ class Surroundings(Protocol):
     def free_port(self) -> int:
         """A port for the workers' process group."""
 
+    def check_lock(self) -> None:
+        """Raises Superseded where another process has taken the folder over, as of some seconds ago."""
+
     def attempts(self) -> Attempts:
-        """What the run's folder says of its attempts. Raises Superseded where another process has taken the folder
-        over, VolumeError, VolumeLost."""
+        """What the run's folder says of its attempts. Raises VolumeError, VolumeLost."""
 
     def begin_attempt(self, after: Attempts) -> Attempts:
         """Records that an attempt begins. after: what was found before. Raises DistrainError; Superseded where
