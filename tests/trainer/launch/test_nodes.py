@@ -7,15 +7,11 @@ import resource
 import signal
 import socket
 import subprocess
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distrain_trainer.launch.rendezvous import AttemptOutcome, Coordinator, Member, open_store
-from torch.distributed import TCPStore
 
 from distrain_trainer.errors import FailureReport, RestartsUsedUp, SettingsError, VolumeError
 from distrain_trainer.launch import preflight
@@ -195,53 +191,6 @@ def test_rdma_that_was_promised_and_is_not_there_is_refused(tmp_path: Path) -> N
     check_rdma(True, tmp_path, loadable)
 
 
-@pytest.fixture
-def pair() -> tuple[Node, TCPStore, Node, TCPStore]:
-    """Two nodes that have names, with their stores."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    nodes = [Node(index, 2, 1, "127.0.0.1", port, f"gpu-{index}") for index in (0, 1)]
-    stores = [open_store(node, lambda: False) for node in nodes]
-    assert stores[0] and stores[1]
-    return nodes[0], stores[0], nodes[1], stores[1]
-
-
-def test_nodes_tell_each_other_what_they_are_called(pair: tuple[Node, TCPStore, Node, TCPStore]) -> None:
-    first, store, second, connection = pair
-    facts = {"the version of torch": "2"}
-    coordinator = Coordinator(first, store, 1, facts, lambda: False)
-    member = Member(second, connection, 0, facts, lambda: False)
-    coordinator.gather()
-    coordinator.start(1, "token", resume=False)
-    start = member.wait_for_start()
-    assert start and start.coordinator == "gpu-0"
-    report = FailureReport(70, "no", rank=1, node="gpu-1")
-    member.fail(report, asked=False)
-    coordinator.fail(FailureReport(138, "lost another"), asked=False)
-    while (cause := coordinator.cause()) is None:
-        time.sleep(0.05)
-    assert (*cause, coordinator.title(cause[0])) == (1, report, "node 1 (gpu-1)")
-    closing = threading.Thread(target=coordinator.close, args=(AttemptOutcome(report),))
-    closing.start()
-    while member.outcome is None:
-        time.sleep(0.05)
-    member.close(finished=False)
-    closing.join()
-    assert member.outcome == AttemptOutcome(report)
-
-
-def test_another_build_of_the_same_version_is_refused(pair: tuple[Node, TCPStore, Node, TCPStore]) -> None:
-    first, store, second, connection = pair
-    facts = {"the version of distrain": "1", "the hash of distrain's code": "a"}
-    coordinator = Coordinator(first, store, 1, facts, lambda: False)
-    member = Member(second, connection, 0, {"the version of distrain": "1"}, lambda: False)
-    with pytest.raises(SettingsError, match=r"code is None on node 1 \(gpu-1\) and a on node 0 \(gpu-0\)"):
-        coordinator.gather()
-    threading.Thread(target=member.close, args=(False,)).start()
-    coordinator.close(AttemptOutcome(FailureReport(64, "no")))
-
-
 PET = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "run1-master-0", "PET_MASTER_PORT": "23456"}
 
 
@@ -300,7 +249,7 @@ def test_no_processes_at_all_are_refused(environment: dict[str, str]) -> None:
 
 def attempt_and(folder: Path, failure: str | None, **options: Any) -> Attempts:
     begun = begin_attempt(folder, max_restarts=4, **options)
-    end_attempt(folder, failure)
+    end_attempt(folder, begun, None if failure is None else FailureReport(70, failure))
     return begun
 
 

@@ -98,6 +98,26 @@ def test_whatever_happens_the_run_is_finished_once(seed: int) -> None:
         check(number)
 
 
+def test_nodes_are_called_by_their_machines() -> None:
+    world = World(1)
+    first, second = world.start(0), world.start(1)
+    world.run_until(60, lambda: second.running is not None and second.running.training)
+    assert second.running is not None
+    second.running.die()
+    world.run_until(90)
+    told = [line for line in world.story if "process was killed" in line]
+    assert len(told) == 2 and all("node 1 (gpu-1): process was killed" in line for line in told)
+    assert world.run_until(ENOUGH, lambda: not first.alive and not second.alive) and world.volume.finished
+
+
+def test_another_build_is_refused() -> None:
+    world = World(1)
+    world.start(0)
+    world.start(1).facts = {"the hash of the settings": "old"}
+    with pytest.raises(Broken, match=r"with 64: .* settings is old on node 1 \(gpu-1\) and run on node 0 \(gpu-0\)"):
+        world.run_until(60)
+
+
 Edit = tuple[str, str, str]
 """Module of distrain_trainer.launch, what stands in it, and what stands there instead."""
 REAP_LAST: Edit = (

@@ -274,7 +274,7 @@ class Supervisor:
         self.world, self.run, self.by_hand = world, run, False
         self.facts: Mapping[str, Any] = {"the hash of the settings": run}
         self.max_wait = 12 * 3600.0
-        self.node = Node(index, world.nodes, 1, "node-0", 29500)
+        self.node = Node(index, world.nodes, 1, "node-0", 29500, f"gpu-{index}")
         self.nonce = f"{index}-{len(world.supervisors)}"
         self.alive, self.code, self._asked = True, -1, False
         self.running: Workers | None = None
