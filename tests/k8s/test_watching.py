@@ -19,6 +19,7 @@ import yaml
 import made
 from distrain_k8s import Client
 from distrain_k8s.cli import main
+from distrain_k8s.interrupts import interruptible
 from distrain_k8s.kube.client import Api, Patience
 from distrain_k8s.runs.wait import wait_for
 from fake_cluster import FakeCluster
@@ -310,6 +311,19 @@ def test_ctrl_c_leaves_the_run_alone_and_says_so(runs: None, cluster: FakeCluste
         assert process.returncode in (130, -signal.SIGINT), (command, err)
         assert err.splitlines()[-1] == "good goes on; distrain status good -n team shows it"
     assert {method for method, _ in cluster.requests} == {"GET"}
+
+
+def test_ctrl_c_is_heard_where_a_library_drops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distrain_k8s.interrupts.AGAIN", 0.1)
+    dropped = False
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except:  # noqa: E722 - as websocket-client closes a connection
+            dropped = True
+        time.sleep(60)
+    assert dropped
+    time.sleep(0.2)  # and then no more
 
 
 # Python

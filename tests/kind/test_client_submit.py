@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import kubectl
+from cluster import addons, kubectl
 from cluster.namespace import Namespace
 from cluster.shell import BIN
 from distrain_k8s import Client
@@ -63,6 +63,8 @@ def test_the_tutorial(namespace: Namespace, image: str, tmp_path: Path) -> None:
 def test_a_run_stops_with_a_checkpoint_and_goes_on_from_it(
     namespace: Namespace, image: str, inputs: Path, backend: str
 ) -> None:
+    if backend == "trainjob":
+        addons.trainer()
     settings = TINY | {"model": {"name": "/data/bert"}, "schedule": {"kind": "constant", "max_steps": 400}}
     run = Release(
         namespace, image, inputs, {"backend": backend, "trainer": settings, "persistence": {"keepClaim": False}}

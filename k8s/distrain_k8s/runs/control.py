@@ -8,6 +8,7 @@ from typing import Any
 
 from distrain_k8s.errors import Conflict, HalfMade, HelmError, NotFound
 from distrain_k8s.helm import Helm
+from distrain_k8s.interrupts import uninterrupted
 from distrain_k8s.kube.client import Api
 from distrain_k8s.kube.objects import read_pod
 from distrain_k8s.kube.resources import CLAIMS, CONFIG_MAPS, RUNTIMES
@@ -24,7 +25,7 @@ from distrain_k8s.runs.jobs import (
 )
 from distrain_k8s.runs.plan import Plan, plan_run
 from distrain_k8s.runs.reader import claim_of, remove_folder
-from distrain_k8s.runs.submit import LIMIT, uninterrupted
+from distrain_k8s.runs.submit import LIMIT
 from distrain_trainer.errors import SettingsError
 
 Say = Callable[[str], None]

@@ -1,18 +1,16 @@
 """Submits runs: plans them, asks the cluster and the person, and makes them whole or not at all."""
 
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from distrain_k8s.errors import ClientError, HalfMade, HelmError, NotFound, Rejected
 from distrain_k8s.helm import Helm
+from distrain_k8s.interrupts import uninterrupted
 from distrain_k8s.kube.client import Api
 from distrain_k8s.kube.resources import CLAIMS
-from distrain_k8s.output import say
 from distrain_k8s.render import Values, chart_folder
 from distrain_k8s.runs.checks import JOBS, MADE, refuse_existing
 from distrain_k8s.runs.plan import Plan, ask_cluster, plan_run
@@ -133,28 +131,6 @@ def _is_there(api: Api, kind: str, name: str) -> bool:
     except NotFound:
         return False
     return True
-
-
-@contextmanager
-def uninterrupted(name: str) -> Iterator[None]:
-    """Holds Ctrl-C back until a run is made or removed, so that it is never left half made; then raises it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: list[int] = []
-
-    def hear(number: int, _: object) -> None:
-        if not heard:
-            say(f"Ctrl-C: finishing with {name} first, which takes seconds")
-        heard.append(number)
-
-    before = signal.signal(signal.SIGINT, hear)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if heard:
-        raise KeyboardInterrupt
 
 
 def confirm(question: str) -> bool:

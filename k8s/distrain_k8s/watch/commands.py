@@ -11,6 +11,7 @@ from typing import Any
 
 from distrain_k8s.diagnose.causes import cause_of_error
 from distrain_k8s.errors import ClientError
+from distrain_k8s.interrupts import interruptible
 from distrain_k8s.kube.client import Api, connect
 from distrain_k8s.kube.objects import GROUP_LABEL
 from distrain_k8s.output import colours, console, print_document, print_rich, print_rows, say
@@ -186,7 +187,8 @@ def cluster(arguments: Namespace) -> Iterator[Api]:
     """The cluster that a command asks. Ctrl-C leaves the run alone and says so."""
     api = connect(arguments.context, arguments.namespace, arguments.kubeconfig, say=say)
     try:
-        yield api
+        with interruptible():
+            yield api
     except KeyboardInterrupt:
         if name := getattr(arguments, "run", None):
             say(f"{name} goes on; distrain status {name} -n {api.namespace} shows it")

@@ -21,7 +21,8 @@ def start(nodes: list[str]) -> None:
     for name, host in zip(DAEMONS, ("127.0.0.1", gateway), strict=True):
         serve(name, f"{host}:{PORT}")
     folder = f"/etc/containerd/certs.d/{NAME}"
-    mirror = f'[host."http://{gateway}:{PORT}"]\n  capabilities = ["pull", "resolve"]\n'
+    server = f"http://{gateway}:{PORT}"  # also where the mirror does not have an image: nothing listens on the nodes
+    mirror = f'server = "{server}"\n[host."{server}"]\n  capabilities = ["pull", "resolve"]\n'
     script = f"mkdir -p {folder}\ncat >{folder}/hosts.toml <<'END'\n{mirror}END\n"
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: engine.execute(node, script), nodes))
