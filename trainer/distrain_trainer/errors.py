@@ -49,6 +49,8 @@ class DistrainError(Exception):
     exit_code = 70
     follows = False
     passes = False
+    away = False
+    """Whether it is about a service that cannot be reached, as a run that has begun waits for."""
 
 
 class SettingsError(DistrainError):
@@ -105,6 +107,25 @@ class LostPeer(DistrainError):
 
     exit_code = 138
     follows = True
+
+
+class Unreachable(DistrainError):
+    """Two machines of the run cannot reach each other."""
+
+    exit_code = 138
+
+
+class ServiceAway(DistrainError):
+    """The Hub does not answer now, and may later."""
+
+    exit_code = 138
+    passes = True
+
+
+class DeviceLost(DistrainError):
+    """A GPU that the run had is not there any more."""
+
+    exit_code = 138
 
 
 class Stopped(DistrainError):

@@ -18,8 +18,30 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from distrain_trainer.errors import DataError, DistrainError, ServiceAway, SettingsError
+
 HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
 """Their errors mean that no answer came; which of them huggingface_hub uses changes between its versions."""
+
+
+def hub_error(
+    error: BaseException, kind: Literal["model", "data set"], name: str, revision: str | None = None
+) -> DistrainError:
+    """The error to raise for what was caught when `name` was fetched, with the sentence of `hub_sentence`.
+
+    One that the Hub answers while it is overloaded or broken passes by itself (ServiceAway).
+    """
+    sentence = hub_sentence(error, kind, name, revision)
+    if any(isinstance(link, HfHubHTTPError) and passes(link.response.status_code) for link in _chain(error)):
+        return ServiceAway(sentence)
+    found = DataError(sentence) if kind == "data set" else SettingsError(sentence)
+    found.away = " cannot be reached for " in sentence
+    return found
+
+
+def passes(status: int) -> bool:
+    """Whether an HTTP status says that the same request may succeed later."""
+    return status in (408, 425, 429) or status >= 500
 
 
 def hub_sentence(

@@ -21,6 +21,7 @@ class Requests:
         self._interrupts = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the image holds it back until here
 
     def pause(self, seconds: float) -> None:
         """Waits, but not after being asked to leave."""

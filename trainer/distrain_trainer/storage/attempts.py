@@ -26,6 +26,8 @@ SECONDS_TO_BEGIN = 120.0
 """How long a process may take between creating that file and writing `attempt.json`."""
 TRACES = (f"{MARK}*", "tmp.*.*", "errors/attempt-*", "logs/node-*.attempt-*.log")
 """What attempts leave, each with the number of its attempt at the end."""
+SECONDS_OF_TRUST = 5.0
+"""How long a look at `attempt.json` holds for what is written often, such as metrics.jsonl."""
 SAME_FAILURES = 3
 """The same failure at the same step, so many times in a row, is not worth another restart."""
 
@@ -168,6 +170,39 @@ def ended(found: Attempts, failure: FailureReport | None, step: int) -> Attempts
 def current_attempt(folder: Path) -> int:
     """The number of the newest attempt, 0 before the first. Raises OSError."""
     return read_attempts(folder).attempt
+
+
+@dataclass
+class Fence:
+    """Keeps an attempt from writing over a younger one's files, as a node that returns from a long pause would.
+
+    number: of the attempt. What is written between a look and its end may still be too late; that is a moment, and
+    never a checkpoint, whose name says whose it is.
+    """
+
+    folder: Path
+    number: int
+    _looked: float = field(default=0.0, init=False)
+
+    def check(self, lately: bool = False) -> None:
+        """Raises Superseded where a younger attempt has begun, VolumeError, VolumeLost.
+
+        lately: a look that is some seconds old will do, and one that fails changes nothing.
+        """
+        if lately and time.monotonic() - self._looked < SECONDS_OF_TRUST:
+            return
+        self._looked = time.monotonic()
+        try:
+            newest = current_attempt(self.folder) if lately else self._newest()
+        except OSError:
+            return
+        if newest > self.number:
+            raise Superseded(
+                f"attempt {newest} at {self.folder} has begun; attempt {self.number} leaves its files alone"
+            )
+
+    def _newest(self) -> int:
+        return with_retries("cannot be read", self.folder, lambda: current_attempt(self.folder))
 
 
 def _newest_checkpoint(folder: Path) -> int:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from distrain_trainer.data.loader import StepBatch
-from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError
+from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError, VolumeLost
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.signs import Section
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.optimizer import learning_rate
 from distrain_trainer.reporting.progress import evaluation_sentence
+from distrain_trainer.storage.layout import published_checkpoints
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.evaluation import Evaluation, evaluate
 from distrain_trainer.training.session import TrainingSession
@@ -315,7 +316,8 @@ def leave(session: TrainingSession, reason: type[Stopped] | type[OutOfTime]) -> 
 
 
 def finish(session: TrainingSession) -> None:
-    """Writes the last checkpoint, and evaluates for the report if this session has not yet. Raises VolumeError.
+    """Writes the last checkpoint, and evaluates for the report if this session has not yet. Raises VolumeError,
+    VolumeLost.
 
     On a full disk older checkpoints make room, and where there is none the model alone is written, which is the result.
     """
@@ -331,10 +333,13 @@ def finish(session: TrainingSession) -> None:
     checkpoints.begin(session.state, whole=False)
     session.model_alone = checkpoints.finish() is not None
     if not session.model_alone:
-        raise VolumeError(
-            f"training is done but neither its last checkpoint nor its model could be written to "
-            f"{session.resolved.folder}; make room there and --resume"
+        sentence = (
+            "training is done but neither its last checkpoint nor its model could be written to "
+            f"{session.resolved.folder}; make room there"
         )
+        if published_checkpoints(session.resolved.folder):
+            raise VolumeLost(f"{sentence}, and the run goes on from its last checkpoint")
+        raise VolumeError(f"{sentence} and start again")
     session.say("the disk has no room for the last checkpoint: the model alone was written")
     session.signs.give(Section.END, session.state.step)
 

@@ -12,6 +12,7 @@ from distrain_trainer.parallel.api import Parallel
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.reporting.progress import Progress
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.storage.attempts import Fence
 from distrain_trainer.storage.metrics_log import MetricsLog
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.writer import CheckpointWriter
@@ -76,21 +77,24 @@ class TrainingSession:
 
 
 @contextmanager
-def journal(resolved: ResolvedRun, start: int) -> Iterator[tuple[Record, Watch]]:
+def journal(resolved: ResolvedRun, start: int, fence: Fence) -> Iterator[tuple[Record, Watch]]:
     """Where the lines of metrics.jsonl go, and how far an evaluation is: to the file and to the person on process 0,
     nowhere on the others.
 
-    start: the step at which the session starts; later lines of the file are dropped.
+    start: the step at which the session starts; later lines of the file are dropped. fence: before the file, so that
+    recording raises Superseded where a younger attempt writes to it.
     """
     if not resolved.process.is_main:
         yield lambda line: None, lambda done, of: None
         return
     with Progress(resolved.plan.steps, start) as progress, MetricsLog(resolved.folder / "metrics.jsonl") as log:
+        fence.check()
         log.cut_back(start)
         taken = True
 
         def record(line: dict[str, Any]) -> None:
             nonlocal taken
+            fence.check(lately=True)
             before, taken = taken, log.write(line)
             if before and not taken:
                 progress.say(f"{log.path} cannot be written; its lines wait in memory until it can")

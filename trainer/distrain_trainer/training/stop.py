@@ -22,6 +22,7 @@ class StopRequest:
         self._deferred = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._receive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the image holds it back until here
 
     def defer(self) -> None:
         """From now on a signal is a request."""
