@@ -20,11 +20,11 @@ from distrain_trainer.storage.retry import with_retries
 
 FILE = "attempt.json"
 DAMAGED = "damaged"
-MARK = "tmp.attempt."
-"""Before the number of the newest attempt: a file that only one process can create."""
+MARK = f"{FILE}."
+"""Before the number of an attempt that is being begun: a file that only one process can create."""
 SECONDS_TO_BEGIN = 120.0
-"""How long a process may take between creating that file and writing `attempt.json`."""
-TRACES = (f"{MARK}*", "tmp.*.*", "errors/attempt-*", "logs/node-*.attempt-*.log")
+"""How long it may be there."""
+TRACES = (f"{MARK}[0-9]*", "tmp.*.*", "errors/attempt-*", "logs/node-*.attempt-*.log")
 """What attempts leave, each with the number of its attempt at the end."""
 SECONDS_OF_TRUST = 5.0
 """How long a look at `attempt.json` holds for what is written often, such as metrics.jsonl."""
@@ -94,7 +94,7 @@ def begin_attempt(
         raise Superseded(f"attempt {found.attempt} was begun by another process, which has taken the place of this one")
     begun = following(found, newest, forgive)
     check_budget(begun, max_restarts, max_wait_hours)
-    with_retries("cannot be written", folder, lambda: _begin(folder, begun, found.token == DAMAGED))
+    with_retries("cannot be written", folder, lambda: _begin(folder, begun, found))
     return begun
 
 
@@ -106,23 +106,28 @@ def following(found: Attempts, newest: int, forgive: bool = False) -> Attempts:
     return replace(begun, spent=found.spent + (not found.excused))
 
 
-def _begin(folder: Path, begun: Attempts, damaged: bool) -> None:
-    """Takes an attempt's number, which no other process can take at the same time. Raises OSError, Superseded."""
+def _begin(folder: Path, begun: Attempts, before: Attempts) -> None:
+    """Takes an attempt's number, which no other process can take at the same time.
+
+    before: what was found. Raises OSError, Superseded.
+    """
     number = begun.attempt
-    if damaged:
-        (folder / FILE).replace(folder / f"{FILE}.damaged")
     mark = folder / f"{MARK}{number}"
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
-        age = time.time() - mark.stat().st_mtime
-        if age < SECONDS_TO_BEGIN:
+        if time.time() - mark.stat().st_mtime < SECONDS_TO_BEGIN:
             raise Superseded(f"attempt {number} is begun by another process at this moment") from None
         mark.touch()  # whoever began it was killed before it could say so
-    write_json(folder / FILE, asdict(begun))
-    for old in folder.glob(f"{MARK}*"):
-        if old.name != mark.name:
-            old.unlink(missing_ok=True)
+    try:
+        now = read_attempts(folder)
+        if now.token != before.token:
+            raise Superseded(f"attempt {now.attempt} was begun by another process at this moment")
+        if before.token == DAMAGED:
+            (folder / FILE).replace(folder / f"{FILE}.damaged")
+        write_json(folder / FILE, asdict(begun))
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def check_budget(found: Attempts, max_restarts: int | None, max_wait_hours: float | None = None) -> None:

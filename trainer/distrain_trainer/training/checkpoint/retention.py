@@ -82,7 +82,7 @@ class Retention:
         """Removes what earlier attempts left half-written, and nothing of a later one. Raises Superseded."""
         self.fence.check()
         for path, attempt in temporary(self.folder):
-            if attempt is None or attempt < self.attempt:
+            if attempt is None or attempt <= self.attempt:
                 shutil.rmtree(path, ignore_errors=True)
 
 
