@@ -61,14 +61,14 @@ def test_a_promise_of_rdma_that_is_not_kept_is_refused_before_a_run_begins(
 def test_an_unforeseen_error_of_the_supervisor_leaves_138_a_sentence_and_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "attempt.json").write_text("{")
+    monkeypatch.setattr("distrain_trainer.launch.supervisor.export_metrics", lambda folder, port: 1 / 0)
     (tmp_path / "log").write_text("")
     monkeypatch.setattr(termination, "TERMINATION_LOG", tmp_path / "log")
     assert train(tmp_path) == 138
     (kept,) = (tmp_path / "errors").iterdir()
-    assert "Traceback" in kept.read_text() and "JSONDecodeError" in kept.read_text()
+    assert "Traceback" in kept.read_text() and "ZeroDivisionError" in kept.read_text()
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("distrain: unforeseen error of the supervisor: JSONDecodeError: ")
+    assert last.startswith("distrain: unforeseen error of the supervisor: ZeroDivisionError: ")
     assert last == f"distrain: {(tmp_path / 'log').read_text()}"
 
 

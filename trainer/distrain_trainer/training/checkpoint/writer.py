@@ -230,7 +230,7 @@ class CheckpointWriter:
         return None
 
 
-def write_static(write: Callable[[Path], None], folder: Path) -> None:
+def write_static(write: Callable[[Path], object], folder: Path) -> None:
     """Writes the files beside the weights. Raises OSError, also for tokenizers, whose errors of the disk are their own
     (`No space left on device (os error 28)`)."""
     try:
