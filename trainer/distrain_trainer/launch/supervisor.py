@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,6 +58,10 @@ class Job:
     by_hand: bool
     lock: FolderLock | None = None
     previous: str | None = None
+    _before: tuple[int, int] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._before = self._written()
 
     @property
     def folder(self) -> Path:
@@ -71,7 +75,19 @@ class Job:
     @property
     def replaces(self) -> bool:
         """Whether the run that this one replaces is still in its place."""
-        return self.previous is not None and not (self.folder / self.previous).exists()
+        return (
+            self.previous is not None
+            and not (self.folder / self.previous).exists()
+            and self._written() == self._before  # else this run has come to its end, and removed the other
+        )
+
+    def _written(self) -> tuple[int, int] | None:
+        """Tells one settings.json from another, whatever is in them; None where there is none."""
+        try:
+            found = (self.folder / "settings.json").stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def holds_run(self) -> bool:
         """Whether there is something in the folder to continue. Raises DistrainError."""

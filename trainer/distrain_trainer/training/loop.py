@@ -13,6 +13,7 @@ import torch
 from distrain_trainer.data.loader import StepBatch
 from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError, VolumeLost
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+from distrain_trainer.launch.node import titled
 from distrain_trainer.launch.signs import Section
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.optimizer import learning_rate
@@ -21,6 +22,7 @@ from distrain_trainer.storage.layout import published_checkpoints
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.evaluation import Evaluation, evaluate
 from distrain_trainer.training.session import TrainingSession
+from distrain_trainer.training.stragglers import Stopwatch, Stragglers
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class StepSync:
 
     loss: summed loss of the step that is done. targets: valid targets of the step to come. stop: a process was asked
     to stop. checkpoint_due, out_of_time: by process 0's clock. written: all parts of the checkpoint in flight are on
-    disk.
+    disk. paces: seconds per token of each process's forward passes in the step that is done, by rank; 0 where it had
+    none.
     """
 
     loss: float
@@ -38,6 +41,7 @@ class StepSync:
     checkpoint_due: bool
     out_of_time: bool
     written: bool
+    paces: list[float]
 
 
 def train(session: TrainingSession) -> None:
@@ -52,8 +56,9 @@ def train(session: TrainingSession) -> None:
     if evaluation_due(session) and not run_evaluation(session):
         leave(session, Stopped)
 
+    stopwatch, stragglers = Stopwatch(parallel.device), Stragglers(machines(session))
     batch, data_seconds = fetch(session)
-    sync = synchronize(session, torch.zeros(()), batch)
+    sync = synchronize(session, torch.zeros(()), batch, stopwatch)
     while state.step < session.plan.steps and not out_of_patience(session):
         assert batch is not None
         if sync.stop or sync.out_of_time:
@@ -66,7 +71,8 @@ def train(session: TrainingSession) -> None:
         for position, micro_batch in enumerate(batch.micro_batches):
             with parallel.accumulate(last=position == last):
                 seed_dropout(settings.seed, batch.epoch, state.step, batch.indices[position])
-                loss, _ = parallel.forward(micro_batch)
+                with stopwatch.forward(tokens_of(batch, position)):
+                    loss, _ = parallel.forward(micro_batch)
                 parallel.backward(loss * (session.process.world / targets))
             loss_sum += loss.detach()
         grad_norm = parallel.step(learning_rate=rate)
@@ -77,8 +83,9 @@ def train(session: TrainingSession) -> None:
         batch, data_seconds = fetch(session)
         computed = time.monotonic()
         session.signs.give(Section.STEP, state.step)
-        sync = synchronize(session, loss_sum, batch)
+        sync = synchronize(session, loss_sum, batch, stopwatch)
         now = time.monotonic()
+        straggler = stragglers.see(sync.paces)
         count(state, done, sync.loss, targets, seconds=now - started)
         session.record(
             {
@@ -97,8 +104,11 @@ def train(session: TrainingSession) -> None:
                 "memory_bytes": memory_bytes(parallel.device),
                 "gpu_utilization": None,
                 "mfu": None,
+                "straggler": straggler.data if straggler else None,
             }
         )
+        if straggler and stragglers.is_news(straggler):
+            session.record({"step": state.step, "event": "straggler", "message": straggler.sentence})
         watch_finiteness(session, grad_norm)
         if session.plan.ends_epoch(state.step):
             close_epoch(session)
@@ -126,22 +136,41 @@ def fetch(session: TrainingSession) -> tuple[StepBatch | None, float]:
     return next(session.batches, None), time.monotonic() - started
 
 
-def synchronize(session: TrainingSession, loss_sum: torch.Tensor, batch: StepBatch | None) -> StepSync:
-    """The one message between two steps, an all-reduce. On all processes."""
+def tokens_of(batch: StepBatch, position: int) -> int:
+    """Tokens of a micro-batch, padding included; 0 of an empty one."""
+    return batch.micro_batches[position]["input_ids"].numel() if batch.indices[position] >= 0 else 0
+
+
+def machines(session: TrainingSession) -> list[str]:
+    """What each process's machine is called, by rank. On all processes."""
+    process = session.process
+    return collectives.gather(titled(process.rank // process.local_world, ClusterEnvironment.read().node_name or ""))
+
+
+def synchronize(
+    session: TrainingSession, loss_sum: torch.Tensor, batch: StepBatch | None, stopwatch: Stopwatch
+) -> StepSync:
+    """The one message between two steps, an all-reduce. On all processes.
+
+    stopwatch: of this process's forward passes.
+    """
+    loss_value, paces = float(loss_sum), [0.0] * session.process.world  # the first waits for the device
+    paces[session.process.rank] = stopwatch.pace()
     minutes, hours = session.settings.checkpoint.every_minutes, session.settings.max_hours
     first, now = session.process.is_main, time.monotonic()
     sums = collectives.total(
         [
-            float(loss_sum),
+            loss_value,
             batch.targets if batch else 0,
             session.stop.asked,
             first and minutes is not None and now - session.saved_at >= minutes * 60,
             first and hours is not None and session.state.seconds >= hours * 3600,
             session.checkpoints.written,
+            *paces,
         ]
     )
-    loss, targets, stop, due, out_of_time, written = sums
-    return StepSync(loss, targets, stop > 0, due > 0, out_of_time > 0, written == session.process.world)
+    loss, targets, stop, due, out_of_time, written, *paces = sums
+    return StepSync(loss, targets, stop > 0, due > 0, out_of_time > 0, written == session.process.world, paces)
 
 
 def count(state: TrainingState, done: StepBatch, loss: float, targets: float, seconds: float) -> None:
