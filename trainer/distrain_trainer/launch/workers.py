@@ -166,7 +166,7 @@ class Workers:
                 signal.signal(number, signal.SIG_DFL)
             for name in ("RANK", "WORLD_SIZE"):  # in a PyTorchJob they count nodes
                 os.environ.pop(name, None)
-            os.environ |= environment
+            os.environ |= flight_recorder(self._log) | os.environ | environment
             if "WORLD_SIZE" in environment:
                 rank = self._node.index * self._node.processes + local_rank
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank)}
@@ -200,6 +200,18 @@ def _environment(node: Node, port: int) -> dict[str, str]:
         "MASTER_PORT": port,
     }
     return common | {name: str(value) for name, value in group.items()}
+
+
+def flight_recorder(log: Path) -> dict[str, str]:
+    """Has NCCL's watchdog write each process's last collectives beside the log, where one of them fails or takes longer
+    than the process group waits: `torchfrtrace` finds the process that is not where the others are. Read by torch.
+    """
+    attempt = log.name.partition(".")[2].removesuffix(".log")
+    return {
+        "TORCH_FR_BUFFER_SIZE": "2000",
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": str(log.with_name(f"nccl.{attempt}.rank-").absolute()),
+    }
 
 
 def _death(code: int, log: Path) -> str:

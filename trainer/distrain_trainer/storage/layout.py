@@ -21,7 +21,7 @@ RECORDS = ("settings.json", "metrics.jsonl", "training_info.json", "final_traini
 """Files of a run; those of the attempts (`attempt.json`, `logs/`, `errors/`) come before the first of these."""
 MODELS = ("final", BEST)
 _WRITTEN_BESIDE = {
-    "logs": r"node-\d+\.attempt-\d+\.log",
+    "logs": r"node-\d+\.attempt-\d+\.log|nccl\.attempt-\d+\.rank-\d+",
     "errors": r"attempt-\d+|supervisor-.*\.txt",
 }
 """Folders that a run may share with a person -> what it writes into them."""
