@@ -21,7 +21,7 @@ from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.launch.node import Node
 from distrain_trainer.launch.signs import Section, read_sign, signs_file
 from distrain_trainer.launch.termination import ERROR_FILE, read_error_file
-from distrain_trainer.launch.watchdog import look
+from distrain_trainer.launch.watchdog import look, process_state
 
 SECONDS_TO_FOLLOW = 20.0
 """How long the other workers get to leave by themselves when one was stopped or has lost another."""
@@ -29,6 +29,8 @@ SECONDS_TO_CONCLUDE = 5.0
 """The same where one has failed by itself: process 0 may be writing the report of it."""
 SECONDS_TO_BE_HEARD = 2.0
 """How long a worker that has not begun to train gets to leave when it is asked to: there is nothing to save."""
+SECONDS_TO_DIE = 30.0
+"""How long the kernel gets to end a worker that is killed; one that waits for a driver or a disk it may never end."""
 SECONDS_TO_DUMP = 2.0
 """How long workers get to write where they are when one of them hangs."""
 KILLED = 128 + signal.SIGKILL
@@ -53,7 +55,7 @@ class Workers:
         self.failures: list[FailureReport] = []
         self._work, self._arguments, self._node, self._log, self._scratch = work, arguments, node, log, scratch
         self._running: dict[int, int] = {}
-        self._deadline, self._asked_at = NEVER, NEVER
+        self._deadline, self._asked_at, self._killed_at = NEVER, NEVER, NEVER
         self._looked, self._hang = 0.0, (NEVER, FailureReport(LostPeer.exit_code, ""))
         environment = _environment(node, port)
         with suppress(OSError):  # of a volume that is read-only here, which the preflight finds out
@@ -78,6 +80,8 @@ class Workers:
         now = time.monotonic()
         if now > self._deadline:
             self.kill()
+        if now > self._killed_at + SECONDS_TO_DIE:
+            self._give_up()
         if now > self._asked_at + SECONDS_TO_BE_HEARD:
             self._kill_those_that_start()
         if now > self._looked + 1:
@@ -94,11 +98,12 @@ class Workers:
     def kill(self) -> None:
         """Ends what is left of them at once; nothing that they have not published is lost."""
         self._deadline = NEVER
+        self._killed_at = min(self._killed_at, time.monotonic())
         for pid in self._running:
             os.kill(pid, signal.SIGKILL)
 
     def wait(self) -> None:
-        """Waits until nobody is left."""
+        """Waits until nobody is left that can be ended."""
         while not self.over():
             time.sleep(0.02)
 
@@ -138,6 +143,17 @@ class Workers:
             if sign is None or sign.section is Section.START:
                 debug(f"process {self._rank(rank)} has not begun to train and is ended")
                 os.kill(pid, signal.SIGKILL)
+
+    def _give_up(self) -> None:
+        """Leaves those behind that even SIGKILL does not end, so that the other nodes need not wait for them."""
+        for pid, local_rank in self._running.items():
+            rank = self._rank(local_rank)
+            state = f"state {process_state(pid) or 'unknown'}"
+            sentence = (
+                f"process {rank} cannot be ended ({state}): it waits for a disk or a driver, and its node needs help"
+            )
+            self.failures.append(FailureReport(KILLED, sentence, rank, self._node.name or None))
+        self._running.clear()
 
     def _rank(self, local_rank: int) -> int:
         return self._node.index * self._node.processes + local_rank
