@@ -85,7 +85,8 @@ def take_part(around: Surroundings) -> Waiting[None]:
         if around.asked() or not outcome.again:
             if _finished_now(around):
                 return
-            raise RunFailed(outcome.failure)
+            asked = around.asked() and outcome.again  # whatever failed meanwhile is for the next attempt to meet
+            raise RunFailed(replace(outcome.failure, exit_code=Stopped.exit_code) if asked else outcome.failure)
         around.warn(f"{outcome.failure.sentence}; starting again")
         yield from _pause(around, progress, tries)
 
