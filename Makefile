@@ -51,6 +51,10 @@ coverage: .venv/ready ## Measure what the tests of one process cover of the trai
 test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die (15 minutes)
 	@$(PYTEST) -m matrix --durations=10 tests/trainer
 
+.PHONY: fault-test
+fault-test: .venv/ready ## Runs of two nodes under random faults, by seed: MINUTES=5 SEED=1; each must end the same
+	@MINUTES=$(or $(MINUTES),5) SEED=$(or $(SEED),1) $(PYTEST) tests/trainer/launch/random_faults.py
+
 .PHONY: helm
 helm: .venv/ready ## Build Helm for the chart's tests, as make test does (once; needs Go)
 	@$(CLUSTER) build helm

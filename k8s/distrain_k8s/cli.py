@@ -6,6 +6,7 @@ client does without the trainer's packages.
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -45,6 +46,8 @@ def run(arguments: list[str]) -> int:
     if command is None:
         parser.parse_args(arguments)  # which answers --help, or says what is wrong, and exits
         raise AssertionError(arguments)
+    if command.name != "train" and sys.platform != "win32":  # which listens for it; in the image it is blocked at first
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     flags, rest = settings_flags(command, arguments, parser)
     chosen = parser.parse_args(rest)
     module, _, function = command.run.partition(":")

@@ -1,6 +1,7 @@
 """Ctrl-C: heard for certain where a command only reads, and held back while a run is made or removed."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ def interruptible() -> Iterator[None]:
 
     Libraries drop it: Python itself where it comes within a finalizer, websocket-client where it closes a connection.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
 

@@ -7,6 +7,7 @@ errors have a colour, unless NO_COLOR is set (no-color.org).
 
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -52,7 +53,8 @@ def _print(level: Level, text: str) -> None:
         text = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {_speaker}: {text}"
     if level in COLOURS and _shows_colours():
         text = f"{COLOURS[level]}{text}{RESET}"
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # whoever reads has gone; a run does not end for that
+        print(text, file=sys.stderr, flush=True)
 
 
 def _shows_colours() -> bool:

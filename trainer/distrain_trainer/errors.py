@@ -19,24 +19,38 @@ class FailureReport:
     """A failure, as it travels from the worker's error file to `errors/`, the other nodes and the termination log.
 
     exit_code: as a shell has it, 128 + n for signal n. sentence: what to tell a person. rank: of the process, None
-    where it is none of the workers. node: Kubernetes' name of the machine, None where that is not known.
+    where it is none of the workers. node: Kubernetes' name of the machine, None where that is not known. follows:
+    whether it follows from another failure, as the loss of a peer does, which explains it better. passes: whether it
+    passes by itself, as a volume that does not answer, so that the run waits for it without spending a restart.
     """
 
     exit_code: int
     sentence: str
     rank: int | None = None
     node: str | None = None
+    follows: bool = False
+    passes: bool = False
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> "FailureReport":
         """The report in a JSON object, of which names that are not known here are ignored. Raises KeyError."""
-        return FailureReport(values["exit_code"], values["sentence"], values.get("rank"), values.get("node"))
+        optional = {name: values[name] for name in ("rank", "node", "follows", "passes") if name in values}
+        return FailureReport(values["exit_code"], values["sentence"], **optional)
+
+    @staticmethod
+    def of(error: "DistrainError", rank: int | None = None, node: str | None = None) -> "FailureReport":
+        """How an error with a sentence ends a part of a run."""
+        return FailureReport(error.exit_code, str(error), rank, node, error.follows, error.passes)
 
 
 class DistrainError(Exception):
     """A failure with a sentence for a person and an exit code for a machine."""
 
     exit_code = 70
+    follows = False
+    passes = False
+    away = False
+    """Whether it is about a service that cannot be reached, as a run that has begun waits for."""
 
 
 class SettingsError(DistrainError):
@@ -85,10 +99,31 @@ class VolumeLost(DistrainError):
     """The output volume does not answer now, and may later."""
 
     exit_code = 138
+    passes = True
 
 
 class LostPeer(DistrainError):
-    """Another process or the network is gone, or a device failed."""
+    """Another process or the network is gone."""
+
+    exit_code = 138
+    follows = True
+
+
+class Unreachable(DistrainError):
+    """Two machines of the run cannot reach each other."""
+
+    exit_code = 138
+
+
+class ServiceAway(DistrainError):
+    """The Hub does not answer now, and may later."""
+
+    exit_code = 138
+    passes = True
+
+
+class DeviceLost(DistrainError):
+    """A GPU that the run had is not there any more."""
 
     exit_code = 138
 
@@ -97,6 +132,11 @@ class Stopped(DistrainError):
     """The run was asked to stop and has left a checkpoint."""
 
     exit_code = 143
+
+
+class StopNow(BaseException):
+    """A signal has asked this process to stop, and there is nothing to save. Not an Exception: whatever wraps any error
+    in a sentence of its own must not take it for one."""
 
 
 class Superseded(DistrainError):

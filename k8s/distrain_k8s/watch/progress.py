@@ -23,7 +23,7 @@ AT_ONCE = 8
 class Progress:
     """step: of `steps` in all, None where an older trainer does not say. tokens_per_second: real tokens, of all
     processes. seconds_left: at the speed of the last lines. at: when the line was written, as the machine's clock has
-    it."""
+    it. straggler: the process that all wait for, in words; None where there is none."""
 
     step: int
     steps: int | None
@@ -32,6 +32,7 @@ class Progress:
     tokens_per_second: float | None
     seconds_left: float | None
     at: datetime | None = None
+    straggler: str | None = None
 
     @property
     def sentence(self) -> str:
@@ -45,6 +46,8 @@ class Progress:
             parts.append(f"{short(self.tokens_per_second)} tokens/s")
         if self.seconds_left is not None:
             parts.append(f"{span(self.seconds_left)} left")
+        if self.straggler:
+            parts.append(self.straggler)
         return ", ".join(parts)
 
     @property
@@ -82,6 +85,7 @@ def read_progress(lines: Iterable[str]) -> Progress | None:
         tokens_per_second=last.get("tokens_per_second"),
         seconds_left=None if total is None or pace is None else (total - last["step"]) * pace,
         at=at,
+        straggler=_straggler(last.get("straggler")),
     )
 
 
@@ -119,6 +123,13 @@ def short(number: float) -> str:
         if abs(number) >= limit * 0.9995:
             return f"{number / limit:.3g}{unit}"
     return f"{number:.3g}"
+
+
+def _straggler(found: Mapping[str, Any] | None) -> str | None:
+    """`process 3 on node 1 (gpu-17) is 2.1 x as slow as the others`."""
+    if not found:
+        return None
+    return f"process {found['process']} on {found['node']} is {found['ratio']:.1f} x as slow as the others"
 
 
 def _seconds_per_step(steps: list[tuple[datetime | None, Mapping[str, Any]]]) -> float | None:

@@ -11,7 +11,9 @@ import huggingface_hub
 import pytest
 
 import hub
-from distrain_trainer.hub.errors import hub_sentence
+from distrain_trainer.errors import DataError, ServiceAway, SettingsError
+from distrain_trainer.hub.errors import hub_error, hub_sentence
+from distrain_trainer.training.run import waiting_for_services
 from opening import ROWS, located, refusal
 
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -145,3 +147,28 @@ def test_the_sentence_follows_the_causes_of_a_wrapped_error(reached: Any) -> Non
     assert "check model.name" in sentence
     plain = hub_sentence(OSError("no file named x.\nmore"), "model", "owner/odd", None)
     assert plain == "model owner/odd cannot be loaded: no file named x"
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_hub_that_is_overloaded_or_broken_is_waited_for(reached: Any, status: int) -> None:
+    reached.answers.append(status)
+    try:
+        with pytest.raises(huggingface_hub.errors.HfHubHTTPError) as answered:
+            huggingface_hub.HfApi().model_info("owner/fine")
+    finally:
+        reached.answers.clear()
+    found = hub_error(answered.value, "model", "owner/fine")
+    assert isinstance(found, ServiceAway) and found.passes and found.exit_code == 138
+    assert str(found).startswith(f"the Hub answered {status} for model owner/fine; ")
+
+
+def test_a_hub_that_cannot_be_reached_is_waited_for_once_the_run_has_begun() -> None:
+    def ask() -> None:
+        raise hub_error(ConnectionError("no route"), "data set", "owner/fine")
+
+    with pytest.raises(DataError, match="cannot be reached"), waiting_for_services(begun=False):
+        ask()
+    with pytest.raises(ServiceAway, match="cannot be reached"), waiting_for_services(begun=True):
+        ask()
+    with pytest.raises(SettingsError, match="other"), waiting_for_services(begun=True):
+        raise SettingsError("other")

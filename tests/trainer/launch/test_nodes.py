@@ -5,50 +5,24 @@ import os
 import re
 import resource
 import signal
-import socket
 import subprocess
-import threading
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.distributed import TCPStore
 
 from distrain_trainer.errors import FailureReport, RestartsUsedUp, SettingsError, VolumeError
 from distrain_trainer.launch import preflight
 from distrain_trainer.launch.node import Node, this_node
 from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory, check_volume
-from distrain_trainer.launch.rendezvous import AttemptOutcome, Coordinator, Member, open_store
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
 from runs import COMMAND, Victim, digest, finish, losses, train
+from two_nodes import Cluster
 
 STEPS = ("--schedule.max_steps", "40", "--checkpoint.every_steps", "5", "--run_id", "space/run1")
-
-
-class Cluster:
-    """Two nodes of one process on this machine, which share a folder."""
-
-    def __init__(self, bert: Path, texts: Path, output: Path):
-        self.bert, self.texts, self.output = bert, texts, output
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
-
-    def node(self, index: int, *more: str, command: Sequence[str] = COMMAND) -> Victim:
-        environment = {
-            "PET_NNODES": "2",
-            "PET_NODE_RANK": str(index),
-            "PET_MASTER_ADDR": "127.0.0.1",
-            "PET_MASTER_PORT": str(self.port),
-            "PET_NPROC_PER_NODE": "1",
-            "OMP_NUM_THREADS": "1",
-            "RUN_NODE_NAME": f"machine-{index}",
-        }
-        arguments = train(self.bert, self.texts, self.output, 1, *STEPS, *more)
-        return Victim(arguments, self.output, environment, command)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +48,7 @@ MORE = ("worker of node 1", "node 1", "node 1 is asked to leave")
 def test_two_nodes_end_as_one_does_whatever_dies(
     bert: Path, texts: Path, one_node: Path, tmp_path: Path, fault: str
 ) -> None:
-    cluster = Cluster(bert, texts, tmp_path / "out")
+    cluster = Cluster(bert, texts, tmp_path / "out", *STEPS)
     nodes = [cluster.node(0), cluster.node(1)]
     if fault != "none":
         assert nodes[0].wait_for(lambda: nodes[0].step() >= 12)
@@ -102,8 +76,39 @@ def test_two_nodes_end_as_one_does_whatever_dies(
     assert attempts.spent <= (0 if fault in ("none", "node 1 is asked to leave") else 1)
 
 
+@pytest.mark.matrix
+def test_sigterm_at_ten_moments_leaves_with_143_and_loses_nothing(
+    bert: Path, texts: Path, one_node: Path, tmp_path: Path
+) -> None:
+    cluster = Cluster(bert, texts, tmp_path / "out", *STEPS)
+    nodes = [cluster.node(0), cluster.node(1)]
+    for moment in range(10):
+        asked = moment % 2
+        if moment < 4:  # while it starts: reads settings, imports, meets, loads
+            time.sleep((0.3, 1.0, 2.5, 5.0)[moment])
+        else:
+            step = min(nodes[0].step() + 4, 39)
+            if not nodes[0].wait_for(partial(reached, nodes[0], step)):
+                break
+        nodes[asked].process.send_signal(signal.SIGTERM)
+        said = nodes[asked].process.communicate(timeout=120)[1]
+        # One that has not yet read its settings is ended by the signal itself; one whose run has ended leaves with 0.
+        assert nodes[asked].process.returncode in (143, -signal.SIGTERM, 0), said
+        assert "Traceback" not in said
+        if nodes[asked].process.returncode == 0:
+            break
+        nodes[asked] = cluster.node(asked)
+    ends = [end(node) for node in nodes if node.process.poll() is None]
+    assert digest(cluster.output / "final") == digest(one_node / "final"), ends
+    assert losses(cluster.output) == losses(one_node)
+
+
+def reached(node: Victim, step: int) -> bool:
+    return node.step() >= step
+
+
 def test_nodes_with_other_settings_are_refused_by_all(bert: Path, texts: Path, tmp_path: Path) -> None:
-    cluster = Cluster(bert, texts, tmp_path / "out")
+    cluster = Cluster(bert, texts, tmp_path / "out", *STEPS)
     nodes = [cluster.node(0), cluster.node(1, "--seed", "7")]
     said = [end(node, code=64) for node in nodes]
     for text in said:
@@ -111,14 +116,14 @@ def test_nodes_with_other_settings_are_refused_by_all(bert: Path, texts: Path, t
 
 
 def test_a_finished_run_is_left_alone_without_meeting_anyone(bert: Path, texts: Path, one_node: Path) -> None:
-    cluster = Cluster(bert, texts, one_node)
+    cluster = Cluster(bert, texts, one_node, *STEPS)
     before = read_attempts(one_node)
     assert "is finished" in end(cluster.node(1))
     assert read_attempts(one_node) == before
 
 
 def test_a_node_that_waits_for_the_others_can_be_stopped(bert: Path, texts: Path, tmp_path: Path) -> None:
-    node = Cluster(bert, texts, tmp_path / "out").node(0)
+    node = Cluster(bert, texts, tmp_path / "out", *STEPS).node(0)
     assert node.wait_for(lambda: node.output.exists())
     node.process.send_signal(signal.SIGTERM)
     assert "stopped" in end(node, code=143)
@@ -140,7 +145,7 @@ def test_a_volume_that_becomes_read_only_on_one_node_is_found_out_at_the_next_at
     tried = subprocess.run([*apart, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
         pytest.skip(f"needs a mount of its own, and unshare says: {tried.stderr.strip()}")
-    cluster = Cluster(bert, texts, output)
+    cluster = Cluster(bert, texts, output, *STEPS)
     nodes = [cluster.node(0, "--schedule.max_steps", "4000")]
     nodes.append(cluster.node(1, "--schedule.max_steps", "4000", command=[*apart, *COMMAND]))
     assert nodes[0].wait_for(lambda: nodes[0].step() >= 12)
@@ -193,53 +198,6 @@ def test_rdma_that_was_promised_and_is_not_there_is_refused(tmp_path: Path) -> N
     check_rdma(False, tmp_path, "libno.so.1")
     (tmp_path / "uverbs0").write_text("")
     check_rdma(True, tmp_path, loadable)
-
-
-@pytest.fixture
-def pair() -> tuple[Node, TCPStore, Node, TCPStore]:
-    """Two nodes that have names, with their stores."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    nodes = [Node(index, 2, 1, "127.0.0.1", port, f"gpu-{index}") for index in (0, 1)]
-    stores = [open_store(node, lambda: False) for node in nodes]
-    assert stores[0] and stores[1]
-    return nodes[0], stores[0], nodes[1], stores[1]
-
-
-def test_nodes_tell_each_other_what_they_are_called(pair: tuple[Node, TCPStore, Node, TCPStore]) -> None:
-    first, store, second, connection = pair
-    facts = {"the version of torch": "2"}
-    coordinator = Coordinator(first, store, 1, facts, lambda: False)
-    member = Member(second, connection, 0, facts, lambda: False)
-    coordinator.gather()
-    coordinator.start(1, "token", resume=False)
-    start = member.wait_for_start()
-    assert start and start.coordinator == "gpu-0"
-    report = FailureReport(70, "no", rank=1, node="gpu-1")
-    member.fail(report, asked=False)
-    coordinator.fail(FailureReport(138, "lost another"), asked=False)
-    while (cause := coordinator.cause()) is None:
-        time.sleep(0.05)
-    assert (*cause, coordinator.title(cause[0])) == (1, report, "node 1 (gpu-1)")
-    closing = threading.Thread(target=coordinator.close, args=(AttemptOutcome(report),))
-    closing.start()
-    while member.outcome is None:
-        time.sleep(0.05)
-    member.close(finished=False)
-    closing.join()
-    assert member.outcome == AttemptOutcome(report)
-
-
-def test_another_build_of_the_same_version_is_refused(pair: tuple[Node, TCPStore, Node, TCPStore]) -> None:
-    first, store, second, connection = pair
-    facts = {"the version of distrain": "1", "the hash of distrain's code": "a"}
-    coordinator = Coordinator(first, store, 1, facts, lambda: False)
-    member = Member(second, connection, 0, {"the version of distrain": "1"}, lambda: False)
-    with pytest.raises(SettingsError, match=r"code is None on node 1 \(gpu-1\) and a on node 0 \(gpu-0\)"):
-        coordinator.gather()
-    threading.Thread(target=member.close, args=(False,)).start()
-    coordinator.close(AttemptOutcome(FailureReport(64, "no")))
 
 
 PET = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "run1-master-0", "PET_MASTER_PORT": "23456"}
@@ -300,7 +258,7 @@ def test_no_processes_at_all_are_refused(environment: dict[str, str]) -> None:
 
 def attempt_and(folder: Path, failure: str | None, **options: Any) -> Attempts:
     begun = begin_attempt(folder, max_restarts=4, **options)
-    end_attempt(folder, failure)
+    end_attempt(folder, begun, None if failure is None else FailureReport(70, failure))
     return begun
 
 

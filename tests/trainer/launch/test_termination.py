@@ -15,6 +15,8 @@ from distrain_k8s.cli import main
 from distrain_trainer.errors import FailureReport
 from distrain_trainer.launch import termination
 from distrain_trainer.launch.termination import read_error_file, report_of, write_error_file
+from distrain_trainer.launch.workers import flight_recorder
+from distrain_trainer.storage.layout import run_entries
 from runs import FAILING
 
 
@@ -61,14 +63,14 @@ def test_a_promise_of_rdma_that_is_not_kept_is_refused_before_a_run_begins(
 def test_an_unforeseen_error_of_the_supervisor_leaves_138_a_sentence_and_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "attempt.json").write_text("{")
+    monkeypatch.setattr("distrain_trainer.launch.supervisor.export_metrics", lambda folder, port: 1 / 0)
     (tmp_path / "log").write_text("")
     monkeypatch.setattr(termination, "TERMINATION_LOG", tmp_path / "log")
     assert train(tmp_path) == 138
     (kept,) = (tmp_path / "errors").iterdir()
-    assert "Traceback" in kept.read_text() and "JSONDecodeError" in kept.read_text()
+    assert "Traceback" in kept.read_text() and "ZeroDivisionError" in kept.read_text()
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("distrain: unforeseen error of the supervisor: JSONDecodeError: ")
+    assert last.startswith("distrain: unforeseen error of the supervisor: ZeroDivisionError: ")
     assert last == f"distrain: {(tmp_path / 'log').read_text()}"
 
 
@@ -119,3 +121,13 @@ def test_a_broken_gpu_is_told_with_the_name_that_avoid_nodes_takes() -> None:
     report = report_of(error, 9, "gpu-17")
     assert (report.exit_code, report.rank, report.node) == (138, 9, "gpu-17")
     assert "a GPU of gpu-17 failed" in report.sentence and "put gpu-17 into avoidNodes" in report.sentence
+
+
+def test_nccls_dumps_stand_beside_the_logs_and_belong_to_the_run(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "node-1.attempt-3.log"
+    dump = Path(flight_recorder(log)["TORCH_NCCL_DEBUG_INFO_TEMP_FILE"] + "12")
+    assert dump == log.with_name("nccl.attempt-3.rank-12")
+    log.parent.mkdir()
+    dump.write_text("")
+    (tmp_path / "settings.json").write_text('{"run_id": "", "settings": {}, "asked": {}}')
+    assert dump in run_entries(tmp_path)

@@ -12,7 +12,7 @@ from transformers import BertForMaskedLM, PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 import tiny
-from distrain_trainer.errors import SettingsError
+from distrain_trainer.errors import DeviceLost, SettingsError
 from distrain_trainer.models.load import (
     freeze,
     load_config,
@@ -212,6 +212,16 @@ def test_fewer_gpus_than_processes_are_refused_with_both_numbers(monkeypatch: py
     with pytest.raises(SettingsError, match=r"4 processes were started on this node but only 1 GPUs are visible"):
         check_device(Settings(), local_world=4)
     check_device(Settings(precision="fp32"), local_world=1)
+
+
+def test_a_gpu_that_is_missing_where_the_run_was_training_restarts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SettingsError, match="8 GPUs per node were promised but there is no CUDA device here"):
+        check_device(Settings(), local_world=8, promised=8)
+    with pytest.raises(DeviceLost, match=r"worker-3 has 0 GPUs where 8 were promised .* put worker-3 into avoidNodes"):
+        check_device(Settings(), local_world=8, promised=8, begun=True, node="worker-3")
+    assert DeviceLost.exit_code == 138
 
 
 def test_flash_attention_that_is_not_here_is_refused() -> None:

@@ -287,6 +287,21 @@ def test_the_advice_fits_the_reason(tmp_path: Path) -> None:
         assert advice in str(volume_error("cannot be written", tmp_path, OSError(number, os.strerror(number))))
 
 
+def test_a_volume_that_renames_no_folder_is_refused_before_a_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def as_on_a_bucket(path: Path, target: Path) -> Path:
+        if path.is_dir():
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", as_on_a_bucket)
+    with pytest.raises(VolumeError, match="cannot be written: Operation not supported"):
+        claim(asked(tmp_path), resume=False, overwrite=False)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_settings_that_are_not_ours_are_called_damaged(tmp_path: Path, text: str) -> None:
     (tmp_path / "settings.json").write_text(text)

@@ -33,10 +33,12 @@ class Repository:
 
 @dataclass(frozen=True)
 class Hub:
-    """The running service. requests: method and path of each request so far."""
+    """The running service. requests: method and path of each request so far. answers: statuses with which it answers
+    everything while there is one, as when it is overloaded."""
 
     url: str
     requests: list[str]
+    answers: list[int]
 
     def environment(self, home: Path) -> dict[str, str]:
         """Variables for a process that talks to this Hub and keeps its caches in `home`."""
@@ -48,6 +50,7 @@ class Hub:
 def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
     """Serves `models/owner/name` and `datasets/owner/name` on a free port of this machine."""
     requests: list[str] = []
+    answers: list[int] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -63,6 +66,9 @@ def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             requests.append(f"{self.command} {path}")
+            if answers:
+                self.answer(answers[-1], b"{}")
+                return
             api = re.fullmatch(r"/api/(models|datasets)/(.+?)(?:/(revision|tree|paths-info)/([^/]+)(/.*)?)?", path)
             file = re.fullmatch(r"/(datasets/)?(.+?)/resolve/([^/]+)/(.+)", path)
             if api:
@@ -133,7 +139,7 @@ def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield Hub(f"http://127.0.0.1:{server.server_port}", requests)
+        yield Hub(f"http://127.0.0.1:{server.server_port}", requests, answers)
     finally:
         server.shutdown()
         server.server_close()

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from distrain_trainer.errors import CheckpointError, DataError, Superseded
+from distrain_trainer.errors import CheckpointError, DataError, Superseded, VolumeLost
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel.api import Parallel, freeze_unreached, parallelize
 from distrain_trainer.parallel.collectives import ProcessRank
@@ -21,11 +23,13 @@ from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.files import write_json
 from distrain_trainer.storage.layout import BEST, published_checkpoints
+from distrain_trainer.storage.retry import with_retries
 from distrain_trainer.storage.safetensors_writer import SafetensorsWriter
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.reader import restore
 from distrain_trainer.training.checkpoint.retention import Retention
-from distrain_trainer.training.checkpoint.writer import CheckpointWriter
+from distrain_trainer.training.checkpoint.writer import CheckpointWriter, write_static
+from runs import FAILING
 
 MICRO_BATCH = {
     "input_ids": torch.arange(5, 13).reshape(2, 4),
@@ -140,6 +144,56 @@ def test_a_checkpoint_from_the_background_is_of_the_step_it_was_begun_at(bert: P
     assert all(torch.equal(before[name], tensor) for name, tensor in everything(parallel).items())
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_a_writer_that_ends_by_any_error_publishes_nothing(
+    bert: Path, tmp_path: Path, background: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(bert, tmp_path, background)
+    lab.train_and_save(2)
+    lab.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(SafetensorsWriter, "append", lambda self, tensor: int("no"))
+        if background:
+            assert lab.save() is None
+            assert "the checkpoint of step 3 was not written (ValueError: invalid literal" in lab.said[-1]
+        else:
+            with pytest.raises(ValueError, match="invalid literal"):
+                lab.save()
+    assert [path.name for path in published_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-1"]
+
+
+def test_buffers_of_any_type_are_kept(lab: Lab) -> None:
+    lab.parallel.buffers = {"counts": torch.tensor([1, 2], dtype=torch.int32), "mask": torch.tensor([True, False])}
+    lab.train_and_save(1)
+    written = load_file(lab.folder / "checkpoint-1" / "model.safetensors")
+    assert all(torch.equal(written[name], buffer) for name, buffer in lab.parallel.buffers.items())
+    assert written.keys() > lab.parallel.parameters.keys()
+
+
+def test_an_error_of_the_volume_that_may_pass_is_no_damage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.train_and_save(2)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    weights = lab.folder / "checkpoint-2" / "model.safetensors"
+    aside = weights.rename(lab.folder / "aside")
+    weights.symlink_to(FAILING)
+    with pytest.raises(VolumeLost, match="cannot be read: Input/output error"):
+        lab.restored()
+    weights.unlink()
+    aside.rename(weights)
+    state, _ = lab.restored()
+    assert state and state.step == 2 and not any("damaged" in sentence for sentence in lab.said)
+
+
+def test_a_file_that_a_network_file_system_shows_late_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.train_and_save(2)
+    weights = lab.folder / "checkpoint-2" / "model.safetensors"
+    aside = weights.rename(lab.folder / "aside")
+    monkeypatch.setattr("distrain_trainer.storage.retry.is_local", lambda path: False)
+    monkeypatch.setattr(time, "sleep", lambda seconds: aside.rename(weights))
+    state, _ = lab.restored()
+    assert state and state.step == 2
+
+
 def test_the_newest_stay_and_the_rest_go(lab: Lab) -> None:
     lab.train_and_save(5)
     assert [path.name for path in published_checkpoints(lab.folder)] == ["checkpoint-5", "checkpoint-4"]
@@ -228,6 +282,20 @@ def test_an_older_attempt_leaves_without_publishing(lab: Lab) -> None:
     assert [path.name for path in published_checkpoints(lab.folder)] == ["checkpoint-1"]
 
 
+def test_an_older_attempt_writes_over_nothing_and_removes_nothing_of_a_younger(lab: Lab) -> None:
+    lab.train_and_save(1)
+    (lab.folder / "tmp.7.1").mkdir()
+    (lab.folder / "tmp.8.3").mkdir()
+    lab.retention.fence.check()
+    younger = begin_attempt(lab.folder).attempt
+    for look in (lab.retention.fence.check, lab.retention.clean):
+        with pytest.raises(Superseded, match=r"attempt 2 at .* has begun; attempt 1 leaves its files alone"):
+            look()
+    lab.retention.fence.check(lately=True)  # the look before is not old
+    Retention(lab.folder, younger, keep=2, say=print).clean()
+    assert [path.name for path in lab.folder.glob("tmp.[0-9]*")] == ["tmp.8.3"]
+
+
 def test_the_best_model_is_kept_apart_and_outlives_its_checkpoint(lab: Lab) -> None:
     for step in range(1, 5):
         lab.step()
@@ -263,6 +331,10 @@ def test_a_full_disk_costs_one_checkpoint_and_no_more(bert: Path, tmp_path: Path
         ballast.write_bytes(b"x" * (shutil.disk_usage(folder).free - 100_000))
         lab.step()
         assert lab.save() is None
+        with pytest.raises(VolumeLost, match="No space left on device; make room, and the run goes on"):
+            filled(folder, lambda: with_retries("cannot be written", folder, lambda: begin_attempt(folder)))
+        with pytest.raises(OSError, match="No space left on device"):
+            filled(folder, lambda: write_static(AutoTokenizer.from_pretrained(bert).save_pretrained, folder))
         assert "No space left on device" in lab.said[-1] and "training continues" in lab.said[-1]
         assert [path.name for path in published_checkpoints(folder)] == ["checkpoint-1"]
         assert not list(folder.glob("tmp.*"))
@@ -272,6 +344,18 @@ def test_a_full_disk_costs_one_checkpoint_and_no_more(bert: Path, tmp_path: Path
         assert_same(lab.restored()[1], lab.parallel)
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def filled(folder: Path, act: Callable[[], object]) -> None:
+    """Does something while not a byte is free."""
+    last = folder / "last"
+    try:
+        with last.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        act()
+    finally:
+        last.unlink()
 
 
 def test_a_file_written_a_tensor_at_a_time_is_what_the_library_reads(tmp_path: Path) -> None:

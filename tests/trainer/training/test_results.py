@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from distrain_trainer.errors import OutOfTime, SettingsError, VolumeError
+from distrain_trainer.errors import OutOfTime, SettingsError, VolumeLost
 from distrain_trainer.settings.model import Settings, changed
 from distrain_trainer.storage.layout import published_checkpoints, temporary
 from distrain_trainer.training.run import run
@@ -84,7 +84,7 @@ def test_a_full_disk_at_the_end_does_not_cost_the_result(
     capsys.readouterr()
     more = small_run(bert, few_texts, output, 5)
     if room == "for nothing":
-        with pytest.raises(VolumeError, match=f"could be written to {output}; make room there and --resume"):
+        with pytest.raises(VolumeLost, match=f"could be written to {output}; make room there, and the run goes on"):
             run(more, resume=True)
         assert published_checkpoints(output) == [newest] and digest(output / "final") == before
         ballast.unlink()

@@ -23,7 +23,7 @@ from distrain_trainer.data.readers import a_few
 from distrain_trainer.data.sample import write_sample
 from distrain_trainer.data.table import Part, Source
 from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.hub.errors import first_line, hub_sentence
+from distrain_trainer.hub.errors import first_line, hub_error
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Data
 
@@ -144,7 +144,7 @@ def _commit(name: str, revision: str | None) -> str:
     try:
         commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
     except Exception as error:  # the HTTP client that huggingface_hub uses, and so its errors, change with its version
-        raise DataError(hub_sentence(error, "data set", name, revision)) from error
+        raise hub_error(error, "data set", name, revision) from error
     assert commit is not None
     return commit
 
@@ -285,7 +285,7 @@ def _open(settings: Settings, origin: Origin, folder: Path) -> dict[str, Source]
         if listed:
             what = f"no configuration '{data.config}'" if data.config else "several configurations"
             raise DataError(f"data set {data.name} has {what}; set data.config to one of {listed[1]}") from error
-        raise DataError(hub_sentence(error, "data set", data.name, origin.commit)) from error
+        raise hub_error(error, "data set", data.name, origin.commit) from error
     for rows in splits.values():
         # Where the Hub is out of reach datasets takes whatever commit its cache holds.
         if any(origin.commit not in Path(file["filename"]).parts for file in rows.cache_files):

@@ -18,8 +18,31 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from distrain_trainer.errors import DataError, DistrainError, ServiceAway, SettingsError
+
 HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
 """Their errors mean that no answer came; which of them huggingface_hub uses changes between its versions."""
+
+
+def hub_error(
+    error: BaseException, kind: Literal["model", "data set"], name: str, revision: str | None = None
+) -> DistrainError:
+    """The error to raise for what was caught when `name` was fetched, with the sentence of `hub_sentence`.
+
+    One that the Hub answers while it is overloaded or broken passes by itself (ServiceAway).
+    """
+    sentence = hub_sentence(error, kind, name, revision)
+    if _passing_status(error) is not None:
+        return ServiceAway(sentence)
+    found = DataError(sentence) if kind == "data set" else SettingsError(sentence)
+    found.away = " cannot be reached for " in sentence
+    return found
+
+
+def _passing_status(error: BaseException) -> int | None:
+    """The HTTP status that says that the same request may succeed later; None where none was answered."""
+    statuses = (link.response.status_code for link in _chain(error) if isinstance(link, HfHubHTTPError))
+    return next((status for status in statuses if status in (408, 425, 429) or status >= 500), None)
 
 
 def hub_sentence(
@@ -48,6 +71,8 @@ def hub_sentence(
         else f"the Hub at {constants.ENDPOINT} cannot be reached for {kind} {name}, which is not in the cache "
         f"{constants.HF_HOME}; check network and proxy, or name a local folder"
     )
+    if (passing := _passing_status(error)) is not None:  # before a wrapper that says that nothing is in the cache
+        return f"the Hub answered {passing} for {kind} {name}; {_advice(passing)}"
     for link in _chain(error):
         match link:
             case GatedRepoError():

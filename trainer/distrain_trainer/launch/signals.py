@@ -21,6 +21,7 @@ class Requests:
         self._interrupts = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the image holds it back until here
 
     def pause(self, seconds: float) -> None:
         """Waits, but not after being asked to leave."""
@@ -35,8 +36,8 @@ class Requests:
                 self.workers.kill()
                 self.workers.wait()
             os._exit(130)
-        if not self.asked:
-            say("stopping: the run is saved at the end of this step; Ctrl-C again leaves at once")
-        self.asked = True
+        before, self.asked = self.asked, True
         if self.workers:
             self.workers.ask()
+        if not before:
+            say("stopping: the run is saved at the end of this step; Ctrl-C again leaves at once")

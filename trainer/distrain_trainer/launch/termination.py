@@ -6,21 +6,25 @@ A worker leaves its report in a file that the launcher names; a supervisor leave
 import json
 import os
 import platform
+import re
+import signal
 import sys
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
 from distrain_trainer import console
 from distrain_trainer.errors import (
+    DataError,
     DistrainError,
     FailureReport,
     LostPeer,
     RunFailed,
+    StopNow,
     Stopped,
     TrainingError,
     is_retried,
@@ -33,33 +37,55 @@ TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes looks for a container's last message."""
 
 
-def report_of(error: Exception, rank: int | None, node: str | None) -> FailureReport:
+def report_of(error: Exception | StopNow, rank: int | None, node: str | None) -> FailureReport:
     """How an error ends a worker. rank: of its process. node: Kubernetes' name of the machine, where it is known.
 
     The traceback of an error that is neither the user's nor the cluster's is printed.
     """
     if isinstance(error, DistrainError):
-        code, sentence = error.exit_code, str(error)
-    else:
-        code, sentence = _unforeseen(error, node)
-    return FailureReport(code, sentence, rank, node)
+        return FailureReport.of(error, rank, node)
+    if isinstance(error, StopNow):
+        sentence = "stopped before the first step; start the same command again"
+        return FailureReport(Stopped.exit_code, sentence, rank, node)
+    try:
+        report = _unforeseen(error, node)
+    except Exception as another:  # even so the launcher hears of the first
+        report = FailureReport(TrainingError.exit_code, f"unforeseen error: {error!r}, and then {another!r}")
+    return replace(report, rank=rank, node=node)
 
 
-def _unforeseen(error: Exception, node: str | None) -> tuple[int, str]:
+def _unforeseen(error: Exception, node: str | None) -> FailureReport:
     import torch
 
     text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     if isinstance(error, torch.OutOfMemoryError):
         advice = "lower batch.tokens, or set model.gradient_checkpointing or precision=bf16"
-        return TrainingError.exit_code, f"the GPU's memory is used up ({text}); {advice}"
+        return FailureReport(TrainingError.exit_code, f"the GPU's memory is used up ({text}); {advice}")
     if isinstance(error, torch.distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "Gloo")):
-        return LostPeer.exit_code, f"lost another process of the run ({text})"
+        return FailureReport(LostPeer.exit_code, f"lost another process of the run ({text})", follows=True)
     if isinstance(error, torch.AcceleratorError):
-        return LostPeer.exit_code, _gpu_failed(text, node)
+        if "device-side assert" in str(error):
+            return FailureReport(DataError.exit_code, _out_of_range(text))
+        return FailureReport(LostPeer.exit_code, _gpu_failed(text, node))
+    killed = re.search(r"DataLoader worker \(pid.*killed by signal: Killed", str(error))
+    if killed:
+        return FailureReport(128 + signal.SIGKILL, _loader_killed(text))
     traceback.print_exception(error)
     if isinstance(error, OSError) and is_transient(error):
-        return LostPeer.exit_code, f"a file system or the network failed ({text}); it may answer again later"
-    return TrainingError.exit_code, f"unforeseen error: {text}"
+        sentence = f"a file system or the network failed ({text}); it may answer again later"
+        return FailureReport(LostPeer.exit_code, sentence, passes=True)
+    return FailureReport(TrainingError.exit_code, f"unforeseen error: {text}")
+
+
+def _out_of_range(text: str) -> str:
+    return (
+        f"an assertion failed on the GPU ({text}), as it does for a token or a label that the model does not have; "
+        "check that tokenizer and labels belong to the model, and set CUDA_LAUNCH_BLOCKING=1 to see the operation"
+    )
+
+
+def _loader_killed(text: str) -> str:
+    return f"a data loader's process was killed, most often because memory is used up ({text}); lower data.workers"
 
 
 def _gpu_failed(text: str, node: str | None) -> str:
@@ -78,7 +104,10 @@ def write_error_file(report: FailureReport) -> None:
         console.error(report.sentence)
         return
     for_torchrun = {"message": report.sentence, "extraInfo": {"timestamp": str(int(time.time()))}}
-    Path(path).write_text(json.dumps({"message": for_torchrun, "report": asdict(report)}))
+    try:
+        Path(path).write_text(json.dumps({"message": for_torchrun, "report": asdict(report)}))
+    except OSError as error:  # the supervisor then has the exit code alone
+        console.error(f"{report.sentence} ({path} could not be written: {error.strerror})")
 
 
 def read_error_file(path: Path) -> FailureReport | None:
@@ -110,7 +139,7 @@ def last_words(error: Exception, asked: bool, folder: Path | None) -> int:
         case RunFailed():
             report = error.report
         case DistrainError():
-            report = FailureReport(error.exit_code, str(error))
+            report = FailureReport.of(error)
         case _:  # ours, and no reason to give the run up
             sentence = f"unforeseen error of the supervisor: {type(error).__name__}: {error}"
             report = FailureReport(LostPeer.exit_code, sentence)

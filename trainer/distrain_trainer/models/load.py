@@ -25,7 +25,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from distrain_trainer.data.chat import turn_end
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.hub.errors import hub_sentence
+from distrain_trainer.hub.errors import hub_error
 from distrain_trainer.memory.model_shapes import local_model
 from distrain_trainer.models import lora
 from distrain_trainer.settings.model import Settings
@@ -55,7 +55,7 @@ def load_config(name: str, revision: str | None, **changes: Any) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, **changes)
     except (OSError, ValueError) as error:
-        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+        raise hub_error(error, "model", name, revision) from error
     if getattr(config, "quantization_config", None):
         raise SettingsError(
             f"{name} is stored quantized, which cannot be trained; name the model it was made from, and set "
@@ -69,7 +69,7 @@ def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+        raise hub_error(error, "model", name, revision) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise SettingsError(f"the tokenizer of {name} has neither a pad nor an end-of-text token; add one to it")
@@ -135,7 +135,7 @@ def load_model(
                 **held,
             )
         except (OSError, ValueError) as error:
-            raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+            raise hub_error(error, "model", name, revision) from error
         return model, [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
 
     if settings.lora.rank is None and settings.strategy.kind in SHARDED:
@@ -184,7 +184,7 @@ def stored_type(name: str, revision: str | None) -> torch.dtype:
         else:
             files = [cached_file(name, SAFE_WEIGHTS_NAME, revision=revision)]
     except OSError as error:
-        raise SettingsError(hub_sentence(error, "model", name, revision)) from error
+        raise hub_error(error, "model", name, revision) from error
     types = set()
     for path in files:
         with safe_open(path, "pt") as file:

@@ -42,6 +42,11 @@ class RunCollector(Collector):
         for name, description in GAUGES.items():
             if newest.get(name) is not None:
                 yield GaugeMetricFamily(f"distrain_{name}", description, value=newest[name])
+        if straggler := newest.get("straggler"):
+            description = "Times the usual that the slowest process takes for a token, where that is over 1.5 for long."
+            slow = GaugeMetricFamily("distrain_straggler_ratio", description, labels=["process", "node"])
+            slow.add_metric([str(straggler["process"]), straggler["node"]], straggler["ratio"])
+            yield slow
 
 
 def newest_step(path: Path) -> dict[str, Any]:

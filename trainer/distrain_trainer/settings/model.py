@@ -290,6 +290,7 @@ MAY_CHANGE = frozenset(
         "checkpoint.keep",
         "checkpoint.background",
         "checkpoint.max_restarts",
+        "checkpoint.max_wait_hours",
         "optimizer.nonfinite_limit",
         "deterministic",
         "max_hours",

@@ -272,3 +272,6 @@ class Checkpoint(Section):
     max_restarts: int = Field(5, ge=0)
     """Attempts after a failure, since the last new checkpoint, after which the run ends with 69. One that was asked to
     stop does not count."""
+    max_wait_hours: float = Field(12, gt=0)
+    """Hours that the run waits for what passes by itself, such as a Hub or a volume that does not answer, which spends
+    no restart; then it ends with 69."""

@@ -5,17 +5,29 @@ stop; a new checkpoint restores the whole budget.
 """
 
 import json
+import re
 import secrets
+import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from distrain_trainer.errors import RestartsUsedUp
+from distrain_trainer.errors import FailureReport, RestartsUsedUp, Superseded
 from distrain_trainer.storage.files import write_json
 from distrain_trainer.storage.layout import checkpoint_step, published_checkpoints
 from distrain_trainer.storage.metrics_log import read_metrics
 from distrain_trainer.storage.retry import with_retries
 
+FILE = "attempt.json"
+DAMAGED = "damaged"
+MARK = f"{FILE}."
+"""Before the number of an attempt that is being begun: a file that only one process can create."""
+SECONDS_TO_BEGIN = 120.0
+"""How long it may be there."""
+TRACES = (f"{MARK}[0-9]*", "tmp.*.*", "errors/attempt-*", "logs/node-*.attempt-*.log")
+"""What attempts leave, each with the number of its attempt at the end."""
+SECONDS_OF_TRUST = 5.0
+"""How long a look at `attempt.json` holds for what is written often, such as metrics.jsonl."""
 SAME_FAILURES = 3
 """The same failure at the same step, so many times in a row, is not worth another restart."""
 
@@ -28,14 +40,15 @@ class FailedAttempt:
     sentence: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Attempts:
     """The content of `attempt.json`.
 
     attempt: number of the newest attempt, 0 before the first. token: random, so that a node can tell whether it sees
     the same volume as node 0. checkpoint: step of the newest checkpoint when the attempt began, -1 if there was none.
-    spent: restarts since that checkpoint. excused: the newest attempt was asked to stop and costs no restart.
-    failures: the last ones since that checkpoint.
+    spent: restarts since that checkpoint. excused: the newest attempt costs no restart. failures: the last ones since
+    that checkpoint that were the run's own. passing: attempts in a row that a fault ended which passes by itself.
+    waiting_since: when the first of them ended, in seconds since 1970.
     """
 
     attempt: int = 0
@@ -44,50 +57,119 @@ class Attempts:
     spent: int = 0
     excused: bool = True
     failures: list[FailedAttempt] = field(default_factory=list)
+    passing: int = 0
+    waiting_since: float | None = None
 
 
 def read_attempts(folder: Path) -> Attempts:
-    """The attempts at the run in `folder` so far. Raises OSError."""
+    """The attempts at the run in `folder` so far.
+
+    A damaged file is an earlier attempt's bad luck: their number is then taken from what they left. Raises OSError.
+    """
     try:
-        values = json.loads((folder / "attempt.json").read_text())
+        values = json.loads((folder / FILE).read_text())
+        known = {name: values[name] for name in values if name in Attempts.__dataclass_fields__}
+        return Attempts(**known | {"failures": [FailedAttempt(**failure) for failure in values["failures"]]})
     except FileNotFoundError:
         return Attempts()
-    return Attempts(**values | {"failures": [FailedAttempt(**failure) for failure in values["failures"]]})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Attempts(attempt=_newest_trace(folder), token=DAMAGED)
 
 
-def begin_attempt(folder: Path, max_restarts: int | None = None, forgive: bool = False) -> Attempts:
+def begin_attempt(
+    folder: Path,
+    max_restarts: int | None = None,
+    forgive: bool = False,
+    after: Attempts | None = None,
+    max_wait_hours: float | None = None,
+) -> Attempts:
     """Records that an attempt begins.
 
-    max_restarts: restarts without a new checkpoint, None for no limit. forgive: earlier failures do not count. Raises
-    RestartsUsedUp (69) if the budget is spent, VolumeError, VolumeLost.
+    max_restarts: restarts without a new checkpoint, None for no limit. forgive: earlier failures do not count. after:
+    what was found before; Superseded where another process has begun an attempt since. max_wait_hours: how long faults
+    that pass may last. Raises RestartsUsedUp (69) if the budget is spent, VolumeError, VolumeLost.
     """
     found, newest = with_retries("cannot be read", folder, lambda: (read_attempts(folder), _newest_checkpoint(folder)))
+    if after is not None and found.token != after.token:
+        raise Superseded(f"attempt {found.attempt} was begun by another process, which has taken the place of this one")
+    begun = following(found, newest, forgive)
+    check_budget(begun, max_restarts, max_wait_hours)
+    with_retries("cannot be written", folder, lambda: _begin(folder, begun, found))
+    return begun
+
+
+def following(found: Attempts, newest: int, forgive: bool = False) -> Attempts:
+    """The attempt that begins after what was found. newest: step of the newest checkpoint, -1 if there is none."""
+    begun = replace(found, attempt=found.attempt + 1, token=secrets.token_hex(8), excused=False)
     if forgive or newest != found.checkpoint:  # also after another run has been replaced
-        found.checkpoint, found.spent, found.failures = newest, 0, []
-    elif not found.excused:
-        found.spent += 1
+        return replace(begun, checkpoint=newest, spent=0, failures=[], passing=0, waiting_since=None)
+    return replace(begun, spent=found.spent + (not found.excused))
+
+
+def _begin(folder: Path, begun: Attempts, before: Attempts) -> None:
+    """Takes an attempt's number, which no other process can take at the same time.
+
+    before: what was found. Raises OSError, Superseded.
+    """
+    number = begun.attempt
+    mark = folder / f"{MARK}{number}"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        if time.time() - mark.stat().st_mtime < SECONDS_TO_BEGIN:
+            raise Superseded(f"attempt {number} is begun by another process at this moment") from None
+        mark.touch()  # whoever began it was killed before it could say so
+    try:
+        now = read_attempts(folder)
+        if now.token != before.token:
+            raise Superseded(f"attempt {now.attempt} was begun by another process at this moment")
+        if before.token == DAMAGED:
+            (folder / FILE).replace(folder / f"{FILE}.damaged")
+        write_json(folder / FILE, asdict(begun))
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def check_budget(found: Attempts, max_restarts: int | None, max_wait_hours: float | None = None) -> None:
+    """Raises RestartsUsedUp where nothing speaks for another attempt."""
     last = found.failures[-SAME_FAILURES:]
     if max_restarts is not None and len(last) == SAME_FAILURES and len(set(last)) == 1:
         raise RestartsUsedUp(f"failed {SAME_FAILURES} times at step {last[0].step} in the same way: {last[0].sentence}")
     if max_restarts is not None and found.spent > max_restarts:
-        ended = f"; the last one: {last[-1].sentence}" if last else "; the last ones were killed"
+        ended = f"; the last one: {last[-1].sentence}" if last else "; the last ones were killed or lost"
         raise RestartsUsedUp(
             f"restarted {max_restarts} times without a new checkpoint (checkpoint.max_restarts){ended}"
         )
-    found.attempt, found.token, found.excused = found.attempt + 1, secrets.token_hex(8), False
-    with_retries("cannot be written", folder, lambda: write_json(folder / "attempt.json", asdict(found)))
-    return found
+    waited = time.time() - (found.waiting_since or time.time())
+    if max_wait_hours is not None and waited > max_wait_hours * 3600:
+        raise RestartsUsedUp(
+            f"waited {waited / 3600:.3g} hours for what does not pass (checkpoint.max_wait_hours is {max_wait_hours:g})"
+        )
 
 
-def end_attempt(folder: Path, failure: str | None) -> None:
-    """Records how the newest attempt ended: with a failure, or because it was asked to stop (None)."""
+def end_attempt(folder: Path, begun: Attempts, failure: FailureReport | None) -> None:
+    """Records how an attempt ended: with a failure, or because the run was asked to stop (None).
+
+    Does nothing where a newer attempt has begun. A failure that follows from a lost node spends a restart, but three of
+    them are not the same failure three times; one that passes by itself spends none.
+    """
     with suppress(OSError):  # on a full disk: the attempt then counts as one that was killed
         found = read_attempts(folder)
-        found.excused = failure is None
-        if failure is not None:
+        if found.token == begun.token:
             step = max((line.get("step", 0) for line in read_metrics(folder / "metrics.jsonl")), default=0)
-            found.failures = [*found.failures, FailedAttempt(step, failure)][-SAME_FAILURES:]
-        write_json(folder / "attempt.json", asdict(found))
+            write_json(folder / FILE, asdict(ended(found, failure, step)))
+
+
+def ended(found: Attempts, failure: FailureReport | None, step: int) -> Attempts:
+    """The attempt after its end, as `end_attempt` records it. step: the newest that was done."""
+    if failure is None:
+        return replace(found, excused=True, passing=0, waiting_since=None)
+    if failure.passes:
+        return replace(found, excused=True, passing=found.passing + 1, waiting_since=found.waiting_since or time.time())
+    failures = found.failures
+    if not failure.follows:
+        failures = [*failures, FailedAttempt(step, failure.sentence)][-SAME_FAILURES:]
+    return replace(found, excused=False, failures=failures, passing=0, waiting_since=None)
 
 
 def current_attempt(folder: Path) -> int:
@@ -95,5 +177,45 @@ def current_attempt(folder: Path) -> int:
     return read_attempts(folder).attempt
 
 
+@dataclass
+class Fence:
+    """Keeps an attempt from writing over a younger one's files, as a node that returns from a long pause would.
+
+    number: of the attempt. What is written between a look and its end may still be too late; that is a moment, and
+    never a checkpoint, whose name says whose it is.
+    """
+
+    folder: Path
+    number: int
+    _looked: float = field(default=0.0, init=False)
+
+    def check(self, lately: bool = False) -> None:
+        """Raises Superseded where a younger attempt has begun, VolumeError, VolumeLost.
+
+        lately: a look that is some seconds old will do, and one that fails changes nothing.
+        """
+        if lately and time.monotonic() - self._looked < SECONDS_OF_TRUST:
+            return
+        self._looked = time.monotonic()
+        try:
+            newest = current_attempt(self.folder) if lately else self._newest()
+        except OSError:
+            return
+        if newest > self.number:
+            raise Superseded(
+                f"attempt {newest} at {self.folder} has begun; attempt {self.number} leaves its files alone"
+            )
+
+    def _newest(self) -> int:
+        return with_retries("cannot be read", self.folder, lambda: current_attempt(self.folder))
+
+
 def _newest_checkpoint(folder: Path) -> int:
     return max(map(checkpoint_step, published_checkpoints(folder)), default=-1)
+
+
+def _newest_trace(folder: Path) -> int:
+    """The highest number of an attempt of which anything is left in the folder. Raises OSError."""
+    names = [path.name for pattern in TRACES for path in folder.glob(pattern)]
+    numbers = [re.search(r"(\d+)(\.log)?$", name) for name in names]
+    return max((int(match[1]) for match in numbers if match), default=0)

@@ -21,11 +21,11 @@ RECORDS = ("settings.json", "metrics.jsonl", "training_info.json", "final_traini
 """Files of a run; those of the attempts (`attempt.json`, `logs/`, `errors/`) come before the first of these."""
 MODELS = ("final", BEST)
 _WRITTEN_BESIDE = {
-    "logs": r"node-\d+\.attempt-\d+\.log",
+    "logs": r"node-\d+\.attempt-\d+\.log|nccl\.attempt-\d+\.rank-\d+",
     "errors": r"attempt-\d+|supervisor-.*\.txt",
 }
 """Folders that a run may share with a person -> what it writes into them."""
-_TEMPORARY = re.compile(r"tmp\.(\d+\.\d+|best\.\d+|final(\.old)?|discarded\..+)")
+_TEMPORARY = re.compile(r"tmp\.((?:\d+|best)\.(\d+)|final(?:\.old)?|discarded\..+)")
 
 
 def published_checkpoints(folder: Path) -> list[Path]:
@@ -40,9 +40,13 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def temporary(folder: Path) -> list[Path]:
-    """Folders that a run has left half-written, by its own names for them: what `distrain merge` writes has another."""
-    return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
+def temporary(folder: Path) -> list[tuple[Path, int | None]]:
+    """Folders that a run has left half-written, each with the attempt that wrote it where its name says so.
+
+    They are known by the run's own names for them: what `distrain merge` writes has another.
+    """
+    found = [(path, _TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
+    return [(path, int(match[2]) if match[2] else None) for path, match in found if match]
 
 
 def previous_runs(folder: Path) -> list[Path]:

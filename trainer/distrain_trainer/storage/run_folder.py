@@ -128,7 +128,8 @@ def finished_steps(folder: Path) -> int | None:
 
 
 def check_writable(folder: Path) -> None:
-    """Creates the folder if it is missing, and writes, renames and removes a file in it.
+    """Creates the folder if it is missing, and writes, renames and removes in it what a checkpoint is: a folder with a
+    file, which a bucket that is mounted as a file system may refuse.
 
     Raises VolumeError, VolumeLost.
     """
@@ -182,7 +183,8 @@ def _stored(folder: Path) -> dict[str, Any] | None:
 def _probe_writing(folder: Path) -> None:
     """Raises OSError."""
     probe = folder / f"tmp.probe.{secrets.token_hex(8)}"  # random, since every container's process is number 1
-    folder.mkdir(parents=True, exist_ok=True)
-    probe.write_text("")
+    probe.mkdir(parents=True)
+    (probe / "file").write_text("")
     renamed = probe.rename(folder / f"{probe.name}.renamed")
-    renamed.unlink()
+    (renamed / "file").unlink()
+    renamed.rmdir()

@@ -14,7 +14,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.tokens import Rows, Tokenized
-from distrain_trainer.errors import DataError, SettingsError, TrainingError
+from distrain_trainer.errors import DataError, DeviceLost, SettingsError, TrainingError
 from distrain_trainer.models.load import stop_tokens
 from distrain_trainer.models.lora import check_installed
 from distrain_trainer.parallel import collectives
@@ -25,12 +25,23 @@ ROWS_SEARCHED = 1000
 """Rows of a chat that are searched for a token that ends an answer."""
 
 
-def check_device(settings: Settings, local_world: int = 1, promised: int = 0) -> None:
+def check_device(
+    settings: Settings, local_world: int = 1, promised: int = 0, begun: bool = False, node: str | None = None
+) -> None:
     """Refuses what this machine does not have, where Accelerate would silently take something else.
 
-    local_world: processes on this machine. promised: GPUs that the cluster has promised. Raises SettingsError.
+    local_world: processes on this machine. promised: GPUs that the cluster has promised. begun: the run has been
+    training, so that a GPU that is missing now was lost. node: Kubernetes' name of this machine. Raises SettingsError,
+    DeviceLost.
     """
     cuda = torch.cuda.is_available()
+    if begun and torch.cuda.device_count() < min(promised, local_world):
+        machine = node or "this machine"
+        raise DeviceLost(
+            f"{machine} has {torch.cuda.device_count()} GPUs where {promised} were promised and the run was training; "
+            f"see dmesg there for an Xid, delete this pod to get a new one, and put {machine} into avoidNodes of the "
+            "chart where it happens again"
+        )
     if promised and not cuda:
         raise SettingsError(
             f"{promised} GPUs per node were promised but there is no CUDA device here; check the node's driver and "

@@ -11,14 +11,18 @@ import numpy as np
 import torch
 
 from distrain_trainer.data.loader import StepBatch
-from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError
+from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError, VolumeLost
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+from distrain_trainer.launch.node import titled
+from distrain_trainer.launch.signs import Section
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.optimizer import learning_rate
 from distrain_trainer.reporting.progress import evaluation_sentence
+from distrain_trainer.storage.layout import published_checkpoints
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.evaluation import Evaluation, evaluate
 from distrain_trainer.training.session import TrainingSession
+from distrain_trainer.training.stragglers import Stopwatch, Stragglers
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class StepSync:
 
     loss: summed loss of the step that is done. targets: valid targets of the step to come. stop: a process was asked
     to stop. checkpoint_due, out_of_time: by process 0's clock. written: all parts of the checkpoint in flight are on
-    disk.
+    disk. paces: seconds per token of each process's forward passes in the step that is done, by rank; 0 where it had
+    none.
     """
 
     loss: float
@@ -36,6 +41,7 @@ class StepSync:
     checkpoint_due: bool
     out_of_time: bool
     written: bool
+    paces: list[float]
 
 
 def train(session: TrainingSession) -> None:
@@ -45,12 +51,14 @@ def train(session: TrainingSession) -> None:
     """
     settings, state, parallel = session.settings, session.state, session.parallel
     session.stop.defer()
+    session.signs.give(Section.FIRST_STEP, state.step)
     session.saved_step, session.saved_at = state.step, time.monotonic()
     if evaluation_due(session) and not run_evaluation(session):
         leave(session, Stopped)
 
+    stopwatch, stragglers = Stopwatch(parallel.device), Stragglers(machines(session))
     batch, data_seconds = fetch(session)
-    sync = synchronize(session, torch.zeros(()), batch)
+    sync = synchronize(session, torch.zeros(()), batch, stopwatch)
     while state.step < session.plan.steps and not out_of_patience(session):
         assert batch is not None
         if sync.stop or sync.out_of_time:
@@ -63,17 +71,21 @@ def train(session: TrainingSession) -> None:
         for position, micro_batch in enumerate(batch.micro_batches):
             with parallel.accumulate(last=position == last):
                 seed_dropout(settings.seed, batch.epoch, state.step, batch.indices[position])
-                loss, _ = parallel.forward(micro_batch)
+                with stopwatch.forward(tokens_of(batch, position)):
+                    loss, _ = parallel.forward(micro_batch)
                 parallel.backward(loss * (session.process.world / targets))
             loss_sum += loss.detach()
         grad_norm = parallel.step(learning_rate=rate)
         state.step += 1
+        session.signs.give(Section.DATA, state.step)
 
         done, waited = batch, data_seconds
         batch, data_seconds = fetch(session)
         computed = time.monotonic()
-        sync = synchronize(session, loss_sum, batch)
+        session.signs.give(Section.STEP, state.step)
+        sync = synchronize(session, loss_sum, batch, stopwatch)
         now = time.monotonic()
+        straggler = stragglers.see(sync.paces)
         count(state, done, sync.loss, targets, seconds=now - started)
         session.record(
             {
@@ -92,8 +104,11 @@ def train(session: TrainingSession) -> None:
                 "memory_bytes": memory_bytes(parallel.device),
                 "gpu_utilization": None,
                 "mfu": None,
+                "straggler": straggler.data if straggler else None,
             }
         )
+        if straggler and stragglers.is_news(straggler):
+            session.record({"step": state.step, "event": "straggler", "message": straggler.sentence})
         watch_finiteness(session, grad_norm)
         if session.plan.ends_epoch(state.step):
             close_epoch(session)
@@ -121,22 +136,41 @@ def fetch(session: TrainingSession) -> tuple[StepBatch | None, float]:
     return next(session.batches, None), time.monotonic() - started
 
 
-def synchronize(session: TrainingSession, loss_sum: torch.Tensor, batch: StepBatch | None) -> StepSync:
-    """The one message between two steps, an all-reduce. On all processes."""
+def tokens_of(batch: StepBatch, position: int) -> int:
+    """Tokens of a micro-batch, padding included; 0 of an empty one."""
+    return batch.micro_batches[position]["input_ids"].numel() if batch.indices[position] >= 0 else 0
+
+
+def machines(session: TrainingSession) -> list[str]:
+    """What each process's machine is called, by rank. On all processes."""
+    process = session.process
+    return collectives.gather(titled(process.rank // process.local_world, ClusterEnvironment.read().node_name or ""))
+
+
+def synchronize(
+    session: TrainingSession, loss_sum: torch.Tensor, batch: StepBatch | None, stopwatch: Stopwatch
+) -> StepSync:
+    """The one message between two steps, an all-reduce. On all processes.
+
+    stopwatch: of this process's forward passes.
+    """
+    loss_value, paces = float(loss_sum), [0.0] * session.process.world  # the first waits for the device
+    paces[session.process.rank] = stopwatch.pace()
     minutes, hours = session.settings.checkpoint.every_minutes, session.settings.max_hours
     first, now = session.process.is_main, time.monotonic()
     sums = collectives.total(
         [
-            float(loss_sum),
+            loss_value,
             batch.targets if batch else 0,
             session.stop.asked,
             first and minutes is not None and now - session.saved_at >= minutes * 60,
             first and hours is not None and session.state.seconds >= hours * 3600,
             session.checkpoints.written,
+            *paces,
         ]
     )
-    loss, targets, stop, due, out_of_time, written = sums
-    return StepSync(loss, targets, stop > 0, due > 0, out_of_time > 0, written == session.process.world)
+    loss, targets, stop, due, out_of_time, written, *paces = sums
+    return StepSync(loss, targets, stop > 0, due > 0, out_of_time > 0, written == session.process.world, paces)
 
 
 def count(state: TrainingState, done: StepBatch, loss: float, targets: float, seconds: float) -> None:
@@ -210,9 +244,15 @@ def evaluate_now(session: TrainingSession) -> Evaluation | None:
     assert session.evaluation_plan is not None and session.evaluation_collator is not None
     module = session.parallel.module
     module.eval()
+
+    def stopping() -> bool:
+        session.signs.give(Section.EVALUATION, session.state.step)
+        return session.stop.asked
+
     args = (session.evaluation_plan, session.evaluation_collator, session.process, session.classes)
-    session.evaluation = evaluate(session.parallel.forward, *args, lambda: session.stop.asked, session.watch)
+    session.evaluation = evaluate(session.parallel.forward, *args, stopping, session.watch)
     module.train()
+    session.signs.give(Section.STEP, session.state.step)
     return session.evaluation
 
 
@@ -248,12 +288,14 @@ def checkpoint_due(session: TrainingSession, sync: StepSync) -> bool:
 def save(session: TrainingSession) -> None:
     """Writes a checkpoint, in the background if the settings say so."""
     session.saved_at = time.monotonic()
+    session.signs.give(Section.CHECKPOINT, session.state.step)
     scaler = session.parallel.loss_scaler
     session.state.loss_scale = scaler.state_dict() if scaler is not None else None
     session.checkpoints.begin(session.state)
     if not session.settings.checkpoint.background:
         publish(session)
         warn_of_grace(session, time.monotonic() - session.saved_at)
+    session.signs.give(Section.STEP, session.state.step)
 
 
 def warn_of_grace(session: TrainingSession, seconds: float) -> None:
@@ -271,7 +313,9 @@ def warn_of_grace(session: TrainingSession, seconds: float) -> None:
 
 def publish(session: TrainingSession) -> None:
     """Publishes the checkpoint in flight and records it."""
+    session.signs.give(Section.CHECKPOINT, session.state.step)
     step = session.checkpoints.finish()
+    session.signs.give(Section.STEP, session.state.step)
     if step is not None:
         session.saved_step = step
         session.record({"step": step, "event": "checkpoint"})
@@ -301,7 +345,8 @@ def leave(session: TrainingSession, reason: type[Stopped] | type[OutOfTime]) -> 
 
 
 def finish(session: TrainingSession) -> None:
-    """Writes the last checkpoint, and evaluates for the report if this session has not yet. Raises VolumeError.
+    """Writes the last checkpoint, and evaluates for the report if this session has not yet. Raises VolumeError,
+    VolumeLost.
 
     On a full disk older checkpoints make room, and where there is none the model alone is written, which is the result.
     """
@@ -312,15 +357,20 @@ def finish(session: TrainingSession) -> None:
         if not checkpoints.disk_full or not collectives.from_main(main and checkpoints.retention.make_room()):
             break
     if settled:
+        session.signs.give(Section.END, session.state.step)
         return
     checkpoints.begin(session.state, whole=False)
     session.model_alone = checkpoints.finish() is not None
     if not session.model_alone:
-        raise VolumeError(
-            f"training is done but neither its last checkpoint nor its model could be written to "
-            f"{session.resolved.folder}; make room there and --resume"
+        sentence = (
+            "training is done but neither its last checkpoint nor its model could be written to "
+            f"{session.resolved.folder}; make room there"
         )
+        if published_checkpoints(session.resolved.folder):
+            raise VolumeLost(f"{sentence}, and the run goes on from its last checkpoint")
+        raise VolumeError(f"{sentence} and start again")
     session.say("the disk has no room for the last checkpoint: the model alone was written")
+    session.signs.give(Section.END, session.state.step)
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -78,7 +78,8 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     """
     threads = threads_for(process.local_world)
     settings = claimed.settings
-    check_device(settings, process.local_world, ClusterEnvironment.read().gpus_per_node or 0)
+    cluster, begun = ClusterEnvironment.read(), claimed.stored is not None
+    check_device(settings, process.local_world, cluster.gpus_per_node or 0, begun, cluster.node_name)
     set_up_numerics(threads, settings.deterministic)
 
     model_name, model_revision = locate_model(settings.model)

@@ -98,6 +98,7 @@ def publish(session: TrainingSession, record: dict[str, Any]) -> None:
     """
     if session.process.is_main:
         folder, retention = session.resolved.folder, session.checkpoints.retention
+        retention.fence.check()
         with_room(lambda: publish_final(folder, record, session.state, session.model_alone), retention)
         if session.model_alone:
             retention.keep_best(session.state, folder / "final")
@@ -162,16 +163,20 @@ def conclude_early(session: TrainingSession, error: DistrainError) -> None:
         conclude(session, error)
     except OSError as failed:
         session.say(f"training_info.json and report.html could not be written ({reason(failed)})")
+    except DistrainError as failed:
+        session.say(f"training_info.json and report.html were not written: {failed}")
 
 
 def conclude(
     session: TrainingSession, error: DistrainError | None, answers: list[dict[str, str]] | None = None
 ) -> None:
-    """Writes training_info.json, of a finished run also final_training_info.json, and the report. Raises OSError.
+    """Writes training_info.json, of a finished run also final_training_info.json, and the report.
 
     error: why the session ends before the run is finished. answers: samples of a chat.
+    Raises OSError, Superseded, VolumeError, VolumeLost.
     """
     folder = session.resolved.folder
+    session.checkpoints.retention.fence.check()
     info = training_info(session, error) | {"answers": answers}
     write_json(folder / "training_info.json", info)
     if error is None:

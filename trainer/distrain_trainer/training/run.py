@@ -1,7 +1,8 @@
 """One process of a training run, from settings to report. Reads from top to bottom."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,10 +11,12 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from distrain_trainer.console import say
 from distrain_trainer.data.loader import Collator, StepDataset, steps
-from distrain_trainer.errors import DistrainError
+from distrain_trainer.errors import DistrainError, ServiceAway
+from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+from distrain_trainer.launch.signs import Signs
 from distrain_trainer.models.load import load_model, parameter_counts
 from distrain_trainer.models.loss import SummedLoss
-from distrain_trainer.parallel import collectives
+from distrain_trainer.parallel import collectives, connection
 from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
@@ -34,13 +37,17 @@ from distrain_trainer.training.stop import StopRequest
 
 
 def run(
-    asked: Settings, resume: bool, attempt: int | None = None, previous: str | None = None
+    asked: Settings,
+    resume: bool,
+    attempt: int | None = None,
+    previous: str | None = None,
+    signs: Signs | None = None,
 ) -> TrainingSession | None:
     """Trains as one of the processes that the environment describes; None if the run was finished before.
 
     resume: whether a run in the output folder is continued. attempt: its number, if a supervisor has begun it.
     previous: what the run in the folder is called from when this one, which replaces it, begins to write; None where
-    none is replaced. Raises DistrainError.
+    none is replaced. signs: of life, None where no supervisor looks at them. Raises DistrainError, StopNow.
     """
     stop = StopRequest()
     process = ProcessRank.from_environment()
@@ -52,7 +59,9 @@ def run(
         check_writable(Path(asked.output_dir))
     replaces = previous is not None
     claimed = claim(asked, resume, replaces) if claims and process.is_main else read_claim(asked, resume, replaces)
-    resolved = resolve(asked, claimed, process, tell)
+    begun = claimed.stored is not None
+    with waiting_for_services(begun):
+        resolved = resolve(asked, claimed, process, tell)
     folder = resolved.folder
     if not replaces and finished_steps(folder) == resolved.plan.steps:
         tell(f"the run in {folder} is finished; raise schedule.epochs to train on")
@@ -64,7 +73,8 @@ def run(
     attempt = collectives.from_main(attempt or (begin_attempt(folder).attempt if process.is_main else 0))
 
     # The model, the same on all processes.
-    model = load_model(settings, resolved.model_name, resolved.model_revision, tokenizer, data.label_names)
+    with waiting_for_services(begun):
+        model = load_model(settings, resolved.model_name, resolved.model_revision, tokenizer, data.label_names)
     collator = Collator.of(settings, data.train, tokenizer, resolved.packing)
     tell_endless(settings, model, tokenizer, data.train, tell)
     module = SummedLoss(model, settings.precision)
@@ -102,9 +112,18 @@ def run(
     tell(f"results go to {folder}")
     dataset = StepDataset(resolved.plan, collator, process.rank, process.world)
     batches = steps(dataset, state.step, settings.data.workers)
-    with journal(resolved, state.step) as (record_line, watch):
+    with journal(resolved, state.step, retention.fence) as (record_line, watch):
         session = TrainingSession(
-            resolved, parallel, batches, checkpoints, state, stop, say=tell, record=record_line, watch=watch
+            resolved,
+            parallel,
+            batches,
+            checkpoints,
+            state,
+            stop,
+            signs or Signs(None),
+            say=tell,
+            record=record_line,
+            watch=watch,
         )
         record_line({"step": state.step, "event": "resume" if state.step else "start", "attempt": attempt})
         try:
@@ -117,9 +136,24 @@ def run(
     return session
 
 
+@contextmanager
+def waiting_for_services(begun: bool) -> Iterator[None]:
+    """Has a Hub that cannot be reached end the attempt as a fault that passes (ServiceAway), once a run has begun:
+    before, it is more likely the settings that are wrong."""
+    try:
+        yield
+    except DistrainError as error:
+        if begun and error.away:
+            raise ServiceAway(str(error)) from error
+        raise
+
+
 def connect(resolved: ResolvedRun, tell: Callable[[str], None]) -> Accelerator:
     """Connects the processes. On all of them."""
     cuda, launched, world = torch.cuda.is_available(), "LOCAL_RANK" in os.environ, resolved.process.world
+    if cuda and launched:
+        torch.cuda.set_device(resolved.process.local_rank)
+    connection.connect(resolved.process, ClusterEnvironment.read().node_name)
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision="fp16" if resolved.settings.precision == "fp16" else "no",  # SummedLoss does the others

@@ -7,10 +7,12 @@ from typing import Any
 
 from distrain_trainer.data.loader import Collator, StepBatch
 from distrain_trainer.data.plan import MicroBatches, Plan
+from distrain_trainer.launch.signs import Signs
 from distrain_trainer.parallel.api import Parallel
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.reporting.progress import Progress
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.storage.attempts import Fence
 from distrain_trainer.storage.metrics_log import MetricsLog
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.writer import CheckpointWriter
@@ -28,6 +30,7 @@ class TrainingSession:
 
     batches: this process's share of the steps, from `state.step` on. say: takes sentences for a person. record: takes
     each line of metrics.jsonl. watch: takes how far an evaluation is. (These three do nothing except on process 0.)
+    signs: of life, for the supervisor.
     evaluation_plan, evaluation_collator: None if there are no evaluation rows. evaluation: the last one.
     saved_step: of the newest checkpoint of this session. saved_at: when that was begun, by the monotonic clock.
     model_alone: the disk took only the model of the last step.
@@ -39,6 +42,7 @@ class TrainingSession:
     checkpoints: CheckpointWriter
     state: TrainingState
     stop: StopRequest
+    signs: Signs
     say: Callable[[str], None]
     record: Record
     watch: Watch
@@ -73,21 +77,24 @@ class TrainingSession:
 
 
 @contextmanager
-def journal(resolved: ResolvedRun, start: int) -> Iterator[tuple[Record, Watch]]:
+def journal(resolved: ResolvedRun, start: int, fence: Fence) -> Iterator[tuple[Record, Watch]]:
     """Where the lines of metrics.jsonl go, and how far an evaluation is: to the file and to the person on process 0,
     nowhere on the others.
 
-    start: the step at which the session starts; later lines of the file are dropped.
+    start: the step at which the session starts; later lines of the file are dropped. fence: before the file, so that
+    recording raises Superseded where a younger attempt writes to it.
     """
     if not resolved.process.is_main:
         yield lambda line: None, lambda done, of: None
         return
     with Progress(resolved.plan.steps, start) as progress, MetricsLog(resolved.folder / "metrics.jsonl") as log:
+        fence.check()
         log.cut_back(start)
         taken = True
 
         def record(line: dict[str, Any]) -> None:
             nonlocal taken
+            fence.check(lately=True)
             before, taken = taken, log.write(line)
             if before and not taken:
                 progress.say(f"{log.path} cannot be written; its lines wait in memory until it can")

@@ -6,13 +6,13 @@ import signal
 import sys
 from types import FrameType
 
-from distrain_trainer.errors import Stopped
+from distrain_trainer.errors import StopNow
 
 
 class StopRequest:
     """Listens for SIGTERM, SIGINT and the supervisor's SIGUSR1.
 
-    Until `defer` is called a signal raises Stopped, which ends the process at once: there is nothing to save yet.
+    Until `defer` is called a signal raises StopNow, which ends the process at once: there is nothing to save yet.
     Afterwards a signal only sets `asked`, and the loop stops at a step that all processes agree on. A second SIGINT
     ends the process at once (130).
     """
@@ -22,6 +22,7 @@ class StopRequest:
         self._deferred = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._receive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the image holds it back until here
 
     def defer(self) -> None:
         """From now on a signal is a request."""
@@ -32,7 +33,7 @@ class StopRequest:
             os._exit(130)
         self.asked = True
         if not self._deferred:
-            raise Stopped("stopped before the first step; start the same command again")
+            raise StopNow
 
 
 def die_with_parent() -> None:

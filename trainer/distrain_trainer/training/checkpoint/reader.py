@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.storage.layout import published_checkpoints
+from distrain_trainer.storage.retry import read_when_seen
 from distrain_trainer.training.checkpoint.format import (
     FORMAT,
     MANIFEST,
@@ -58,15 +60,18 @@ def restore(
 
 
 def _problem(path: Path, process: ProcessRank, fingerprint: str) -> str | None:
-    """What is wrong with this process's share of a checkpoint, None if nothing. Raises CheckpointError, DataError."""
+    """What is wrong with this process's share of a checkpoint, None if nothing.
+
+    An error of the volume that may pass is no damage. Raises CheckpointError, DataError, VolumeError, VolumeLost.
+    """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads(read_when_seen(path / MANIFEST, Path.read_text))
         files = manifest["files"]
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"{path} has format {manifest['format']}; this version of distrain reads {FORMAT}")
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} is unreadable"
     if manifest["data"] != fingerprint:
         raise DataError(
@@ -75,14 +80,19 @@ def _problem(path: Path, process: ProcessRank, fingerprint: str) -> str | None:
         )
     for name in sorted(files)[process.rank :: process.world]:
         try:
-            if (path / name).stat().st_size != files[name]["size"]:
-                return f"{name} is {(path / name).stat().st_size} bytes, not {files[name]['size']}"
-            with (path / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != files[name]["sha256"]:
-                    return f"the bytes of {name} are not those that were written"
-        except OSError as error:
+            size, digest = read_when_seen(path / name, _size_and_hash)
+        except FileNotFoundError as error:
             return f"{name}: {reason(error)}"
+        if size != files[name]["size"]:
+            return f"{name} is {size} bytes, not {files[name]['size']}"
+        if digest != files[name]["sha256"]:
+            return f"the bytes of {name} are not those that were written"
     return None
+
+
+def _size_and_hash(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(path: Path, parallel: Parallel) -> TrainingState:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from distrain_trainer.storage.attempts import Fence
 from distrain_trainer.storage.files import sync_folder, write_json
 from distrain_trainer.storage.layout import BEST, published_checkpoints, temporary
 from distrain_trainer.training.checkpoint.format import MANIFEST, OPTIMIZER, STATE, TrainingState, reason
@@ -20,7 +21,7 @@ class Retention:
     """Keeps the newest `keep` checkpoints of the run in `folder`, and the best model.
 
     attempt: of this process. say: takes sentences for a person. damaged: names of checkpoints that were found damaged;
-    they neither count as kept nor are removed.
+    they neither count as kept nor are removed. fence: before this attempt writes over what others may have written.
     """
 
     folder: Path
@@ -28,6 +29,10 @@ class Retention:
     keep: int
     say: Callable[[str], None]
     damaged: set[str] = field(default_factory=set)
+    fence: Fence = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fence = Fence(self.folder, self.attempt)
 
     def keep_best(self, state: TrainingState, model: Path | None = None) -> None:
         """Makes `checkpoint-best` the model that the state calls best, if its checkpoint still exists.
@@ -74,9 +79,11 @@ class Retention:
         return True
 
     def clean(self) -> None:
-        """Removes what earlier attempts left half-written."""
-        for path in temporary(self.folder):
-            shutil.rmtree(path, ignore_errors=True)
+        """Removes what earlier attempts left half-written, and nothing of a later one. Raises Superseded."""
+        self.fence.check()
+        for path, attempt in temporary(self.folder):
+            if attempt is None or attempt <= self.attempt:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def copy_model(source: Path, name: str) -> Path:

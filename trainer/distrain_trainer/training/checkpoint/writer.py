@@ -1,18 +1,18 @@
 """Writing a checkpoint: each process its own parameters, all published at once."""
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distrain_trainer.errors import Superseded
+from distrain_trainer.errors import Superseded, VolumeLost
 from distrain_trainer.models.lora import WEIGHTS
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel, Shapes, Tensors
 from distrain_trainer.parallel.collectives import ProcessRank
-from distrain_trainer.storage.attempts import current_attempt
 from distrain_trainer.storage.files import sync_file, sync_folder
 from distrain_trainer.storage.layout import published_checkpoints
 from distrain_trainer.storage.retry import FULL
@@ -29,19 +29,22 @@ from distrain_trainer.training.checkpoint.format import (
 from distrain_trainer.training.checkpoint.retention import NEW_FINAL, Retention, discard
 
 _SUPERSEDED = "superseded"
+_CUT_SHORT = "its writer has not come to its end"
 
 
 @dataclass
 class _InFlight:
-    """A checkpoint that is being written, as far as this process is concerned. whole: with what a resume needs, not
-    the model alone."""
+    """A checkpoint that is being written, as far as this process is concerned.
+
+    whole: with what a resume needs, not the model alone. error: why this process's part is not there; None once it is.
+    """
 
     folder: Path
     state: TrainingState
     whole: bool = True
     thread: threading.Thread | None = None
     files: dict[str, WrittenFile] = field(default_factory=dict)
-    error: str | None = None
+    error: str | None = _CUT_SHORT
 
 
 @dataclass(kw_only=True)
@@ -90,7 +93,7 @@ class CheckpointWriter:
         own = self._own_tensors(shapes)
         if self.background:
             copies = iter([(name, {k: t.detach().cpu().clone() for k, t in found.items()}) for name, found in own])
-            writing.thread = threading.Thread(target=self._write_part, args=(writing, shapes, copies))
+            writing.thread = threading.Thread(target=self._write_behind, args=(writing, shapes, copies))
             writing.thread.start()
         else:
             self._write_part(writing, shapes, own)
@@ -159,6 +162,7 @@ class CheckpointWriter:
             moments = []
         try:
             if rank >= parts:
+                writing.error = None
                 return
             writing.folder.mkdir(parents=True, exist_ok=True)
             names = part_name(self.parallel.file, rank, parts), part_name(OPTIMIZER, rank, parts)
@@ -174,14 +178,22 @@ class CheckpointWriter:
                 for buffer in buffers.values():
                     model.append(buffer)
                 writing.files = {names[0]: model.close(), names[1]: optimizer.close()}
+            writing.error = None
         except OSError as error:
             writing.error = reason(error)
+
+    def _write_behind(self, writing: _InFlight, shapes: dict[str, Shapes], own: Iterator[tuple[str, Tensors]]) -> None:
+        """Writes in a thread, whose errors nobody else would hear of: whatever they are, they fail the checkpoint."""
+        try:
+            self._write_part(writing, shapes, own)
+        except Exception as error:
+            writing.error = f"{type(error).__name__}: {error}"
 
     def _publish(self, writing: _InFlight, files: dict[str, WrittenFile]) -> str | None:
         """Adds the small files and the manifest, and renames the folder. Returns what went wrong, None if nothing."""
         folder, state = writing.folder, writing.state
         try:
-            self.write_static(folder)
+            write_static(self.write_static, folder)
             if self._parts > 1:
                 write_weights_index(folder, files)
             if not writing.whole:
@@ -189,8 +201,7 @@ class CheckpointWriter:
             write_state(folder, state)
             write_manifest(folder, state.step, self.process.world, self.fingerprint, files)
             sync_folder(folder)
-            if current_attempt(self.folder) != self.attempt:
-                return _SUPERSEDED
+            self.retention.fence.check()
             target = self.folder / f"checkpoint-{state.step}"
             if target in published_checkpoints(self.folder):
                 discard(target)
@@ -199,6 +210,10 @@ class CheckpointWriter:
             sync_folder(self.folder)
         except OSError as error:
             return reason(error)
+        except VolumeLost as error:
+            return str(error)
+        except Superseded:
+            return _SUPERSEDED
         return None
 
     def _publish_model(self, folder: Path) -> str | None:
@@ -208,9 +223,20 @@ class CheckpointWriter:
         for path in folder.iterdir():
             sync_file(path)
         sync_folder(folder)
-        if current_attempt(self.folder) != self.attempt:
-            return _SUPERSEDED
+        self.retention.fence.check()
         target = self.folder / NEW_FINAL
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)
         return None
+
+
+def write_static(write: Callable[[Path], object], folder: Path) -> None:
+    """Writes the files beside the weights. Raises OSError, also for tokenizers, whose errors of the disk are their own
+    (`No space left on device (os error 28)`)."""
+    try:
+        write(folder)
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

@@ -1,0 +1,30 @@
+"""Two nodes of one run on this machine."""
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from runs import COMMAND, Victim, train
+
+
+class Cluster:
+    """Two nodes of one process each, which share a folder. arguments: of `distrain train`, beside what it trains on."""
+
+    def __init__(self, bert: Path, texts: Path, output: Path, *arguments: str):
+        self.bert, self.texts, self.output, self.arguments = bert, texts, output, arguments
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = listener.getsockname()[1]
+
+    def node(self, index: int, *more: str, command: Sequence[str] = COMMAND) -> Victim:
+        environment = {
+            "PET_NNODES": "2",
+            "PET_NODE_RANK": str(index),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": str(self.port),
+            "PET_NPROC_PER_NODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "RUN_NODE_NAME": f"machine-{index}",
+        }
+        arguments = train(self.bert, self.texts, self.output, 1, *self.arguments, *more)
+        return Victim(arguments, self.output, environment, command)

@@ -1,0 +1,202 @@
+"""Node 0's part in the rendezvous: it gathers the members, starts the attempt, and finds out why it ended.
+
+Functions that wait are generators of the seconds to wait. They never block, so that the tests can run any number of
+nodes by a clock of their own.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from distrain_trainer.errors import FailureReport, LostPeer, SettingsError, Stopped, is_retried
+from distrain_trainer.launch.messages import AttemptOutcome, Heartbeat, Start, to_text
+from distrain_trainer.launch.node import titled
+from distrain_trainer.launch.store import NEVER, Exchange, Store, read
+from distrain_trainer.launch.surroundings import RunFinished, Surroundings
+
+SILENCE = 10.0
+"""Seconds without a heartbeat after which a node counts as lost."""
+SILENCE_REPLACED = 3.0
+"""The same where another node with its index waits for its place."""
+SETTLE = 5.0
+"""Seconds that the coordinator waits for a better explanation of a failure."""
+SETTLE_STOPPED = 25.0
+"""The same where the workers of other nodes may be about to leave by themselves, and to save before."""
+PATIENCE = 10.0
+"""Seconds that the coordinator stays for the members to read the outcome."""
+TOLD_EVERY = 30.0
+"""Seconds between two sentences about who is waited for."""
+TICK = 0.1
+
+T = TypeVar("T")
+Waiting = Generator[float, None, T]
+"""Waits by yielding seconds, and returns a T."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an attempt ends. index: of the node where it failed. asked: a node was asked to stop, and this is what came
+    of it."""
+
+    index: int
+    report: FailureReport
+    asked: bool = False
+
+
+class Coordinator:
+    """Node 0's part in an attempt. store: None where the run has one node. number: of the attempt."""
+
+    def __init__(self, around: Surroundings, store: Store | None, number: int):
+        self._around, self._node, self._store, self._number = around, around.node, store, number
+        self._heard: dict[tuple[int, str], tuple[Heartbeat, float]] = {}
+        self._own: Cause | None = None
+        self._first_failure: float | None = None
+        self._started: list[Heartbeat] = []
+        self._exchange: Exchange | None = None
+        if store is not None:
+            store.set("attempt", str(number))
+            self._exchange = around.exchange(self._listen)
+
+    def gather(self) -> Waiting[None]:
+        """Waits for all members, however long it takes, and compares facts. Raises SettingsError, Stopped,
+        RunFinished."""
+        told = self._around.now()
+        while missing := [index for index in self._indices if self._present(index) is None]:
+            check(self._around)
+            if self._around.now() - told > TOLD_EVERY:
+                told = self._around.now()
+                self._around.say(f"waiting for {_listed(missing)} of {self._node.count}")
+            yield TICK
+        for index in self._indices:
+            heartbeat = self._present(index)
+            if heartbeat is None:  # it has left in this very moment
+                yield from self.gather()
+                return
+            for fact, value in self._around.facts.items():
+                if heartbeat.facts.get(fact) != value:
+                    raise SettingsError(
+                        f"{fact} is {heartbeat.facts.get(fact)} on {titled(index, heartbeat.name)} and {value} on "
+                        f"{self._node.title}; start all nodes from the same image and settings"
+                    )
+        self._started = [found for index in self._indices if (found := self._present(index))]
+
+    def start(self, attempt: int, token: str, resume: bool) -> Start:
+        """Lets all nodes start their workers."""
+        nonces = [heartbeat.nonce for heartbeat in self._started]
+        start = Start(attempt, token, self._around.free_port(), resume, nonces, self._node.name)
+        self._send("start", start)
+        return start
+
+    def fail(self, report: FailureReport, asked: bool) -> None:
+        """Notes how node 0's own workers failed. asked: because node 0 was asked to stop."""
+        self._own = Cause(0, report, asked)
+
+    def title(self, index: int) -> str:
+        """What a person calls the node with this index, which has taken part from the start of the attempt."""
+        return titled(index, self._started[index - 1].name) if index else self._node.title
+
+    def members_finished(self) -> bool:
+        """Whether the workers of all members have finished."""
+        return all(self._latest(index)[0].finished for index in self._indices)
+
+    def cause(self) -> Cause | None:
+        """What ends the attempt; None while there is nothing, or while a better explanation may come."""
+        now = self._around.now()
+        failures = {0: self._own} if self._own else {}
+        reported = len(failures)
+        for index in self._indices:
+            heartbeat, heard = self._latest(index)
+            if heartbeat.failure is not None:
+                failures[index] = Cause(index, heartbeat.failure, heartbeat.asked)
+            if heartbeat.failure is not None or heartbeat.finished:
+                reported += 1
+            elif now - heard > SILENCE:
+                return Cause(index, lost(f"it said nothing for {SILENCE:.0f} s"))
+            elif now - heard > SILENCE_REPLACED and self._present(index) is not heartbeat:
+                return Cause(index, lost("it was replaced"))
+        if not failures:
+            return None
+        self._first_failure = self._first_failure or now
+        strong = [found for found in failures.values() if not follows(found.report)]
+        at_once = any(is_retried(found.report.exit_code) for found in strong)
+        patience = SETTLE if at_once else SETTLE_STOPPED
+        if reported < self._node.count and now - self._first_failure < patience:
+            return None
+        asked = [found for found in failures.values() if found.asked]
+        return next(iter(strong or asked or failures.values()))
+
+    def close(self, outcome: AttemptOutcome) -> Waiting[None]:
+        """Tells all members that the attempt is over, and gives them time to read it."""
+        self._send("outcome", outcome)
+        if self._exchange is None or self._store is None:
+            return
+        deadline = self._around.now() + PATIENCE
+        there = sum(self._around.now() - heard < SILENCE for _, heard in self._heard.values())
+        while self._around.now() < deadline and self._store.add(f"{self._number}/heard", 0) < there:
+            yield TICK
+        self._exchange.end()
+
+    @property
+    def _indices(self) -> range:
+        return range(1, self._node.count)
+
+    def _send(self, key: str, content: Start | AttemptOutcome) -> None:
+        if self._store is not None:
+            self._store.set(f"{self._number}/{key}", to_text(content))
+
+    def _listen(self) -> None:
+        """Reads what the members say. There may be several of one index: the one that works, and its replacement."""
+        assert self._store is not None
+        for index in self._indices:
+            place = f"{self._number}/node/{index}"
+            if not self._store.check([place]):
+                continue
+            for nonce in self._store.get(place).decode().split():
+                heartbeat = self._heartbeat(place, nonce)
+                before = self._heard.get((index, nonce))
+                if before is None or heartbeat != before[0]:
+                    self._heard[index, nonce] = heartbeat, self._around.now()
+
+    def _heartbeat(self, place: str, nonce: str) -> Heartbeat:
+        assert self._store is not None
+        try:
+            return Heartbeat.read(read(self._store, f"{place}/{nonce}") or {"nonce": nonce})
+        except (ValueError, KeyError, TypeError, AttributeError):  # of a build whose messages have another form
+            return Heartbeat(nonce)
+
+    def _present(self, index: int) -> Heartbeat | None:
+        """The member with this index that is there now, the first to come where there are several."""
+        now = self._around.now()
+        there = (
+            found for (other, _), (found, heard) in self._heard.items() if other == index and now - heard < SILENCE
+        )
+        return next(there, None)
+
+    def _latest(self, index: int) -> tuple[Heartbeat, float]:
+        """What the member that takes part has said last, and when."""
+        return self._heard.get((index, self._started[index - 1].nonce), (self._started[index - 1], NEVER))
+
+
+def check(around: Surroundings) -> None:
+    """Raises Stopped where this node was asked to leave, RunFinished where the run is finished, Superseded."""
+    if around.asked():
+        raise Stopped("stopped while waiting for the other nodes; nothing is lost")
+    around.check_lock()
+    if around.finished(lately=True):
+        raise RunFinished
+
+
+def lost(sentence: str) -> FailureReport:
+    """That a node is gone, or cannot be reached."""
+    return FailureReport(LostPeer.exit_code, sentence, follows=True)
+
+
+def follows(report: FailureReport) -> bool:
+    """Whether a failure follows from something else, which explains it better."""
+    return report.follows or report.exit_code == Stopped.exit_code
+
+
+def _listed(indices: list[int]) -> str:
+    shown = ", ".join(str(index) for index in indices[:5])
+    more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
+    return f"node{'s' if len(indices) > 1 else ''} {shown}{more}"

@@ -1,0 +1,104 @@
+"""Connects the processes of a run, once each of them is ready, and finds the two machines that cannot reach each other.
+
+A process group has one time-out, for its connection and for all that follows. So the processes meet in its store first,
+where one that is still preparing data is waited for; whether it is alive is for the launcher to say.
+"""
+
+import json
+import os
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psutil
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from distrain_trainer.errors import Unreachable
+from distrain_trainer.parallel.collectives import PATIENCE, ProcessRank, backend
+
+READY_WITHIN = timedelta(days=7)
+"""How long a process waits for the others to be ready: the launcher ends it where one of them is lost."""
+ANSWER = 10.0
+"""Seconds within which a machine accepts a connection."""
+INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+"""Variables that say by which network interface the processes talk."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node can be reached. name: Kubernetes' name of the machine, empty where it is not known."""
+
+    node: int
+    name: str
+    address: str
+    port: int
+
+    @property
+    def title(self) -> str:
+        return f"node {self.node} ({self.name})" if self.name else f"node {self.node}"
+
+
+def connect(process: ProcessRank, name: str | None = None) -> None:
+    """Makes the process group of a run of several processes. On all of them.
+
+    name: Kubernetes' name of this machine. Raises Unreachable, and DistError where a process is lost meanwhile.
+    """
+    if process.world == 1 or dist.is_initialized():
+        return
+    store, _, _ = next(rendezvous("env://", process.rank, process.world, timeout=READY_WITHIN))
+    group = dist.PrefixStore("group", store)
+    with closing(socket.socket()) as listener:
+        several = process.local_world < process.world
+        if several and process.local_rank == 0:
+            listener.bind(("", 0))
+            listener.listen(process.world)
+            node = process.rank // process.local_world
+            place = Place(node, name or "", own_address(), listener.getsockname()[1])
+            store.set(f"place/{node}", json.dumps(place.__dict__))
+        wait_for_all(store, process)
+        if several and process.local_rank == 0:
+            nodes = process.world // process.local_world
+            reach(store, process.rank // process.local_world, nodes)
+        store.set_timeout(PATIENCE)
+        dist.init_process_group(backend(), store=group, rank=process.rank, world_size=process.world, timeout=PATIENCE)
+
+
+def wait_for_all(store: dist.Store, process: ProcessRank) -> None:
+    """Waits until every process has come here."""
+    if store.add("ready", 1) == process.world:
+        store.set("all ready", "")
+    store.wait(["all ready"], READY_WITHIN)
+
+
+def reach(store: dist.Store, node: int, nodes: int) -> None:
+    """Connects to every other node, as the process group is about to. Raises Unreachable, with both their names."""
+    places = [Place(**json.loads(store.get(f"place/{index}"))) for index in range(nodes)]
+    for other in places:
+        if other.node == node:
+            continue
+        address = os.environ.get("MASTER_ADDR", "") if other.node == 0 else other.address
+        try:
+            socket.create_connection((address, other.port), ANSWER).close()
+        except OSError as error:
+            raise Unreachable(
+                f"{places[node].title} cannot reach {other.title} at {address} ({error.strerror or error}), though "
+                "both reach node 0; look at the network policies and routes between these two machines, or set the "
+                f"network interface ({INTERFACES[0]})"
+            ) from None
+
+
+def own_address() -> str:
+    """The address at which other machines reach this one: of the interface that is set, or on the way to node 0."""
+    for variable in INTERFACES:
+        wanted = os.environ.get(variable, "").split(",")[0].lstrip("=")
+        for interface, addresses in psutil.net_if_addrs().items():
+            for found in addresses:
+                if wanted and interface.startswith(wanted) and found.family in (socket.AF_INET, socket.AF_INET6):
+                    return str(found.address)
+    node_0 = os.environ.get("MASTER_ADDR", "localhost"), int(os.environ.get("MASTER_PORT", 1))
+    family, _, _, _, target = socket.getaddrinfo(*node_0, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(target)  # sends nothing
+        return str(probe.getsockname()[0])
