@@ -26,7 +26,8 @@ def test_a_run_is_submitted_as_a_helm_release(there: HelmCluster, capsys: pytest
         "networkpolicies/run1",
         "secrets/sh.helm.release.v1.run1.v1",
     }
-    assert "1 with no GPU, 1 process" in err and "on claim run1-checkpoint of 53.7 GB" in err
+    # 3 checkpoints of 12 bytes per parameter, final/ and the best of 4: what the trainer says when it starts.
+    assert "1 with no GPU, 1 process" in err and "up to 999.4 MB on claim run1-checkpoint of 53.7 GB" in err
     assert "distrain status run1" in err
 
 

@@ -1,12 +1,13 @@
 """The job of a run in the cluster: found under either kind, suspended, and made again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
-from distrain_k8s.errors import ClientError, Conflict, ConnectionLost, HalfMade, NotFound, NotServed
+from distrain_k8s.errors import ClientError, Conflict, ConnectionLost, Forbidden, HalfMade, NotFound, NotServed
 from distrain_k8s.kube.client import Api
 from distrain_k8s.kube.objects import (
     JOB_LABEL,
@@ -54,27 +55,30 @@ class Found:
         return max((seconds for seconds in given if seconds is not None), default=120)
 
 
-def find_job(api: Api, name: str) -> Found:
-    """Raises NotFound where no kind has a job of that name, and NotServed where the cluster has neither kind."""
-    served = 0
+def find_job(api: Api, name: str, namespace: str | None = None) -> Found:
+    """A run's job, of either kind. Raises NotFound, with the name that may have been meant, and NotServed where the
+    cluster has neither kind."""
+    missing: list[NotFound] = []
     for resource, read, suspend in KINDS:
         try:
-            raw = api.get(resource, name)
-        except NotServed:
-            continue
-        except NotFound:
-            served += 1
+            raw = api.get(resource, name, namespace)
+        except NotFound as error:
+            missing.append(error)
             continue
         return Found(read(raw), raw, resource, suspend)
-    if not served:
-        raise NotServed(
-            "the cluster has neither PyTorchJobs nor TrainJobs; Kubeflow's training operator is not installed there",
-            "Job",
-            name,
-        )
-    raise NotFound(
-        f"there is no run {name} in the namespace {api.namespace}; `distrain list` shows those that are", "run", name
-    )
+    if all(isinstance(error, NotServed) for error in missing):
+        raise missing[0]
+    where = namespace or api.namespace
+    near = get_close_matches(name, _names(api, where), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"distrain list -n {where} shows what is there"
+    raise NotFound(f"there is no run {name} in the namespace {where}; {hint}", "run", name)
+
+
+def _names(api: Api, namespace: str) -> Iterator[str]:
+    """The names of all jobs that may be listed."""
+    for resource, _, _ in KINDS:
+        with suppress(NotServed, Forbidden):
+            yield from (job["metadata"]["name"] for job in api.list(resource, namespace))
 
 
 def workload_of(api: Api, job: Job) -> Workload | None:

@@ -15,8 +15,9 @@ from distrain_k8s.interrupts import interruptible
 from distrain_k8s.kube.client import Api, connect
 from distrain_k8s.kube.objects import GROUP_LABEL
 from distrain_k8s.output import colours, console, print_document, print_rich, print_rows, say
-from distrain_k8s.runs.find import find_job, find_run, observe
+from distrain_k8s.runs.find import find_run, observe
 from distrain_k8s.runs.find import list_runs as list_all
+from distrain_k8s.runs.jobs import find_job
 from distrain_k8s.runs.status import Run, data_of, status_of
 from distrain_k8s.runs.wait import ending, wait_for
 from distrain_k8s.watch import events as event_data
@@ -94,7 +95,7 @@ def status(arguments: Namespace, _: Flags) -> int:
 def logs(arguments: Namespace, _: Flags) -> int:
     """`distrain logs RUN`."""
     with cluster(arguments) as api:
-        job = find_job(api, arguments.run)
+        job = find_job(api, arguments.run).job
         nodes = arguments.node or []
         if arguments.process is not None:
             nodes, local = [arguments.process // job.processes], arguments.process % job.processes
