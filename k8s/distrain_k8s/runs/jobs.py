@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from distrain_k8s.errors import ClientError, Conflict, ConnectionLost, Forbidden, HalfMade, NotFound, NotServed
-from distrain_k8s.kube.client import Api
+from distrain_k8s.kube.client import Api, Object
 from distrain_k8s.kube.objects import (
     JOB_LABEL,
     JOBSET_LABEL,
@@ -19,7 +19,6 @@ from distrain_k8s.kube.objects import (
     read_workload,
 )
 from distrain_k8s.kube.resources import PODS, PYTORCHJOBS, TRAINJOBS, WORKLOADS, Resource
-from distrain_k8s.render import Document
 
 KINDS = (
     (PYTORCHJOBS, read_pytorchjob, ("spec", "runPolicy", "suspend")),
@@ -36,7 +35,7 @@ class Found:
     """A run's job. raw: as the API has it. suspend: the path of its field."""
 
     job: Job
-    raw: Document
+    raw: Object
     resource: Resource
     suspend: tuple[str, ...]
 
@@ -110,7 +109,7 @@ def is_stopped(api: Api, found: Found) -> bool:
     return not workload.active if workload is not None else found.job.suspended
 
 
-def pods_of(api: Api, name: str) -> list[Document]:
+def pods_of(api: Api, name: str) -> list[Object]:
     """The pods of a job, also those that are going."""
     return [pod for label in (JOB_LABEL, JOBSET_LABEL) for pod in api.list(PODS, labels=f"{label}={name}")]
 
@@ -166,12 +165,12 @@ def _is_there(api: Api, resource: Resource, name: str) -> bool:
     return True
 
 
-def fresh(found: Found) -> Document:
+def fresh(found: Found) -> Object:
     """The manifest of a job that has run, as it was before: it is not suspended, and what the cluster has added is
     gone."""
     raw = found.raw
     metadata = {name: raw["metadata"][name] for name in OWN_METADATA if name in raw["metadata"]}
-    spec: Document = dict(raw["spec"])
+    spec: Object = dict(raw["spec"])
     *sections, last = found.suspend[1:]
     node = spec
     for section in sections:
