@@ -12,7 +12,6 @@ from helm_cluster import HelmCluster, distrain, needs_helm, node
 
 pytestmark = needs_helm
 JOBS = "kubeflow.org/v1/pytorchjobs"
-TOKEN = "hf_knownTokenThatMustNotBeShown0123456789"
 SMALL = ("--set", "image.repository=registry.local/distrain")
 
 
@@ -171,19 +170,3 @@ def test_a_sweep_is_a_group_of_runs(there: HelmCluster, capsys: pytest.CaptureFi
 def test_a_sweep_that_set_overrides_is_refused(there: HelmCluster, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = distrain(capsys, "submit", "-y", *SMALL, "--set", "trainer.seed=3", "--sweep", "seed=1,2")
     assert code == 64 and "points of the sweep are the same run" in err and there.everything() == set()
-
-
-def test_no_command_shows_a_secret(there: HelmCluster, capsys: pytest.CaptureFixture[str]) -> None:
-    there.put("secrets", {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "hf"}, "data": {"token": TOKEN}})
-    secret = ("--set", "secrets.HF_TOKEN.name=hf,secrets.HF_TOKEN.key=token")
-    for command in (
-        ("render", "--name", "run1", *SMALL, *secret),
-        ("submit", "--name", "run1", "--dry-run", *SMALL, *secret),
-        ("submit", "--name", "run1", "-y", *SMALL, *secret),
-        ("submit", "--name", "run2", "-y", *SMALL, "--set", "secrets.HF_TOKEN.name=hf,secrets.HF_TOKEN.key=other"),
-        ("stop", "run1"),
-        ("resume", "run1"),
-        ("delete", "run1", "-y"),
-    ):
-        _, out, err = distrain(capsys, *command)
-        assert TOKEN not in out + err, command

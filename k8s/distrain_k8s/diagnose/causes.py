@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from distrain_k8s.diagnose import endings, waits
 from distrain_k8s.diagnose.evidence import Evidence
+from distrain_k8s.diagnose.redact import redacted_text
 from distrain_k8s.diagnose.words import Sign
 from distrain_k8s.errors import ClientError
 
@@ -334,4 +335,6 @@ def _cause(row: Row, words: Mapping[str, str], seen: Evidence) -> Cause:
     mend = row.mend
     if "{again}" in mend and not seen.job.is_helm:
         mend = "correct its manifest, then: kubectl replace --force {ns} -f FILE"
-    return Cause(row.name, " ".join(row.sentence.format_map(known).split()), mend.format_map(known))
+    # What a container or the cluster has said may name an address with a password in it.
+    sentence = redacted_text(" ".join(row.sentence.format_map(known).split()))
+    return Cause(row.name, sentence, redacted_text(mend.format_map(known)))

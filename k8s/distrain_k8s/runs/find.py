@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from distrain_k8s.diagnose.evidence import Evidence, events_of_runs
+from distrain_k8s.diagnose.redact import redacted_text
 from distrain_k8s.errors import Forbidden, NotServed
 from distrain_k8s.kube.client import Api
 from distrain_k8s.kube.objects import (
@@ -142,7 +143,7 @@ def _explained(api: Api, seen: list[Evidence], place: Mapping[str, Any], always:
     phases = [phase_of(evidence) for evidence in seen]
     events: list[Event] = []
     if always or any(phase not in (Phase.RUNNING, Phase.SUCCEEDED, Phase.STOPPED) for phase in phases):
-        events = [read_event(raw) for raw in _optional(api, EVENTS, place)]
+        events = [_without_secrets(read_event(raw)) for raw in _optional(api, EVENTS, place)]
     own = events_of_runs(events, (e.job for e in seen), (pod for e in seen for pod in e.pods))
     workloads: dict[str, Workload] = {}
     if any(evidence.job.queue and evidence.job.suspended for evidence in seen):
@@ -155,6 +156,11 @@ def _explained(api: Api, seen: list[Evidence], place: Mapping[str, Any], always:
         replace(evidence, settings=maps.get((evidence.job.namespace, f"{evidence.job.name}-settings"), {}))
         for evidence in told
     ]
+
+
+def _without_secrets(event: Event) -> Event:
+    """An event may name an address with a password in it."""
+    return replace(event, message=redacted_text(event.message))
 
 
 def _optional(api: Api, resource: Resource, place: Mapping[str, Any], labels: str = "") -> list[Object]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from distrain_k8s.diagnose.causes import cause_of_error
+from distrain_k8s.diagnose.redact import redacted_line
 from distrain_k8s.errors import ClientError
 from distrain_k8s.interrupts import interruptible
 from distrain_k8s.kube.client import Api, connect
@@ -123,7 +124,7 @@ def previous(api: Api, run: str, node: int | None, holding: str = "") -> int:
     for attempt, rank, text in earlier_logs(api, run, say, node):
         if holding not in text:
             continue
-        print(f"attempt {attempt} node {rank} | {shown(text, colours(sys.stdout))}")
+        print(f"attempt {attempt} node {rank} | {redacted_line(shown(text, colours(sys.stdout)))}")
     return 0
 
 
@@ -259,7 +260,7 @@ def _printer(prefixed: bool, timestamps: bool) -> Callable[[Line], None]:
                 prefix = f"\x1b[{PREFIXES[(line.rank or 0) % len(PREFIXES)]}m{prefix}\x1b[0m"
         if timestamps and line.time:
             prefix = f"{line.time:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + f"Z {prefix}"
-        print(f"{prefix}{shown(line.text, coloured)}", flush=True)
+        print(f"{prefix}{redacted_line(shown(line.text, coloured))}", flush=True)
 
     return show
 
