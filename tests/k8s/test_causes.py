@@ -154,7 +154,13 @@ CASES: dict[str, tuple[str, Run, str, str]] = {
         "unschedulable: taint",
         unscheduled(f"{NONE}{CONTROL_PLANE}, 2 node(s) had untolerated taint {{nvidia.com/gpu: present}}.{PREEMPTION}"),
         "2 nodes with the taint nvidia.com/gpu: present",
-        f"{AGAIN} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY",
+        f"{AGAIN} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY, as in kubectl describe nodes",
+    ),
+    "a taint that Kubernetes 1.34 does not name": (
+        "unschedulable: taint",
+        unscheduled(f"{NONE}3 node(s) had untolerated taint(s). no new claims to deallocate,{PREEMPTION}"),
+        "no node takes node 1: 3 nodes with taints that it does not tolerate",
+        f"{AGAIN} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY, as in kubectl describe nodes",
     ),
     "another reason of the scheduler's": (
         "unschedulable",

@@ -67,7 +67,7 @@ def taint(cluster: Cluster) -> Iterator[None]:
 def test_taint(client: Client, release: Install, namespace: Namespace, taint: None) -> None:
     release()
     run = explained(client, namespace, "unschedulable: taint")
-    assert run.phase is Phase.PENDING and run.cause and "distrain-test: maintenance" in run.cause.sentence
+    assert run.phase is Phase.PENDING and run.cause and "taint" in run.cause.sentence
 
 
 def test_resource_quota(client: Client, release: Install, namespace: Namespace) -> None:

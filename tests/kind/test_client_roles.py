@@ -14,7 +14,7 @@ from cluster import kubectl
 from cluster.kubectl import Object
 from cluster.namespace import Namespace
 from cluster.shell import BIN
-from release import ROOT, claim
+from release import ROOT, TINY, Release, claim
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -58,20 +58,20 @@ def commands(namespace: Namespace, tmp_path: Path) -> dict[str, Command]:
 
 
 def test_a_viewer_watches_and_a_submitter_does_everything(
-    namespace: Namespace, image: str, commands: dict[str, Command], tmp_path: Path
+    namespace: Namespace, image: str, inputs: Path, commands: dict[str, Command], tmp_path: Path
 ) -> None:
     viewer, submitter = commands["viewer"], commands["submitter"]
     assert namespace.kubectl("auth", "can-i", "get", "secrets", f"--as=system:serviceaccount:{namespace.name}:sam",
                              check=False).strip() == "no"  # fmt: skip
-    repository, _, tag = image.rpartition(":")
-    small = ("--set", f"image.repository={repository},image.tag={tag}", "--set", "gracePeriodSeconds=30")
+    settings = TINY | {"model": {"name": "/data/bert"}}
+    values = {"trainer": settings, "persistence": {"existingClaim": "team"}}
+    small = str(Release(namespace, image, inputs, values).file())
     shared = namespace.volume("team")
     (shared / "other-run").mkdir()
     namespace.apply(claim("team"))
-    small = (*small, "--set", "persistence.existingClaim=team")
 
     # A submission that follows the logs, and ends as the run does
-    code, out, err = submitter("submit", "--name", "run1", "-y", "--logs", *small, "--schedule.max_steps", "6")
+    code, out, err = submitter("submit", "--name", "run1", "-y", "--logs", small)
     assert code == 0, err
     assert out.splitlines()[0] == "run1" and '"loss"' in out
     assert "run1 has succeeded" in err
@@ -82,7 +82,7 @@ def test_a_viewer_watches_and_a_submitter_does_everything(
         code, out, err = viewer(*command)
         assert code == 0, (command, err)
     for command, verb in (
-        (("submit", "--name", "run2", "-y", *small), "create"),
+        (("submit", "--name", "run2", "-y", small), "create"),
         (("fetch", "run1"), "persistentvolumeclaims"),
         (("logs", "run1", "--previous"), "persistentvolumeclaims"),
         (("stop", "run1"), ""),
@@ -99,12 +99,12 @@ def test_a_viewer_watches_and_a_submitter_does_everything(
     assert code == 0 and 'attempt 1 node 0 | {"' in out, err
     code, out, err = submitter("compare", "run1", "here", "-o", "json")
     assert code == 0 and len(json.loads(out)) == 2, err
-    code, out, err = submitter("submit", "--name", "run2", "-y", *small, "--schedule.epochs", "100")
+    code, out, err = submitter("submit", "--name", "run2", "-y", small, "--schedule.max_steps", "400")
     assert code == 0, err
     namespace.wait("it trains", lambda: (shared / "run2" / "metrics.jsonl").exists() or None, deadline=240)
     code, out, err = submitter("stop", "run2", "--wait")
     assert code == 0 and list((shared / "run2").glob("checkpoint-*")), err
-    code, out, err = submitter("resume", "run2", "-y", "--schedule.max_steps", "40")
+    code, out, err = submitter("resume", "run2", "-y", "--schedule.max_steps", "30")
     assert code == 0, err
     code, out, err = submitter("wait", "run2", "--timeout", "5m")
     assert code in (0, 100), err

@@ -208,7 +208,7 @@ CAUSES = (
         STUCK,
         waits.unschedulable("taint"),
         "no node takes {who}: {message}",
-        "{again} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY",
+        "{again} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY, as in kubectl describe nodes",
     ),
     Row(
         "unschedulable",

@@ -105,6 +105,8 @@ def _changed(value: Any, shared: bool) -> Any:
     if changed.get("name") == "out" and "persistentVolumeClaim" in changed and not shared:
         del changed["persistentVolumeClaim"]
         changed["emptyDir"] = {}
+    if "terminationGracePeriodSeconds" in changed:
+        changed["terminationGracePeriodSeconds"] = 2
     if changed.get("app.kubernetes.io/name") == "distrain":
         changed["app.kubernetes.io/name"] = "distrain-preflight"
     return changed
