@@ -340,6 +340,42 @@ CASES: dict[str, tuple[str, Run, str, str]] = {
         "the run has failed 2 times on gpu-3, and not elsewhere as often",
         f"{AGAIN} --set avoidNodes={{gpu-3}}",
     ),
+    "an image without the program, on one machine only": (
+        "recreated again and again",
+        restarting(
+            pod(state=ended(128, "exec: distrain: not found", "StartError"), phase="Failed", node="gpu-3"),
+            events=(
+                *(
+                    event(
+                        "Scheduled",
+                        "Successfully assigned team/run1-master-0 to gpu-3",
+                        "run1-master-0",
+                        "Pod",
+                        uid=uid,
+                    )
+                    for uid in "1234"
+                ),
+                event("ExitedWithCode", "Pod: team.run1-master-0 exited with code 128", count=4),
+                event("SuccessfulCreatePod", "Created pod: run1-master-0", count=5, warning=False),
+            ),
+        ),
+        "node 0 has been made 5 times and never started: exec: distrain: not found",
+        "kubectl describe pod run1-master-0 -n team",
+    ),
+    "memory that ran out twice on one machine": (
+        "out of memory",
+        restarting(
+            pod(state=ended(137, "", "OOMKilled"), phase="Failed", node="gpu-3"),
+            events=(
+                event(
+                    "Scheduled", "Successfully assigned team/run1-master-0 to gpu-3", "run1-master-0", "Pod", uid="1"
+                ),
+                event("ExitedWithCode", "Pod: team.run1-master-0 exited with code 137", count=2),
+            ),
+        ),
+        "node 0 was out of memory: OOMKilled",
+        f"{AGAIN} --set resources.limits.memory=SIZE, or a smaller --set trainer.batch.tokens=N",
+    ),
     "a pod that never starts": (
         "recreated again and again",
         restarting(
