@@ -116,10 +116,13 @@ def test_kueue(client: Client, release: Install, namespace: Namespace) -> None:
     namespace.wait("it waits again", lambda: client.status("run1").phase is Phase.QUEUED or None)
 
 
-def test_claim_without_a_volume(client: Client, release: Install, namespace: Namespace) -> None:
-    release(persistence={"storageClass": "nowhere"})
-    run = explained(client, namespace, "claim not bound")
-    assert run.cause and "run1-checkpoint" in run.cause.sentence and "nowhere" in run.cause.sentence
+def test_claim_without_a_volume(client: Client, namespace: Namespace, image: str, inputs: Path) -> None:
+    values = {"trainer": TINY_BERT, "persistence": {"storageClass": "nowhere"}}
+    run = Release(namespace, image, inputs, values)
+    kubectl.run("delete", "pv", f"{namespace.name}-run1-checkpoint")
+    run.install()
+    found = explained(client, namespace, "claim not bound")
+    assert found.cause and "run1-checkpoint" in found.cause.sentence and "nowhere" in found.cause.sentence
 
 
 def test_pod_security(client: Client, release: Install, namespace: Namespace) -> None:
