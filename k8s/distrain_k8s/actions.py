@@ -199,8 +199,8 @@ def doctor(arguments: Namespace, _: Flags) -> int:
     columns: list[Column[Line]] = [
         Column("STATE", lambda line: line.state, style=lambda line: styles[line.state]),
         Column("ABOUT", lambda line: line.about),
-        Column("FOUND", lambda line: line.sentence, folds=True),
-        Column("MEND", lambda line: line.mend, folds=True),
+        Column("FOUND", lambda line: line.sentence, gives_way=True, folds=True),
+        Column("MEND", lambda line: line.mend, gives_way=True, folds=True),
     ]
     print_rows(lines, columns, arguments.output, asdict)
     if arguments.debug_dump:

@@ -307,8 +307,25 @@ CASES: dict[str, tuple[str, Run, str, str]] = {
             pod(),
             pod(rank=1, state={}, phase="Failed", reason="Evicted", message="The node was low on resource: memory."),
         ),
-        "node 1 was sent away by worker-1: The node was low on resource: memory.",
+        "node 1 was sent away by worker-1: The node was low on resource: memory",
         f"request what it uses: {AGAIN} --set resources.requests.memory=SIZE",
+    ),
+    "too much on a machine's disk": (
+        "evicted",
+        restarting(
+            pod(),
+            events=(
+                event(
+                    "Evicted",
+                    "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi.",
+                    "run1-worker-0",
+                    "Pod",
+                ),
+            ),
+        ),
+        "node 1 was sent away by its machine: Pod ephemeral local storage usage exceeds the total limit of "
+        "containers 1Mi",
+        f"request what it uses: {AGAIN} --set resources.limits.ephemeral-storage=SIZE",
     ),
     "a peer": (
         "lost peer",
@@ -385,6 +402,18 @@ CASES: dict[str, tuple[str, Run, str, str]] = {
         ),
         "node 1 has been made 6 times and never started: no such device",
         DESCRIBE,
+    ),
+    "a pod that is just being made again": (
+        "recreated again and again",
+        restarting(
+            pod(rank=0, state=waiting("ContainerCreating"), phase="Pending"),
+            events=(
+                event("Failed", "Error: exec: distrain: not found", "run1-master-0", "Pod"),
+                event("SuccessfulCreatePod", "Created pod: run1-master-0", count=6, warning=False),
+            ),
+        ),
+        "node 0 has been made 6 times and never started: Error: exec: distrain: not found",
+        "kubectl describe pod run1-master-0 -n team",
     ),
     "a machine that is drained": (
         "asked to leave",

@@ -163,7 +163,7 @@ def typed(
     def run(who: str, *arguments: str) -> tuple[int, str]:
         monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(who)))
         code, _, err = distrain(capsys, *arguments)
-        return code, err.strip().splitlines()[-1]
+        return code, (err.strip().splitlines() or [""])[-1]
 
     return run
 

@@ -109,7 +109,7 @@ CAUSES = (
         (HOLDING, RESTARTING, FAILED),
         endings.evicted,
         "{who} was sent away by {node}: {message}",
-        "request what it uses: {again} --set resources.requests.memory=SIZE",
+        "request what it uses: {again} --set resources.{option}=SIZE",
     ),
     Row(
         "node gone",

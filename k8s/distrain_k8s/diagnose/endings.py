@@ -15,6 +15,7 @@ FOLLOWING = (137, 138, 143)
 """Exit codes of trainers that end because another one has, or because they were told to."""
 NOT_STARTED = 128
 """The exit code of a container that could not be started."""
+ON_ITS_WAY = ("ContainerCreating", "PodInitializing")
 AGAIN_AND_AGAIN = 4
 """Pods made for one node, none of which has started, before it is worth a sentence."""
 
@@ -77,13 +78,21 @@ def evicted(seen: Evidence) -> Words | None:
     for pod in sorted(seen.pods, key=lambda pod: pod.created, reverse=True):
         disruption = pod.condition("DisruptionTarget")
         if pod.reason == "Evicted":
-            return where(pod) | {"message": " ".join(pod.message.split()) or "Evicted"}
+            return where(pod) | _why_evicted(pod.message or "Evicted")
         if disruption and disruption.status and disruption.reason != "DeletionByTaintManager":
-            return where(pod) | {"message": disruption.message or disruption.reason}
+            return where(pod) | _why_evicted(disruption.message or disruption.reason)
     for event in reversed(seen.events):
         if event.kind == "Pod" and event.reason in ("Evicted", "Preempted"):
-            return {"who": who(seen, event.name), "pod": event.name, "node": "its machine", "message": event.message}
+            found = {"who": who(seen, event.name), "pod": event.name, "node": "its machine"}
+            return found | _why_evicted(event.message)
     return None
+
+
+def _why_evicted(message: str) -> Words:
+    """What was said, and what the run should ask for."""
+    disk = "ephemeral" in message
+    option = "limits.ephemeral-storage" if disk else "requests.memory"
+    return {"message": " ".join(message.split()).rstrip("."), "option": option}
 
 
 def machine_gone(seen: Evidence) -> Words | None:
@@ -143,7 +152,8 @@ def recreated(seen: Evidence) -> Words | None:
             or (pod.main and pod.main.started and pod.main.exit_code != NOT_STARTED)
         ):
             continue
-        why = next((c.message or c.reason for c in pod.containers if c.state != "running" and c.reason), "")
+        waits = [c for c in pod.containers if c.state != "running" and c.reason not in ("", *ON_ITS_WAY)]
+        why = next((container.message or container.reason for container in waits), "")
         why = why or next((e.message for e in reversed(seen.events) if e.kind == "Pod" and e.type == "Warning"), "")
         return where(pod) | {"count": str(count), "message": f": {why}" if why else ""}
     return None
