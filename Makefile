@@ -79,6 +79,12 @@ kind-test: .venv/ready ## Run the chart and the image on that cluster; KEEP=1 ke
 scale-test: .venv/ready ## 8,192 GPUs on 1,024 pretended nodes of that cluster: seconds and sizes (up to 20 minutes)
 	@timeout 1200 $(PYTEST) tests/kind/scale.py
 
+.PHONY: release-test
+release-test: .venv/ready ## What a release needs beside CI: every cause of the client's table, the last ones damage the cluster
+	@$(PYTEST) -m matrix tests/k8s
+	@$(PYTEST) tests/kind/causes.py
+	@$(PYTEST) tests/kind/damage.py
+
 .PHONY: kind-down
 kind-down: .venv/ready ## Remove the cluster; what was built stays in the cache
 	@$(CLUSTER) down

@@ -185,15 +185,22 @@ def doctor(arguments: Namespace, _: Flags) -> int:
     from distrain_k8s.diagnose.doctor import examine
     from distrain_k8s.diagnose.dump import dump
     from distrain_k8s.output import Column, print_rows
+    from distrain_k8s.watch.preflight import network_lines
 
+    if not arguments.network and (arguments.file or arguments.set):
+        raise SettingsError("FILE and --set describe the pods of doctor --network; add --network, or leave them out")
     ask_with = partial(connect, arguments.context, arguments.namespace, arguments.kubeconfig, say=say)
     lines = list(examine(ask_with, arguments.context, arguments.kubeconfig))
+    if arguments.network:
+        values = read_values(arguments.file, arguments.set or (), {})
+        with cluster(arguments) as (api, helm):
+            lines += network_lines(api, helm(), values, say)
     styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     columns: list[Column[Line]] = [
         Column("STATE", lambda line: line.state, style=lambda line: styles[line.state]),
         Column("ABOUT", lambda line: line.about),
-        Column("FOUND", lambda line: line.sentence, folds=True),
-        Column("MEND", lambda line: line.mend, folds=True),
+        Column("FOUND", lambda line: line.sentence, gives_way=True, folds=True),
+        Column("MEND", lambda line: line.mend, gives_way=True, folds=True),
     ]
     print_rows(lines, columns, arguments.output, asdict)
     if arguments.debug_dump:

@@ -157,6 +157,13 @@ ACTING = (
         "doctor",
         "Says whether runs can be submitted from here and train there, and what to mend.",
         "actions:doctor",
+        FILE,
+        SET,
+        argument(
+            "--network",
+            action="store_true",
+            help="also start two pods or more, as FILE and --set describe them, that measure the network between them",
+        ),
         argument("--debug-dump", metavar="FILE", help="also write a .tar.gz of the namespace, without secrets"),
         OUTPUT,
     ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from distrain_k8s.errors import HelmError, HelmMissing
+from distrain_k8s.kube.faults import DENIED, forbidden
 
 OLDEST = (3, 13)
 """The first version whose `--dry-run=server` lets a chart look at the cluster."""
@@ -72,6 +73,8 @@ def version_of(program: str) -> tuple[int, int]:
 
 def sentence(stderr: str) -> str:
     """What Helm says of an error, without where in its templates a chart said it."""
+    if denied := DENIED.search(" ".join(stderr.replace('\\"', '"').split())):
+        return str(forbidden(denied))
     lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith(NOISE)]
     text = " ".join(" ".join(lines).split())
     text = text.rpartition("Error: ")[2]

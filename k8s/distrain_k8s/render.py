@@ -65,7 +65,9 @@ def render(helm: Helm, name: str, values: Values, look: bool = False) -> list[Do
         )
     except HelmError as error:
         faults = list(schema_faults(error.stderr))
-        if not faults and "Kubernetes cluster unreachable" in error.stderr:
+        if not faults and any(
+            sign in error.stderr for sign in ("Kubernetes cluster unreachable", "is forbidden: User")
+        ):
             raise
         raise SettingsError("; ".join(faults) or str(error)) from None
     return [document for document in yaml.safe_load_all(text) if document]

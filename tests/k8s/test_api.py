@@ -252,10 +252,23 @@ def test_help_imports_nothing_that_takes_time() -> None:
     assert not found & {"kubernetes", "pydantic", "yaml", "rich", "urllib3", "torch", "requests", "huggingface_hub"}
 
 
-def test_asking_the_cluster_imports_none_of_the_typed_models(tmp_path: Path) -> None:
+def test_asking_the_cluster_imports_none_of_the_typed_models_nor_what_seldom_serves(tmp_path: Path) -> None:
     file = config(tmp_path, "one", current="a", contexts=("a",))
-    asking = f"from distrain_k8s.kube.client import connect\nconnect(kubeconfig={str(file)!r})"
-    assert not {name for name in imported(asking) if name.startswith(("kubernetes.", "pydantic", "torch"))}
+    asking = f"import distrain_k8s.watch.commands as watch\nwatch.connect(kubeconfig={str(file)!r})"
+    heavy = ("kubernetes.", "pydantic", "torch", "requests", "oauthlib", "charset_normalizer", "rich")
+    assert not {name for name in imported(asking) if name.startswith(heavy)}
+
+
+def test_what_is_imported_later_is_there_when_it_is_used() -> None:
+    """For a proxy, and for the refresh of an OIDC token."""
+    code = """
+from distrain_k8s.kube.official import official
+parts = official()
+assert parts.rest.should_bypass_proxies("http://inside", no_proxy="inside")
+assert issubclass(parts.kube_config.oauthlib.oauth2.rfc6749.errors.InvalidClientIdError, Exception)
+assert parts.kube_config.OAuth2Session(client_id="me").client_id == "me"
+"""
+    assert {"requests", "oauthlib", "requests_oauthlib"} <= imported(code)
 
 
 def test_the_official_package_is_whole_for_whoever_imports_it_before_or_after(tmp_path: Path) -> None:

@@ -154,7 +154,13 @@ CASES: dict[str, tuple[str, Run, str, str]] = {
         "unschedulable: taint",
         unscheduled(f"{NONE}{CONTROL_PLANE}, 2 node(s) had untolerated taint {{nvidia.com/gpu: present}}.{PREEMPTION}"),
         "2 nodes with the taint nvidia.com/gpu: present",
-        f"{AGAIN} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY",
+        f"{AGAIN} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY, as in kubectl describe nodes",
+    ),
+    "a taint that Kubernetes 1.34 does not name": (
+        "unschedulable: taint",
+        unscheduled(f"{NONE}3 node(s) had untolerated taint(s). no new claims to deallocate,{PREEMPTION}"),
+        "no node takes node 1: 3 nodes with taints that it does not tolerate",
+        f"{AGAIN} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY, as in kubectl describe nodes",
     ),
     "another reason of the scheduler's": (
         "unschedulable",
@@ -301,8 +307,25 @@ CASES: dict[str, tuple[str, Run, str, str]] = {
             pod(),
             pod(rank=1, state={}, phase="Failed", reason="Evicted", message="The node was low on resource: memory."),
         ),
-        "node 1 was sent away by worker-1: The node was low on resource: memory.",
+        "node 1 was sent away by worker-1: The node was low on resource: memory",
         f"request what it uses: {AGAIN} --set resources.requests.memory=SIZE",
+    ),
+    "too much on a machine's disk": (
+        "evicted",
+        restarting(
+            pod(),
+            events=(
+                event(
+                    "Evicted",
+                    "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi.",
+                    "run1-worker-0",
+                    "Pod",
+                ),
+            ),
+        ),
+        "node 1 was sent away by its machine: Pod ephemeral local storage usage exceeds the total limit of "
+        "containers 1Mi",
+        f"request what it uses: {AGAIN} --set resources.limits.ephemeral-storage=SIZE",
     ),
     "a peer": (
         "lost peer",
@@ -334,6 +357,42 @@ CASES: dict[str, tuple[str, Run, str, str]] = {
         "the run has failed 2 times on gpu-3, and not elsewhere as often",
         f"{AGAIN} --set avoidNodes={{gpu-3}}",
     ),
+    "an image without the program, on one machine only": (
+        "recreated again and again",
+        restarting(
+            pod(state=ended(128, "exec: distrain: not found", "StartError"), phase="Failed", node="gpu-3"),
+            events=(
+                *(
+                    event(
+                        "Scheduled",
+                        "Successfully assigned team/run1-master-0 to gpu-3",
+                        "run1-master-0",
+                        "Pod",
+                        uid=uid,
+                    )
+                    for uid in "1234"
+                ),
+                event("ExitedWithCode", "Pod: team.run1-master-0 exited with code 128", count=4),
+                event("SuccessfulCreatePod", "Created pod: run1-master-0", count=5, warning=False),
+            ),
+        ),
+        "node 0 has been made 5 times and never started: exec: distrain: not found",
+        "kubectl describe pod run1-master-0 -n team",
+    ),
+    "memory that ran out twice on one machine": (
+        "out of memory",
+        restarting(
+            pod(state=ended(137, "", "OOMKilled"), phase="Failed", node="gpu-3"),
+            events=(
+                event(
+                    "Scheduled", "Successfully assigned team/run1-master-0 to gpu-3", "run1-master-0", "Pod", uid="1"
+                ),
+                event("ExitedWithCode", "Pod: team.run1-master-0 exited with code 137", count=2),
+            ),
+        ),
+        "node 0 was out of memory: OOMKilled",
+        f"{AGAIN} --set resources.limits.memory=SIZE, or a smaller --set trainer.batch.tokens=N",
+    ),
     "a pod that never starts": (
         "recreated again and again",
         restarting(
@@ -343,6 +402,18 @@ CASES: dict[str, tuple[str, Run, str, str]] = {
         ),
         "node 1 has been made 6 times and never started: no such device",
         DESCRIBE,
+    ),
+    "a pod that is just being made again": (
+        "recreated again and again",
+        restarting(
+            pod(rank=0, state=waiting("ContainerCreating"), phase="Pending"),
+            events=(
+                event("Failed", "Error: exec: distrain: not found", "run1-master-0", "Pod"),
+                event("SuccessfulCreatePod", "Created pod: run1-master-0", count=6, warning=False),
+            ),
+        ),
+        "node 0 has been made 6 times and never started: Error: exec: distrain: not found",
+        "kubectl describe pod run1-master-0 -n team",
     ),
     "a machine that is drained": (
         "asked to leave",

@@ -99,6 +99,8 @@ def test_restarts_are_counted_over_pods_that_are_gone() -> None:
     new = pod(rank=1, state=waiting("ContainerCreating"), phase="Pending")
     found = status_of(seen(pytorchjob(), pod(), new, events=(told, asked)), max_restarts=3)
     assert found.shown_phase == "Restarting 2/3"
+    more = status_of(seen(pytorchjob(), pod(), new, events=(told, asked)), max_restarts=1)
+    assert more.shown_phase == "Restarting 2", "pods that never started count here, and not there"
     assert found.cause and found.cause.name == "out of memory"
 
 

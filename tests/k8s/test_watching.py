@@ -291,6 +291,9 @@ def test_no_line_is_wider_than_the_terminal(
         assert "\x1b[" in text and "Pending" in plain
         assert max(len(line) for line in plain.splitlines()) <= columns
     assert "\x1b[3" not in typed_on_terminal(tmp_path, columns, "list", NO_COLOR="1")
+    doctor = re.sub(r"\x1b\[[0-9;]*m", "", typed_on_terminal(tmp_path, columns, "doctor")).splitlines()
+    assert re.match(r"STATE +ABOUT +FOUND +MEND", doctor[0])
+    assert max(map(len, doctor)) <= columns
 
 
 def test_ctrl_c_leaves_the_run_alone_and_says_so(runs: None, cluster: FakeCluster, api: Api, tmp_path: Path) -> None:

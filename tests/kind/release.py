@@ -56,12 +56,12 @@ class Release:
 
     def install(self, command: str = "install", check: bool = True) -> str:
         """What Helm said, on stdout and stderr."""
-        done = self.namespace.helm(command, self.name, CHART, "-f", self._file(), check=check)
+        done = self.namespace.helm(command, self.name, CHART, "-f", self.file(), check=check)
         return done.stdout + done.stderr
 
     def manifests(self) -> list[Object]:
         """What Helm would install, rendered without a cluster."""
-        done = self.namespace.helm("template", self.name, CHART, "-f", self._file())
+        done = self.namespace.helm("template", self.name, CHART, "-f", self.file())
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
     def ended(self, deadline: float = 600) -> str:
@@ -100,7 +100,7 @@ class Release:
         path = self.folder / "metrics.jsonl"
         return path.stat().st_size if path.exists() else 0
 
-    def _file(self) -> Path:
+    def file(self) -> Path:
         file = kubectl.KUBECONFIG.with_name(f"values-{self.namespace.name}-{self.name}.yaml")
         file.write_text(yaml.safe_dump(self.values))
         return file

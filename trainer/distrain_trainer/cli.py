@@ -67,6 +67,17 @@ COMMANDS = (
         takes_settings=True,
     ),
     Command(
+        "preflight",
+        "Checks this machine and the network between a run's nodes, one JSON line per check; trains nothing.",
+        "distrain_trainer.commands:preflight",
+        (
+            FILE,
+            argument("--processes", type=int, metavar="N", help="as for train"),
+            argument("--volume", action="store_true", help="also whether all nodes can write output_dir"),
+        ),
+        takes_settings=True,
+    ),
+    Command(
         "evaluate",
         "Evaluates a trained model and prints its metrics as JSON.",
         "distrain_trainer.commands:evaluate",

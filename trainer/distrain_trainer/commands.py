@@ -112,6 +112,23 @@ def supervise_run(
         raise
 
 
+def preflight(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
+    """Checks this machine and the network between the run's nodes, and trains nothing; 1 where something fails."""
+    from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+    from distrain_trainer.launch.network import check_network
+    from distrain_trainer.launch.node import this_node
+    from distrain_trainer.launch.signals import Requests
+    from distrain_trainer.launch.supervisor import facts
+
+    requests = Requests()
+    settings = read_settings(chosen.file, flags)
+    node, cluster = this_node(chosen.processes), ClusterEnvironment.read()
+    console.configure(settings.log_level, node.title if node.count > 1 else "")
+    volume = Path(settings.output_dir) if chosen.volume else None
+    same = facts(node, cluster, settings)
+    return int(check_network(node, cluster, settings, same, lambda: requests.asked, volume) > 0)
+
+
 def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Evaluates a trained model and prints its metrics as JSON."""
     from distrain_trainer.__main__ import quieten_libraries

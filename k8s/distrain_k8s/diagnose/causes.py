@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from distrain_k8s.diagnose import endings, waits
 from distrain_k8s.diagnose.evidence import Evidence
+from distrain_k8s.diagnose.redact import redacted_text
 from distrain_k8s.diagnose.words import Sign
 from distrain_k8s.errors import ClientError
 
@@ -108,7 +109,7 @@ CAUSES = (
         (HOLDING, RESTARTING, FAILED),
         endings.evicted,
         "{who} was sent away by {node}: {message}",
-        "request what it uses: {again} --set resources.requests.memory=SIZE",
+        "request what it uses: {again} --set resources.{option}=SIZE",
     ),
     Row(
         "node gone",
@@ -207,7 +208,7 @@ CAUSES = (
         STUCK,
         waits.unschedulable("taint"),
         "no node takes {who}: {message}",
-        "{again} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY",
+        "{again} --set tolerations[0].operator=Exists --set tolerations[0].key=KEY, as in kubectl describe nodes",
     ),
     Row(
         "unschedulable",
@@ -334,4 +335,6 @@ def _cause(row: Row, words: Mapping[str, str], seen: Evidence) -> Cause:
     mend = row.mend
     if "{again}" in mend and not seen.job.is_helm:
         mend = "correct its manifest, then: kubectl replace --force {ns} -f FILE"
-    return Cause(row.name, " ".join(row.sentence.format_map(known).split()), mend.format_map(known))
+    # What a container or the cluster has said may name an address with a password in it.
+    sentence = redacted_text(" ".join(row.sentence.format_map(known).split()))
+    return Cause(row.name, sentence, redacted_text(mend.format_map(known)))

@@ -13,6 +13,9 @@ from distrain_k8s.kube.objects import Container, Event, Pod
 
 FOLLOWING = (137, 138, 143)
 """Exit codes of trainers that end because another one has, or because they were told to."""
+NOT_STARTED = 128
+"""The exit code of a container that could not be started."""
+ON_ITS_WAY = ("ContainerCreating", "PodInitializing")
 AGAIN_AND_AGAIN = 4
 """Pods made for one node, none of which has started, before it is worth a sentence."""
 
@@ -75,13 +78,21 @@ def evicted(seen: Evidence) -> Words | None:
     for pod in sorted(seen.pods, key=lambda pod: pod.created, reverse=True):
         disruption = pod.condition("DisruptionTarget")
         if pod.reason == "Evicted":
-            return where(pod) | {"message": " ".join(pod.message.split()) or "Evicted"}
+            return where(pod) | _why_evicted(pod.message or "Evicted")
         if disruption and disruption.status and disruption.reason != "DeletionByTaintManager":
-            return where(pod) | {"message": disruption.message or disruption.reason}
+            return where(pod) | _why_evicted(disruption.message or disruption.reason)
     for event in reversed(seen.events):
         if event.kind == "Pod" and event.reason in ("Evicted", "Preempted"):
-            return {"who": who(seen, event.name), "pod": event.name, "node": "its machine", "message": event.message}
+            found = {"who": who(seen, event.name), "pod": event.name, "node": "its machine"}
+            return found | _why_evicted(event.message)
     return None
+
+
+def _why_evicted(message: str) -> Words:
+    """What was said, and what the run should ask for."""
+    disk = "ephemeral" in message
+    option = "limits.ephemeral-storage" if disk else "requests.memory"
+    return {"message": " ".join(message.split()).rstrip("."), "option": option}
 
 
 def machine_gone(seen: Evidence) -> Words | None:
@@ -96,9 +107,7 @@ def machine_gone(seen: Evidence) -> Words | None:
 
 def same_machine(seen: Evidence) -> Words | None:
     """A machine on which the run has failed twice or more, and more often than on all others."""
-    failed = Counter(
-        pod.node for pod in seen.pods if pod.node and pod.main and pod.main.exit_code not in (None, 0, 143)
-    )
+    failed = Counter(pod.node for pod in seen.pods if pod.node and pod.main and _blames(seen, pod.main.exit_code))
     failed += _failed_machines(seen)
     if not failed:
         return None
@@ -106,6 +115,14 @@ def same_machine(seen: Evidence) -> Words | None:
     if count < 2 or count <= sum(failed.values()) / 2:
         return None
     return {"node": machine, "count": str(count)}
+
+
+def _blames(seen: Evidence, code: int | None) -> bool:
+    """Whether an exit code speaks against the machine. Memory that ran out does not, and that a container cannot be
+    started at all (128) only where another node of the run could be started."""
+    if code == NOT_STARTED:
+        return any(pod.is_running for pod in seen.current.values())
+    return code not in (None, 0, 137, 143)
 
 
 def _failed_machines(seen: Evidence) -> Counter[str]:
@@ -117,7 +134,7 @@ def _failed_machines(seen: Evidence) -> Counter[str]:
             found = re.search(r"assigned \S+ to (\S+)", event.message)
             if found:
                 placed.setdefault(event.name, []).append((event, found[1]))
-    exits = Counter(name for name, code in _exits(seen) if code != 143)
+    exits = Counter(name for name, code in _exits(seen) if _blames(seen, code))
     return Counter(machine for name, entries in placed.items() for _, machine in entries[-exits[name] :] if exits[name])
 
 
@@ -129,9 +146,14 @@ def recreated(seen: Evidence) -> Words | None:
             made[found[1]] += event.count
     for pod in seen.current.values():
         count = made[pod.name] + sum(1 for other in seen.earlier if other.rank == pod.rank)
-        if count < AGAIN_AND_AGAIN or pod.is_running or (pod.main and pod.main.started and pod.main.exit_code != 128):
+        if (
+            count < AGAIN_AND_AGAIN
+            or pod.is_running
+            or (pod.main and pod.main.started and pod.main.exit_code != NOT_STARTED)
+        ):
             continue
-        why = next((c.message or c.reason for c in pod.containers if c.state != "running" and c.reason), "")
+        waits = [c for c in pod.containers if c.state != "running" and c.reason not in ("", *ON_ITS_WAY)]
+        why = next((container.message or container.reason for container in waits), "")
         why = why or next((e.message for e in reversed(seen.events) if e.kind == "Pod" and e.type == "Warning"), "")
         return where(pod) | {"count": str(count), "message": f": {why}" if why else ""}
     return None

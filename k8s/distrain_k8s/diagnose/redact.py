@@ -9,7 +9,7 @@ HIDDEN = "REDACTED"
 NAMES = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)$", re.IGNORECASE)
 """Names of variables whose values are not shown."""
 SHAPES = re.compile(
-    r"hf_[A-Za-z0-9]{10,}"  # Hugging Face
+    r"hf_[A-Za-z0-9]{20,}"  # Hugging Face
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
     r"|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}"
     r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"  # JSON web tokens, such as those of service accounts
@@ -37,6 +37,11 @@ def redacted_text(text: str, known: Iterable[str] = ()) -> str:
     for secret in known:
         text = text.replace(secret, HIDDEN)
     return ASSIGNED.sub(rf"\1\2{HIDDEN}", SHAPES.sub(HIDDEN, text))
+
+
+def redacted_line(text: str) -> str:
+    """A line of a log without what has the shape of a secret. What is assigned to a name stays: runs log texts."""
+    return SHAPES.sub(HIDDEN, text)
 
 
 def redacted(value: Any, known: Iterable[str] = ()) -> Any:

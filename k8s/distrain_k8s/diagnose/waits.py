@@ -138,7 +138,8 @@ def unschedulable(kind: str) -> Sign:
         for pod, message in _unscheduled(seen):
             lacking = lacks(message)
             if kind == "any":
-                return where(pod) | {"message": message.split(" preemption:")[0].rstrip(".")}
+                told = message.split(" preemption:")[0].replace(" no new claims to deallocate,", "")
+                return where(pod) | {"message": told.rstrip(".")}
             if lacking and lacking[0][0] == kind:
                 told = ", ".join(text for _, text in lacking)
                 return where(pod) | {"message": told, "detail": lacking[0][1].split(" ", 2)[-1]}
@@ -156,7 +157,7 @@ def lacks(message: str) -> list[tuple[str, str]]:
     The control plane's taint matters least: nobody means to train there.
     """
     found = []
-    body = message.partition(":")[2].split(" preemption:")[0]
+    body = message.partition(":")[2].split(" preemption:")[0].replace("no new claims to deallocate,", "")
     for part in re.split(r", (?=\d)|\. (?=\d)", body.strip().rstrip(".")):
         if not (split := re.match(r"(\d+) (.*)", part.strip())):
             continue
@@ -170,6 +171,8 @@ def lacks(message: str) -> list[tuple[str, str]]:
             name = taint[1].replace(": }", "").strip().rstrip(":").strip()
             rank = 9 if "control-plane" in name or "master" in name else 4
             found.append((rank, "taint", f"{nodes} with the taint {name}"))
+        elif "untolerated taint" in why:  # which Kubernetes 1.34 does not name
+            found.append((4, "taint", f"{nodes} with taints that it does not tolerate"))
         elif "affinity" in why or "selector" in why:
             found.append((3, "selector", f"{nodes} without the labels of nodeSelector or affinity"))
         else:

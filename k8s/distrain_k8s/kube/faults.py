@@ -35,7 +35,7 @@ def fault_of(code: int, body: bytes, resource: Resource, namespace: str | None, 
             "the API server does not accept our credentials; log in again (kubectl get pods shows whether that worked)"
         )
     if code == 403 and (denied := DENIED.search(message)):
-        return _forbidden(denied)
+        return forbidden(denied)
     if code == 404:
         return _missing(status, message, resource, namespace, name)
     if code == 409:
@@ -50,7 +50,8 @@ def fault_of(code: int, body: bytes, resource: Resource, namespace: str | None, 
     return Rejected(f"the API server refuses this: {message}", str(status.get("reason", "")))
 
 
-def _forbidden(denied: re.Match[str]) -> Forbidden:
+def forbidden(denied: re.Match[str]) -> Forbidden:
+    """What we may not do, from the API server's own sentence."""
     resource = f"{denied['resource']}.{denied['group']}" if denied["group"] else denied["resource"]
     where = f"in the namespace {denied['namespace']}" if denied["namespace"] else "in the whole cluster"
     option = f" -n {denied['namespace']}" if denied["namespace"] else ""

@@ -132,6 +132,8 @@ def _dry_run(api: Api, documents: list[Document], claim_exists: bool) -> Iterato
                 "with --name",
             )
         except (Rejected, Forbidden) as error:
+            if isinstance(error, Forbidden) and error.verb:
+                raise  # one sentence for all objects that we may not make
             yield Finding("refused", f"{resource.kind} {document['metadata']['name']}: {error}")
 
 

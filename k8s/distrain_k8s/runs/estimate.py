@@ -4,31 +4,20 @@ from dataclasses import dataclass
 
 from distrain_k8s.runs.request import Request
 from distrain_trainer.errors import DistrainError
-from distrain_trainer.memory.advice import read_model, size
-from distrain_trainer.memory.estimate import (
-    USED,
-    Bytes,
-    auto_tokens,
-    held,
-    kind_of,
-    optimizer_bytes,
-    plan,
-)
-from distrain_trainer.memory.forward import FP32
-
-EXTRA = 50 * 10**6
-"""Bytes for what is small: tokenizer, metrics, report, logs."""
+from distrain_trainer.memory.advice import disk_sentence, read_model, size
+from distrain_trainer.memory.disk import DiskNeed, disk_need
+from distrain_trainer.memory.estimate import USED, Bytes, auto_tokens, held, kind_of, plan
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """bytes: of a process. tokens: padded tokens of a micro-batch. disk: bytes of the run's folder at its fullest.
+    """bytes: of a process. tokens: padded tokens of a micro-batch. disk: what the run's folder holds at its fullest.
     unknown: why nothing could be estimated."""
 
     strategy: str
     bytes: Bytes | None = None
     tokens: int | None = None
-    disk: int | None = None
+    disk: DiskNeed | None = None
     unknown: str | None = None
 
 
@@ -48,11 +37,8 @@ def estimate(request: Request, gpu_memory: int | None) -> Estimate:
         planned = plan(weights, settings, strategy, world, tokens, device)
     except DistrainError as error:
         return Estimate(strategy, unknown=str(error))
-    state = sizes.trained * (FP32 + int(optimizer_bytes(settings)))
-    final = FP32 * (sizes.trained if settings.lora.rank else sizes.trained + sizes.frozen)
-    best = final  # its own copy, where the volume has no hard links
-    disk = state * (settings.checkpoint.keep + 1) + final + best + EXTRA
-    return Estimate(strategy, planned, tokens, disk)
+    # Whether the claim's volume has hard links is not known here.
+    return Estimate(strategy, planned, tokens, disk_need(sizes, settings))
 
 
 def memory_line(found: Estimate, request: Request, gpu_memory: int | None) -> str:
@@ -84,7 +70,7 @@ def disk_line(found: Estimate, request: Request) -> str | None:
     """What the run's folder takes, beside the size of the claim."""
     if request.claim is None:
         return "none: results are lost with the pod"
-    need = f"up to {size(found.disk)}" if found.disk else "not estimated"
+    need = f"up to {size(found.disk.total)}" if found.disk else "not estimated"
     if request.claim.size is None:
         return f"{need} on claim {request.claim.name}, which exists"
     return f"{need} on claim {request.claim.name} of {size(request.claim.size)}"
@@ -92,11 +78,10 @@ def disk_line(found: Estimate, request: Request) -> str | None:
 
 def disk_problem(found: Estimate, request: Request) -> str | None:
     """Why the claim that the run would make is too small."""
-    claim = request.claim
-    if claim is None or claim.size is None or found.disk is None or found.disk <= claim.size:
+    claim, need = request.claim, found.disk
+    if claim is None or claim.size is None or need is None or need.total <= claim.size:
         return None
     return (
-        f"the run takes up to {size(found.disk)} of disk ({request.settings.checkpoint.keep} checkpoints that stay, "
-        f"one more while it is written, final/ and the best model), but the claim {claim.name} has {size(claim.size)}; "
-        f"set persistence.size to at least {-(-found.disk // 2**30)}Gi"
+        f"the run takes up to {disk_sentence(need)}, but the claim {claim.name} has {size(claim.size)}; "
+        f"set persistence.size to at least {-(-need.total // 2**30)}Gi"
     )

@@ -5,14 +5,14 @@ For a list: the jobs of each kind, their pods, and, where a run is neither runni
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any
 
 from distrain_k8s.diagnose.evidence import Evidence, events_of_runs
-from distrain_k8s.errors import Forbidden, NotFound, NotServed
+from distrain_k8s.diagnose.redact import redacted_text
+from distrain_k8s.errors import Forbidden, NotServed
 from distrain_k8s.kube.client import Api
 from distrain_k8s.kube.objects import (
     JOB_LABEL,
@@ -24,8 +24,6 @@ from distrain_k8s.kube.objects import (
     Workload,
     read_event,
     read_pod,
-    read_pytorchjob,
-    read_trainjob,
     read_workload,
     runtime_gpus,
 )
@@ -33,12 +31,11 @@ from distrain_k8s.kube.resources import (
     CONFIG_MAPS,
     EVENTS,
     PODS,
-    PYTORCHJOBS,
     RUNTIMES,
-    TRAINJOBS,
     WORKLOADS,
     Resource,
 )
+from distrain_k8s.runs.jobs import KINDS, find_job
 from distrain_k8s.runs.status import Phase, Run, phase_of, status_of
 
 OURS = f"{NAME_LABEL}=distrain"
@@ -78,29 +75,12 @@ def find_run(api: Api, name: str, namespace: str | None = None) -> Run:
 
 def observe(api: Api, name: str, namespace: str | None = None, events: bool = False) -> Evidence:
     """What is seen of one run. events: whether they are wanted in any case, and not only where something is wrong."""
-    job = find_job(api, name, namespace)
+    job = find_job(api, name, namespace).job
     place: dict[str, Any] = {"namespace": job.namespace}
     label = JOB_LABEL if job.kind == "PyTorchJob" else JOBSET_LABEL
     pods = tuple(read_pod(raw) for raw in api.list(PODS, labels=f"{label}={name}", **place))
     [seen] = _explained(api, [Evidence(job, pods, datetime.now(UTC))], place, events)
     return seen
-
-
-def find_job(api: Api, name: str, namespace: str | None = None) -> Job:
-    """The job of a run, of either kind. Raises NotFound."""
-    missing: list[NotFound] = []
-    for resource, read in KINDS:
-        try:
-            return read(api.get(resource, name, namespace))
-        except NotFound as error:
-            missing.append(error)
-    if all(isinstance(error, NotServed) for error in missing):
-        raise missing[0]
-    where = namespace or api.namespace
-    names = [job.name for job in _jobs(api, "", {"namespace": where})]
-    near = get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"distrain list -n {where} shows what is there"
-    raise NotFound(f"there is no run {name} in the namespace {where}; {hint}", "run", name)
 
 
 def max_restarts(seen: Evidence) -> int | None:
@@ -114,17 +94,11 @@ def max_restarts(seen: Evidence) -> int | None:
     return Settings().checkpoint.max_restarts
 
 
-KINDS: tuple[tuple[Resource, Callable[[Mapping[str, Any]], Job]], ...] = (
-    (PYTORCHJOBS, read_pytorchjob),
-    (TRAINJOBS, read_trainjob),
-)
-
-
 def _jobs(api: Api, selector: str, place: Mapping[str, Any]) -> list[Job]:
     """Jobs of both kinds; a kind that the cluster does not have, or that the user may not see, has none."""
     found: list[Job] = []
     missing: list[NotServed | Forbidden] = []
-    for resource, read in KINDS:
+    for resource, read, _ in KINDS:
         try:
             found += [read(raw) for raw in api.list(resource, labels=selector, **place)]
         except (NotServed, Forbidden) as error:
@@ -169,7 +143,7 @@ def _explained(api: Api, seen: list[Evidence], place: Mapping[str, Any], always:
     phases = [phase_of(evidence) for evidence in seen]
     events: list[Event] = []
     if always or any(phase not in (Phase.RUNNING, Phase.SUCCEEDED, Phase.STOPPED) for phase in phases):
-        events = [read_event(raw) for raw in _optional(api, EVENTS, place)]
+        events = [_without_secrets(read_event(raw)) for raw in _optional(api, EVENTS, place)]
     own = events_of_runs(events, (e.job for e in seen), (pod for e in seen for pod in e.pods))
     workloads: dict[str, Workload] = {}
     if any(evidence.job.queue and evidence.job.suspended for evidence in seen):
@@ -182,6 +156,11 @@ def _explained(api: Api, seen: list[Evidence], place: Mapping[str, Any], always:
         replace(evidence, settings=maps.get((evidence.job.namespace, f"{evidence.job.name}-settings"), {}))
         for evidence in told
     ]
+
+
+def _without_secrets(event: Event) -> Event:
+    """An event may name an address with a password in it."""
+    return replace(event, message=redacted_text(event.message))
 
 
 def _optional(api: Api, resource: Resource, place: Mapping[str, Any], labels: str = "") -> list[Object]:

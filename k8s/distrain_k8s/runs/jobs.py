@@ -1,13 +1,14 @@
 """The job of a run in the cluster: found under either kind, suspended, and made again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
-from distrain_k8s.errors import ClientError, Conflict, ConnectionLost, HalfMade, NotFound, NotServed
-from distrain_k8s.kube.client import Api
+from distrain_k8s.errors import ClientError, Conflict, ConnectionLost, Forbidden, HalfMade, NotFound, NotServed
+from distrain_k8s.kube.client import Api, Object
 from distrain_k8s.kube.objects import (
     JOB_LABEL,
     JOBSET_LABEL,
@@ -18,7 +19,6 @@ from distrain_k8s.kube.objects import (
     read_workload,
 )
 from distrain_k8s.kube.resources import PODS, PYTORCHJOBS, TRAINJOBS, WORKLOADS, Resource
-from distrain_k8s.render import Document
 
 KINDS = (
     (PYTORCHJOBS, read_pytorchjob, ("spec", "runPolicy", "suspend")),
@@ -35,7 +35,7 @@ class Found:
     """A run's job. raw: as the API has it. suspend: the path of its field."""
 
     job: Job
-    raw: Document
+    raw: Object
     resource: Resource
     suspend: tuple[str, ...]
 
@@ -54,27 +54,30 @@ class Found:
         return max((seconds for seconds in given if seconds is not None), default=120)
 
 
-def find_job(api: Api, name: str) -> Found:
-    """Raises NotFound where no kind has a job of that name, and NotServed where the cluster has neither kind."""
-    served = 0
+def find_job(api: Api, name: str, namespace: str | None = None) -> Found:
+    """A run's job, of either kind. Raises NotFound, with the name that may have been meant, and NotServed where the
+    cluster has neither kind."""
+    missing: list[NotFound] = []
     for resource, read, suspend in KINDS:
         try:
-            raw = api.get(resource, name)
-        except NotServed:
-            continue
-        except NotFound:
-            served += 1
+            raw = api.get(resource, name, namespace)
+        except NotFound as error:
+            missing.append(error)
             continue
         return Found(read(raw), raw, resource, suspend)
-    if not served:
-        raise NotServed(
-            "the cluster has neither PyTorchJobs nor TrainJobs; Kubeflow's training operator is not installed there",
-            "Job",
-            name,
-        )
-    raise NotFound(
-        f"there is no run {name} in the namespace {api.namespace}; `distrain list` shows those that are", "run", name
-    )
+    if all(isinstance(error, NotServed) for error in missing):
+        raise missing[0]
+    where = namespace or api.namespace
+    near = get_close_matches(name, _names(api, where), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"distrain list -n {where} shows what is there"
+    raise NotFound(f"there is no run {name} in the namespace {where}; {hint}", "run", name)
+
+
+def _names(api: Api, namespace: str) -> Iterator[str]:
+    """The names of all jobs that may be listed."""
+    for resource, _, _ in KINDS:
+        with suppress(NotServed, Forbidden):
+            yield from (job["metadata"]["name"] for job in api.list(resource, namespace))
 
 
 def workload_of(api: Api, job: Job) -> Workload | None:
@@ -106,7 +109,7 @@ def is_stopped(api: Api, found: Found) -> bool:
     return not workload.active if workload is not None else found.job.suspended
 
 
-def pods_of(api: Api, name: str) -> list[Document]:
+def pods_of(api: Api, name: str) -> list[Object]:
     """The pods of a job, also those that are going."""
     return [pod for label in (JOB_LABEL, JOBSET_LABEL) for pod in api.list(PODS, labels=f"{label}={name}")]
 
@@ -162,12 +165,12 @@ def _is_there(api: Api, resource: Resource, name: str) -> bool:
     return True
 
 
-def fresh(found: Found) -> Document:
+def fresh(found: Found) -> Object:
     """The manifest of a job that has run, as it was before: it is not suspended, and what the cluster has added is
     gone."""
     raw = found.raw
     metadata = {name: raw["metadata"][name] for name in OWN_METADATA if name in raw["metadata"]}
-    spec: Document = dict(raw["spec"])
+    spec: Object = dict(raw["spec"])
     *sections, last = found.suspend[1:]
     node = spec
     for section in sections:

@@ -89,7 +89,7 @@ class Plan:
             "group": request.group,
             "strategy": self.estimate.strategy,
             "memory_bytes": self.estimate.bytes.total if self.estimate.bytes else None,
-            "disk_bytes": self.estimate.disk,
+            "disk_bytes": self.estimate.disk.total if self.estimate.disk else None,
             "claim": request.claim.name if request.claim else None,
             "refused": self.refused,
             "warnings": self.warnings,

@@ -80,8 +80,9 @@ class Run:
         """The phase, with the number of the restart where it is one: `Restarting 1/3`."""
         if self.phase is not Phase.RESTARTING:
             return str(self.phase)
-        of = f"/{self.max_restarts}" if self.max_restarts is not None else ""
-        return f"{self.phase} {max(self.restarts, 1)}{of}"
+        # Pods that never started are made again too, which the trainer does not count.
+        known = self.max_restarts is not None and self.restarts <= self.max_restarts
+        return f"{self.phase} {max(self.restarts, 1)}{f'/{self.max_restarts}' if known else ''}"
 
 
 def status_of(seen: Evidence, max_restarts: int | None = None) -> Run:

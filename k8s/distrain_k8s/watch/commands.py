@@ -10,13 +10,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from distrain_k8s.diagnose.causes import cause_of_error
+from distrain_k8s.diagnose.redact import redacted_line
 from distrain_k8s.errors import ClientError
 from distrain_k8s.interrupts import interruptible
 from distrain_k8s.kube.client import Api, connect
 from distrain_k8s.kube.objects import GROUP_LABEL
 from distrain_k8s.output import colours, console, print_document, print_rich, print_rows, say
-from distrain_k8s.runs.find import find_job, find_run, observe
+from distrain_k8s.runs.find import find_run, observe
 from distrain_k8s.runs.find import list_runs as list_all
+from distrain_k8s.runs.jobs import find_job
 from distrain_k8s.runs.status import Run, data_of, status_of
 from distrain_k8s.runs.wait import ending, wait_for
 from distrain_k8s.watch import events as event_data
@@ -94,7 +96,7 @@ def status(arguments: Namespace, _: Flags) -> int:
 def logs(arguments: Namespace, _: Flags) -> int:
     """`distrain logs RUN`."""
     with cluster(arguments) as api:
-        job = find_job(api, arguments.run)
+        job = find_job(api, arguments.run).job
         nodes = arguments.node or []
         if arguments.process is not None:
             nodes, local = [arguments.process // job.processes], arguments.process % job.processes
@@ -122,7 +124,7 @@ def previous(api: Api, run: str, node: int | None, holding: str = "") -> int:
     for attempt, rank, text in earlier_logs(api, run, say, node):
         if holding not in text:
             continue
-        print(f"attempt {attempt} node {rank} | {shown(text, colours(sys.stdout))}")
+        print(f"attempt {attempt} node {rank} | {redacted_line(shown(text, colours(sys.stdout)))}")
     return 0
 
 
@@ -258,7 +260,7 @@ def _printer(prefixed: bool, timestamps: bool) -> Callable[[Line], None]:
                 prefix = f"\x1b[{PREFIXES[(line.rank or 0) % len(PREFIXES)]}m{prefix}\x1b[0m"
         if timestamps and line.time:
             prefix = f"{line.time:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + f"Z {prefix}"
-        print(f"{prefix}{shown(line.text, coloured)}", flush=True)
+        print(f"{prefix}{redacted_line(shown(line.text, coloured))}", flush=True)
 
     return show
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distrain_k8s.watch.compare import Compared, Comparison, is_number
+from distrain_k8s.watch.progress import short
 
 CHARTS = (
     ("Training loss", "loss", 0.9),
@@ -18,7 +19,7 @@ CHARTS = (
     ("Tokens per second", "tokens_per_second", 0.9),
 )
 """Title, field of metrics.jsonl, and how much a line is smoothed: the weight of what came before."""
-WIDTH, HEIGHT = 1000, 400
+WIDTH, HEIGHT = 560, 240
 POINTS = 600
 """Most points of a line."""
 STYLE = """
@@ -106,7 +107,7 @@ def chart(title: str, field: str, weight: float, runs: Sequence[Compared], colou
         value = low + (high - low) * number / 4
         y = HEIGHT - HEIGHT * number / 4
         parts.append(f"<path class='grid' d='M0 {y:.0f}h{WIDTH}'/>")
-        parts.append(f"<text x='-8' y='{y + 4:.0f}' text-anchor='end'>{value:.3g}</text>")
+        parts.append(f"<text x='-8' y='{y + 4:.0f}' text-anchor='end'>{short(value)}</text>")
     parts += [
         f"<text x='{WIDTH * part:.0f}' y='{HEIGHT + 20}' text-anchor='middle'>{last * part:,.0f}</text>"
         for part in (0, 0.5, 1)
@@ -116,7 +117,7 @@ def chart(title: str, field: str, weight: float, runs: Sequence[Compared], colou
             path = "M" + "L".join(place(step, value) for step, value in thinned(points))
             tip = f"<title>{html.escape(name)}</title>"
             parts.append(f"<path class='line' stroke='{colours[name]}' d='{path}'>{tip}</path>")
-    view = f"-70 -10 {WIDTH + 90} {HEIGHT + 40}"
+    view = f"-60 -10 {WIDTH + 80} {HEIGHT + 40}"
     return (
         f"<figure class='card' style='margin-inline:0'><h2>{html.escape(title)}</h2>"
         f"<svg viewBox='{view}' role='img' aria-label='{html.escape(title)} by step'>{''.join(parts)}</svg></figure>"

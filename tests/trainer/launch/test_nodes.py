@@ -73,6 +73,9 @@ def test_two_nodes_end_as_one_does_whatever_dies(
         assert "lost node 0 (machine-0); starting again" in said[1]
     attempts = read_attempts(cluster.output)
     assert attempts.attempt == (1 if fault == "none" else 2)
+    for attempt in range(1, attempts.attempt + 1):
+        log = cluster.output / "logs" / f"node-0.attempt-{attempt}.log"
+        assert '"loss"' in log.read_text() and "rank 0: all-reduce" in log.read_text(), "the first process's lines too"
     assert attempts.spent <= (0 if fault in ("none", "node 1 is asked to leave") else 1)
 
 

@@ -49,12 +49,18 @@ def check_shared_memory(settings: Settings, processes: int, gpus: int = 0, folde
 
 def check_locked_memory(nodes: int, devices: Path = DEVICES) -> None:
     """Warns where NCCL will use RDMA between nodes and may not lock the memory that it needs for it."""
+    if problem := locked_memory_problem(nodes, devices):
+        warn(problem)
+
+
+def locked_memory_problem(nodes: int, devices: Path = DEVICES) -> str | None:
+    """Why NCCL, which will use RDMA between nodes, may not lock the memory that it needs for it; None where it may."""
     if nodes == 1 or os.environ.get("NCCL_IB_DISABLE") == "1" or not list(devices.glob("uverbs*")):
-        return
+        return None
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if limit == resource.RLIM_INFINITY or limit >= LOCKED_BYTES or _capabilities() & IPC_LOCK:
-        return
-    warn(
+        return None
+    return (
         f"RDMA devices are here but a process may lock only {limit // 1024} KB of memory, at which NCCL "
         "fails; raise the container runtime's limit (LimitMEMLOCK=infinity, --ulimit memlock=-1), or set "
         "NCCL_IB_DISABLE=1"

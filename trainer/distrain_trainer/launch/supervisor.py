@@ -99,13 +99,18 @@ class Job:
 
     def facts(self) -> dict[str, Any]:
         """What must be the same on all nodes."""
-        values = json.dumps(flat(self.settings), sort_keys=True)
-        return {f"the version of {name}": number for name, number in versions().items()} | {
-            "the hash of distrain's code": _hash_of_code(),
-            "the number of nodes": self.node.count,
-            "the number of processes": self.node.processes,
-            "the hash of the settings": self.cluster.settings_hash or hashlib.sha256(values.encode()).hexdigest()[:12],
-        }
+        return facts(self.node, self.cluster, self.settings)
+
+
+def facts(node: Node, cluster: ClusterEnvironment, settings: Settings) -> dict[str, Any]:
+    """What must be the same on all nodes of a run."""
+    values = json.dumps(flat(settings), sort_keys=True)
+    return {f"the version of {name}": number for name, number in versions().items()} | {
+        "the hash of distrain's code": _hash_of_code(),
+        "the number of nodes": node.count,
+        "the number of processes": node.processes,
+        "the hash of the settings": cluster.settings_hash or hashlib.sha256(values.encode()).hexdigest()[:12],
+    }
 
 
 def _hash_of_code() -> str:

@@ -20,6 +20,7 @@ from distrain_trainer.errors import FailureReport, LostPeer, OutOfTime, Stopped
 from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.launch.node import Node
 from distrain_trainer.launch.signs import Section, read_sign, signs_file
+from distrain_trainer.launch.tee import Tee
 from distrain_trainer.launch.termination import ERROR_FILE, read_error_file
 from distrain_trainer.launch.watchdog import look, process_state
 
@@ -47,7 +48,8 @@ class Workers:
     """The running workers. Each has a session of its own, so that the terminal's Ctrl-C reaches only us.
 
     work: what each of them does. arguments: of that. port: on node 0, where their process group meets. log: takes what
-    all but the first of this machine print. scratch: an empty folder for their error files.
+    they print; what the first of this machine prints also comes out here. scratch: an empty folder for their error
+    files.
     """
 
     def __init__(self, work: Work, arguments: list[str], node: Node, port: int, log: Path, scratch: Path):
@@ -60,6 +62,7 @@ class Workers:
         environment = _environment(node, port)
         with suppress(OSError):  # of a volume that is read-only here, which the preflight finds out
             log.parent.mkdir(parents=True, exist_ok=True)
+        self._tee = Tee(log)
         for local_rank in range(node.processes):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -67,6 +70,8 @@ class Workers:
             if pid == 0:
                 self._become_worker(local_rank, environment)
             self._running[pid] = local_rank
+            if local_rank == 0:
+                self._tee.start()
 
     def over(self) -> bool:
         """Notes who has ended, and ends the rest where one has failed; whether nobody is left."""
@@ -106,6 +111,7 @@ class Workers:
         """Waits until nobody is left that can be ended."""
         while not self.over():
             time.sleep(0.02)
+        self._tee.close()
 
     def cause(self) -> FailureReport | None:
         """The failure that explains the others: a lost peer is not the cause if there is another."""
@@ -188,7 +194,10 @@ class Workers:
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank)}
             os.environ[ERROR_FILE] = str(self._error_file(local_rank))
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            if local_rank:
+            if local_rank == 0:
+                self._tee.connect()
+            else:
+                self._tee.leave()
                 with suppress(OSError):  # its messages then stand between those of the first
                     log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
                     os.dup2(log, 1)
