@@ -250,8 +250,14 @@ def sample(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Writes the sample data set: docstrings of Python's standard library, labelled by their package."""
     from distrain_trainer.data.sample import write_sample
 
-    rows = write_sample(chosen.file)
-    print(f"{chosen.file}: {rows:,} rows", file=sys.stderr)
+    file = Path(chosen.file)
+    if file.exists():
+        raise SettingsError(f"{file} exists and was not replaced; remove it, or give another name")
+    try:
+        rows = write_sample(file)
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be written: {error.strerror}") from None
+    print(f"{file}: {rows:,} rows", file=sys.stderr)
 
 
 def show_version(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

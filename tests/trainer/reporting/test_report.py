@@ -333,8 +333,14 @@ def test_of_many_classes_with_long_names_the_table_shows_the_most_frequent(tmp_p
     text = write_report(tmp_path).read_text()
     assert text.count('<td class="label" title=') == 40
     assert "The 40 most frequent classes; 360 more are counted in training_info.json." in Page(text).text
-    shown = re.findall(r"<(?:td|b|text)\b[^>]*>(a long class name [^<]*)<", text)
-    assert shown and max(map(len, shown)) <= 48 and all(re.search(r"\d$", name) for name in shown)
+    shown = re.findall(r"<(?:td|b|text)\b[^>]*>(a long class [^<]*)<", text)
+    assert shown and max(map(len, shown)) <= 32 and all(re.search(r"\d$", name) for name in shown)
+
+
+def test_few_classes_fit_a_phone(tmp_path: Path) -> None:
+    for count, drawn in ((3, "matrix"), (12, "matrix large")):  # a large one scrolls
+        classification_run(tmp_path, labels=TOPICS[:count], steps=20)
+        assert drawn in [attributes.get("class") for tag, attributes in report(tmp_path).elements if tag == "svg"]
 
 
 def test_a_stop_by_hand_is_called_one(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ CLASSES = 60
 """Most classes of a drawn confusion matrix."""
 ROWS = 40
 """Most rows of a table of classes, evaluations or events."""
-LABEL = 48
+LABEL = 32
 """Most characters of a class's name in a table; the whole name stands in its tooltip."""
 NARROW = ("loss", "accuracy", "f1_macro", "perplexity", "token_accuracy")
 """Metrics of an evaluation that a phone shows too."""
