@@ -95,7 +95,8 @@ def test_a_hub_that_is_away_when_a_cold_node_resumes_is_waited_for(
         else:
             service.answers.append(503)
         run = Victim(train(bert, texts, output, 1, *arguments), output, cold)
-        assert run.wait_for(lambda: (output / "errors" / "attempt-2").exists()), run.process.communicate()[1]
+        third = output / "logs" / "node-0.attempt-3.log"
+        assert run.wait_for(third.exists), run.process.communicate()[1]
         if fault == "unreachable":
             run.process.send_signal(signal.SIGTERM)
             sentence, code = "cannot be reached for model owner/tiny", 143
