@@ -251,7 +251,8 @@ def test_3_a_webhook_that_does_not_answer_is_named(server: Server, typed: Callab
 
 
 def test_4_waiting_lives_through_a_restart_of_the_server(server: Server) -> None:
-    api, said = server.connect("admin", connect=2, read=5), []
+    api = server.connect("admin", connect=2, read=5)
+    said: list[str] = []
     found: list[Any] = []
     waiting = threading.Thread(target=lambda: found.append(wait_for(api, "run1", 300, say=said.append, look=0.2)))
     waiting.start()
