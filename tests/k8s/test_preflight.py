@@ -1,5 +1,6 @@
 """`doctor --network`: pods like those of a run measure the network, and nothing of them stays."""
 
+import copy
 import json
 import threading
 import time
@@ -32,7 +33,7 @@ def play(there: HelmCluster, end: str) -> dict[str, Any]:
         lines += [check("node 0", "warn", "latency", "takes 9.00 ms", "put the pods nearer")] * (rank == 0)
         there.log(f"{name}-{who}-0", "starting", *lines, end=True)
     job["status"] = {"conditions": [{"type": end, "status": "True", "lastTransitionTime": ago(0)}]}
-    return json.loads(json.dumps(job))
+    return copy.deepcopy(job)
 
 
 def test_what_the_pods_find_is_told_and_nothing_stays(there: HelmCluster, capsys: pytest.CaptureFixture[str]) -> None:
