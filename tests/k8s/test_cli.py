@@ -20,7 +20,7 @@ def validated(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_options_stand_before_the_command_or_after_it(capsys: pytest.CaptureFixture[str]) -> None:
-    parts = (("validate",), ("--batch.tokens", "8"), ("--deterministic",), ("--task=chat",), ("--processes", "2"))
+    parts = (("validate",), ("--batch.tokens", "8"), ("--deterministic", "--task=chat"), ("--processes", "2"))
     found = {validated(capsys, *(word for part in order for word in part)) for order in permutations(parts)}
     assert len(found) == 1
     assert "tokens: 8\n" in found.pop()

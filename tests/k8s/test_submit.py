@@ -3,6 +3,8 @@
 import io
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,19 @@ def test_a_sweep_is_a_group_of_runs(there: HelmCluster, capsys: pytest.CaptureFi
 def test_a_sweep_that_set_overrides_is_refused(there: HelmCluster, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = distrain(capsys, "submit", "-y", *SMALL, "--set", "trainer.seed=3", "--sweep", "seed=1,2")
     assert code == 64 and "points of the sweep are the same run" in err and there.everything() == set()
+
+
+def test_waiting_for_a_submitted_run_exits_as_it_ends(there: HelmCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, end, code in (("good", "Succeeded", 0), ("bad", "Failed", 100)):
+
+        def finish(name: str = name, end: str = end) -> None:
+            while name not in there.names(JOBS):
+                time.sleep(0.05)
+            job = next(job for job in there.objects[JOBS] if job["metadata"]["name"] == name)
+            job["status"] = {"conditions": [{"type": end, "status": "True", "message": "seen"}]}
+
+        ending = threading.Thread(target=finish, daemon=True)
+        ending.start()
+        found, out, err = distrain(capsys, "submit", "--name", name, "-y", "--wait", *SMALL)
+        ending.join(10)
+        assert (found, out) == (code, f"{name}\n") and f"{name} has {end.lower()}" in err, err
