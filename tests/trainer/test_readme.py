@@ -35,6 +35,7 @@ TYPED = {
 ELSEWHERE = {
     "distrain train [FILE]": "the first path types it",
     "distrain sample FILE": "the first path types it",
+    "distrain preflight [FILE]": "tests/trainer/launch/test_network.py types it on two nodes",
     "distrain chat PATH": "tests/trainer/inference/test_answers.py::test_chat_answers_each_line_of_a_pipe types it",
     "make run": "the first path types it",
     "make test": "runs this test",

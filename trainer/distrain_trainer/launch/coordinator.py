@@ -12,7 +12,7 @@ from distrain_trainer.errors import FailureReport, LostPeer, SettingsError, Stop
 from distrain_trainer.launch.messages import AttemptOutcome, Heartbeat, Start, to_text
 from distrain_trainer.launch.node import titled
 from distrain_trainer.launch.store import NEVER, Exchange, Store, read
-from distrain_trainer.launch.surroundings import RunFinished, Surroundings
+from distrain_trainer.launch.surroundings import Meeting, RunFinished
 
 SILENCE = 10.0
 """Seconds without a heartbeat after which a node counts as lost."""
@@ -46,7 +46,7 @@ class Cause:
 class Coordinator:
     """Node 0's part in an attempt. store: None where the run has one node. number: of the attempt."""
 
-    def __init__(self, around: Surroundings, store: Store | None, number: int):
+    def __init__(self, around: Meeting, store: Store | None, number: int):
         self._around, self._node, self._store, self._number = around, around.node, store, number
         self._heard: dict[tuple[int, str], tuple[Heartbeat, float]] = {}
         self._own: Cause | None = None
@@ -177,7 +177,7 @@ class Coordinator:
         return self._heard.get((index, self._started[index - 1].nonce), (self._started[index - 1], NEVER))
 
 
-def check(around: Surroundings) -> None:
+def check(around: Meeting) -> None:
     """Raises Stopped where this node was asked to leave, RunFinished where the run is finished, Superseded."""
     if around.asked():
         raise Stopped("stopped while waiting for the other nodes; nothing is lost")

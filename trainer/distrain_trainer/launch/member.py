@@ -7,13 +7,13 @@ from distrain_trainer.launch.coordinator import SILENCE, TICK, Waiting, check
 from distrain_trainer.launch.messages import AttemptOutcome, Heartbeat, Start, to_text
 from distrain_trainer.launch.node import titled
 from distrain_trainer.launch.store import Store, read
-from distrain_trainer.launch.surroundings import Surroundings
+from distrain_trainer.launch.surroundings import Meeting
 
 
 class Member:
     """A node's part in the attempt with this number."""
 
-    def __init__(self, around: Surroundings, store: Store, number: int):
+    def __init__(self, around: Meeting, store: Store, number: int):
         self._around, self._store, self.number = around, store, number
         self._place = f"{number}/node/{around.node.index}"
         self._announced, self._beat, self._finished = False, 0, False
@@ -82,7 +82,7 @@ class Member:
             self.outcome = AttemptOutcome.read(message)
 
 
-def next_attempt(around: Surroundings, store: Store, after: int) -> Waiting[int]:
+def next_attempt(around: Meeting, store: Store, after: int) -> Waiting[int]:
     """Waits for an attempt that is newer than `after`; its number. Raises LostPeer, Stopped, RunFinished."""
     while True:
         check(around)

@@ -9,19 +9,23 @@ import os
 import secrets
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
+from distrain_trainer.console import say
 from distrain_trainer.errors import DistrainError, FailureReport, LostPeer, RunFailed, SettingsError, Stopped
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+from distrain_trainer.launch.coordinator import Coordinator, Waiting, check
+from distrain_trainer.launch.member import Member, next_attempt
+from distrain_trainer.launch.messages import AttemptOutcome
 from distrain_trainer.launch.node import Node, gpus_here, titled
 from distrain_trainer.launch.preflight import check_rdma, check_shared_memory, check_volume, locked_memory_problem
-from distrain_trainer.launch.rendezvous import AttemptOutcome, Coordinator, Member, open_store
+from distrain_trainer.launch.store import Exchange, ExchangeThread, Store, free_port, open_store
 from distrain_trainer.launch.workers import Workers
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.run_folder import check_writable
@@ -39,6 +43,7 @@ SLOW_LATENCY = 0.005
 """Seconds for one number, above which steps will be slow."""
 SLOW_BANDWIDTH = {"cpu": 0.1e9, "cuda": 2.5e9}
 """Bytes a second, below which steps will be slow; on GPUs less than 25 Gb/s, which is what TCP falls back to."""
+T = TypeVar("T")
 PROMISED = "DISTRAIN_PREFLIGHT_GPUS"
 
 
@@ -104,9 +109,9 @@ def findings_here(
         checks.append(("rdma", "RDMA devices are here, and NCCL can use them", lambda: check_rdma(True)))
     if volume:
         checks.append(("volume", f"{volume} can be written", lambda: check_writable(volume)))
-    for about, well, check in checks:
+    for about, well, look in checks:
         try:
-            check()
+            look()
         except DistrainError as error:
             sentence, _, mend = str(error).partition("; ")
             yield Finding(node.title, "fail", about, sentence, mend)
@@ -119,17 +124,9 @@ def findings_here(
 
 def meet_and_measure(node: Node, facts: dict[str, Any], stopping: Callable[[], bool], volume: Path | None) -> int:
     """All nodes meet, compare what they are, and measure; failures that were told. Raises DistrainError."""
-    until = time.monotonic() + MEETING
-
-    def over() -> bool:
-        return stopping() or time.monotonic() > until
-
+    meeting = Preflight(node, facts, stopping, time.monotonic() + MEETING)
     try:
-        store = open_store(node, over)
-        if node.first:
-            coordinate(node, store, facts, over, volume)
-            return 0
-        return take_part(node, store, facts, over, volume)
+        return driven(coordinate(meeting, volume) if node.first else take_part(meeting, volume))
     except Stopped:
         if stopping():
             raise
@@ -140,25 +137,82 @@ def meet_and_measure(node: Node, facts: dict[str, Any], stopping: Callable[[], b
         ) from None
 
 
-def coordinate(node: Node, store: Any, facts: dict[str, Any], over: Callable[[], bool], volume: Path | None) -> None:
-    """Node 0's part."""
-    token = secrets.token_hex(8)
+@dataclass
+class Preflight:
+    """This node, as it meets the others without a run. stopping: asked to leave. until: when the nodes have met, or
+    never will, by the monotonic clock."""
+
+    node: Node
+    facts: Mapping[str, Any]
+    stopping: Callable[[], bool]
+    until: float
+    nonce: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def asked(self) -> bool:
+        return self.stopping() or time.monotonic() > self.until
+
+    def say(self, text: str) -> None:
+        say(text)
+
+    def exchange(self, act: Callable[[], Any]) -> Exchange:
+        return ExchangeThread(act)
+
+    def free_port(self) -> int:
+        return free_port()
+
+    def check_lock(self) -> None:
+        """There is none."""
+
+    def finished(self, lately: bool = False) -> bool:
+        return False
+
+
+def driven(waiting: Waiting[T]) -> T:
+    """What comes of it, after all its pauses."""
+    try:
+        while True:
+            time.sleep(next(waiting))
+    except StopIteration as end:
+        found: T = end.value
+        return found
+
+
+def connected(meeting: Preflight) -> Waiting[Store | None]:
+    """Node 0's store, waited for; None where there is one node. Raises Stopped, and LostPeer on node 0."""
+    if meeting.node.count == 1:
+        return None
+    while True:
+        check(meeting)
+        try:
+            return open_store(meeting.node, "preflight")
+        except LostPeer:
+            if meeting.node.first:
+                raise
+        yield 0.5
+
+
+def coordinate(meeting: Preflight, volume: Path | None) -> Waiting[int]:
+    """Node 0's part; failures that were told, none."""
+    node, token = meeting.node, secrets.token_hex(8)
     sign = sign_of(volume, token) if volume else None
-    coordinator = Coordinator(node, store, 1, facts, over)
+    coordinator = Coordinator(meeting, (yield from connected(meeting)), 1)
     failure: FailureReport | None = None
     try:
         if sign:
             with suppress(OSError):  # which is a finding of this machine already
                 sign.write_text(token)
-        coordinator.gather()
+        yield from coordinator.gather()
         Finding(node.title, "ok", "versions", f"the same on {_nodes(node)}: version, code and settings").tell()
-        start = coordinator.start(1, token, False)
+        start = coordinator.start(1, token, resume=False)
         with _measuring(node, start.port) as workers:
             while not (workers.over() and (workers.failures or coordinator.members_finished())):
                 if cause := coordinator.cause():
-                    failure = cause[1]
+                    failure = cause.report
                     break
-                time.sleep(0.05)
+                yield 0.05
             failure = failure or workers.cause()
         if failure:
             raise RunFailed(failure)
@@ -166,9 +220,10 @@ def coordinate(node: Node, store: Any, facts: dict[str, Any], over: Callable[[],
         failure = FailureReport(error.exit_code, str(error))
         raise
     finally:
-        coordinator.close(AttemptOutcome(failure))
+        yield from coordinator.close(AttemptOutcome(failure))
         if sign:
             sign.unlink(missing_ok=True)
+    return 0
 
 
 def sign_of(volume: Path, token: str) -> Path:
@@ -176,30 +231,36 @@ def sign_of(volume: Path, token: str) -> Path:
     return volume / f"tmp.preflight-{token}"
 
 
-def take_part(node: Node, store: Any, facts: dict[str, Any], over: Callable[[], bool], volume: Path | None) -> int:
+def take_part(meeting: Preflight, volume: Path | None) -> Waiting[int]:
     """Any other node's part; failures that were told."""
-    member = Member(node, store, 0, facts, over)
-    start = member.wait_for_start()
-    if start is None:
-        member.close(finished=False)
-        return 0  # node 0 says why
+    store = yield from connected(meeting)
+    assert store is not None
+    member = Member(meeting, store, (yield from next_attempt(meeting, store, 0)))
     failures = 0
-    if volume:
-        sign = sign_of(volume, start.token)
-        try:
-            check_volume(lambda: sign.read_text() if sign.exists() else "", start.token, volume, patience=SEEN_WITHIN)
-        except DistrainError as error:
-            sentence, _, mend = str(error).partition("; ")
-            Finding(node.title, "fail", "volume", sentence, mend).tell()
-            failures = 1
-    with _measuring(node, start.port) as workers:
-        while not workers.over() and member.outcome is None:
-            member.check_coordinator()
-            time.sleep(0.05)
-        if (report := workers.cause()) and member.outcome is None:
-            member.fail(report, asked=False)
-            time.sleep(1.5)
-    member.close(finished=True)
+    try:
+        start = yield from member.wait_for_start()
+        if start is None:
+            return 0  # node 0 says why
+        if volume:
+            sign = sign_of(volume, start.token)
+            try:
+                check_volume(
+                    lambda: sign.read_text() if sign.exists() else "", start.token, volume, patience=SEEN_WITHIN
+                )
+            except DistrainError as error:
+                sentence, _, mend = str(error).partition("; ")
+                Finding(meeting.node.title, "fail", "volume", sentence, mend).tell()
+                failures = 1
+        with _measuring(meeting.node, start.port) as workers:
+            while not workers.over() and member.outcome is None:
+                member.check_coordinator()
+                yield 0.05
+            if (report := workers.cause()) and member.outcome is None:
+                member.fail(report, asked=False)
+                yield 1.5
+            member.finish()
+    finally:
+        member.close()
     return failures
 
 

@@ -5,6 +5,7 @@ another run, which finds this one at an address that its own node 0 had before, 
 """
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -53,6 +54,14 @@ def read(store: Store, key: str) -> Message | None:
     if not isinstance(message, dict):
         raise ValueError(f"{key} is no message: {message!r}")
     return message
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        port: int = listener.getsockname()[1]
+    return port
 
 
 class Exchange(Protocol):

@@ -6,7 +6,6 @@ Ctrl-C or SIGTERM asks the workers of all nodes to save and leave (143); a secon
 import hashlib
 import json
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.messages import Start
 from distrain_trainer.launch.node import Node
 from distrain_trainer.launch.signals import Requests
-from distrain_trainer.launch.store import Exchange, ExchangeThread, Store, open_store
+from distrain_trainer.launch.store import Exchange, ExchangeThread, Store, free_port, open_store
 from distrain_trainer.launch.surroundings import RunningWorkers
 from distrain_trainer.launch.workers import Work, Workers
 from distrain_trainer.settings.model import Settings, flat
@@ -182,10 +181,7 @@ class Machine:
         return ExchangeThread(act)
 
     def free_port(self) -> int:
-        with socket.socket() as listener:
-            listener.bind(("", 0))
-            port: int = listener.getsockname()[1]
-        return port
+        return free_port()
 
     def check_lock(self) -> None:
         if self._job.lock is not None and (other := self._job.lock.lost_to()):

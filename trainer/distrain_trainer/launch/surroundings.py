@@ -31,18 +31,16 @@ class RunningWorkers(Protocol):
         """Where each of them was when one was found to hang, empty where none was."""
 
 
-class Surroundings(Protocol):
-    """node: this one. run: the run's name, by which its nodes know each other. facts: what must be the same on all
-    nodes. nonce: tells this process from the one that took its place. by_hand: a person has asked to resume, so that
-    earlier failures do not count. max_wait: seconds for which a volume that does not answer is waited for.
+class Meeting(Protocol):
+    """What a node needs to meet the others.
+
+    node: this one. facts: what must be the same on all nodes. nonce: tells this process from the one that took its
+    place.
     """
 
     node: Node
-    run: str
     facts: Mapping[str, Any]
     nonce: str
-    by_hand: bool
-    max_wait: float
 
     def now(self) -> float:
         """Seconds of a clock that only goes forward."""
@@ -52,11 +50,6 @@ class Surroundings(Protocol):
 
     def say(self, text: str) -> None: ...
 
-    def warn(self, text: str) -> None: ...
-
-    def connect(self) -> Store:
-        """Node 0's store. Raises LostPeer."""
-
     def exchange(self, act: Callable[[], Any]) -> Exchange:
         """Does `act` each second from now on."""
 
@@ -65,6 +58,27 @@ class Surroundings(Protocol):
 
     def check_lock(self) -> None:
         """Raises Superseded where another process has taken the folder over, as of some seconds ago."""
+
+    def finished(self, lately: bool = False) -> bool:
+        """Whether the run has come to the end of the schedule that is asked for. Raises DistrainError.
+
+        lately: an answer that is some seconds old will do.
+        """
+
+
+class Surroundings(Meeting, Protocol):
+    """run: the run's name, by which its nodes know each other. by_hand: a person has asked to resume, so that earlier
+    failures do not count. max_wait: seconds for which a volume that does not answer is waited for.
+    """
+
+    run: str
+    by_hand: bool
+    max_wait: float
+
+    def warn(self, text: str) -> None: ...
+
+    def connect(self) -> Store:
+        """Node 0's store. Raises LostPeer."""
 
     def attempts(self) -> Attempts:
         """What the run's folder says of its attempts. Raises VolumeError, VolumeLost."""
@@ -85,12 +99,6 @@ class Surroundings(Protocol):
 
     def check_writable(self) -> None:
         """Makes sure that this node can write into the run's folder. Raises VolumeError, VolumeLost."""
-
-    def finished(self, lately: bool = False) -> bool:
-        """Whether the run has come to the end of the schedule that is asked for. Raises DistrainError.
-
-        lately: an answer that is some seconds old will do.
-        """
 
     def workers(self, start: Start) -> AbstractContextManager[RunningWorkers]:
         """Starts the workers of an attempt; none is left afterwards."""
