@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from distrain_trainer.data.chat import rows_of_conversations
 from distrain_trainer.data.labels import check_labels, label_ids, read_labels
@@ -27,6 +28,8 @@ from distrain_trainer.settings.model import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TURN = 10.0
+"""Seconds for which the other processes of a machine let the first one make an entry."""
 FORMAT = 3
 """Changes whenever the same data and settings give other arrays, so that old entries of the cache are not met."""
 KEY_SETTINGS = (
@@ -89,11 +92,16 @@ class Tokenized:
 
 
 def prepare(
-    settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int, say: Callable[[str], None]
+    settings: Settings,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    say: Callable[[str], None],
+    first: bool = True,
 ) -> Tokenized:
     """The token rows of a run's data, from the cache or made now.
 
-    max_length: tokens of the longest row, special tokens included. say: takes sentences for people.
+    max_length: tokens of the longest row, special tokens included. say: takes sentences for people. first: whether this
+    process is the one of its machine that should make an entry, because it is the one that speaks.
     One process of a machine makes an entry, others wait for it without limit; an entry appears whole or not at all.
     Raises DataError for data that cannot be used, SettingsError for settings that do not fit the tokenizer and
     VolumeError where the cache's disk is full.
@@ -108,6 +116,8 @@ def prepare(
         lock = FileLock(tokens / f"{key}.lock")
         try:
             tokens.mkdir(parents=True, exist_ok=True)
+            if not first:
+                _let_go_first(lock, entry)
             lock.acquire()
         except OSError as error:
             raise SettingsError(f"the cache {tokens} cannot be written ({error.strerror}); set data.cache") from error
@@ -120,6 +130,19 @@ def prepare(
     rows, train_tokens = found.counts["train_rows"], found.counts["train_tokens"]
     say(f"{origin.description}: {rows:,} training rows, {train_tokens:,} tokens, from the cache")
     return found
+
+
+def _let_go_first(lock: FileLock, entry: Path) -> None:
+    """Waits a while for another process to make the entry. Raises OSError."""
+    for _ in range(int(TURN / 0.1)):
+        if entry.exists():
+            return
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return
+        lock.release()
+        time.sleep(0.1)
 
 
 def encode(texts: list[str], settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Rows:

@@ -89,7 +89,7 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
         settings = with_tokens_for_memory(settings, process, tell)
     use_template(tokenizer, settings)
     max_length = longest_row(settings, load_config(model_name, model_revision), tokenizer)
-    data = prepare(settings, tokenizer, max_length, tell)
+    data = prepare(settings, tokenizer, max_length, tell, first=process.local_rank == 0)
     check_same_data(claimed, data)
     settings = with_defaults(settings, model_revision, data, max_length, process.world)
 
