@@ -257,6 +257,18 @@ def test_a_language_model_that_is_mapped_and_cut_apart_trains_as_a_replica_does(
 
 
 @pytest.mark.matrix
+def test_a_block_that_is_tied_to_the_output_layer_is_cut_with_the_model(
+    bert: Path, few_texts: Path, tmp_path: Path
+) -> None:
+    """The embeddings of BERT are a block of their own, and tied."""
+    options = {"task": "masked-lm", "schedule__max_steps": 3, "batch__micro_batches": 2}
+    kinds = ("ddp", "zero3", "fsdp")
+    launch(2, [cell(bert, few_texts, tmp_path / kind, strategy__kind=kind, **options) for kind in kinds], tmp_path)
+    for kind in kinds:
+        assert losses(tmp_path / kind) == pytest.approx(losses(tmp_path / "ddp"), abs=1e-5), kind
+
+
+@pytest.mark.matrix
 def test_an_adapter_goes_on_under_another_strategy(texts: Path, tmp_path: Path) -> None:
     model = tiny.tiny_llama(tmp_path / "llama")
     options = {"task": "causal-lm", "lora__rank": 4, "lora__dropout": 0.1, **MOVED}

@@ -1,6 +1,7 @@
 """PyTorch's fully_shard: parameters, gradients and the optimizer's state sharded, gathered block by block."""
 
 import math
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -29,6 +30,11 @@ from distrain_trainer.parallel.state import (
 from distrain_trainer.settings.model import Settings
 
 
+def uses(module: nn.Module) -> Counter[nn.Parameter]:
+    """How often each parameter stands in a module: more than once where modules are tied."""
+    return Counter(parameter for _, parameter in module.named_parameters(remove_duplicate=False))
+
+
 class FullyShard:
     """The model's blocks, then the model, cut apart over all processes; parameters are DTensors."""
 
@@ -36,8 +42,12 @@ class FullyShard:
         collectives.ensure_group(world)
         self.device = accelerator.device
         mesh = init_device_mesh(self.device.type, (world,))
+        times = uses(module.model)
         for part in widened_parts(module.model):
-            fully_shard(module if part is module.model else part, mesh=mesh)
+            if part is module.model:
+                fully_shard(module, mesh=mesh)
+            elif all(times.get(parameter, count) == count for parameter, count in uses(part).items()):
+                fully_shard(part, mesh=mesh)  # one that is tied to others is cut with the model
         assert isinstance(module, FSDPModule)
         assert all(isinstance(p, DTensor) and p.device_mesh.size() == world for p in module.parameters())
         self.module: nn.Module = module
