@@ -142,6 +142,25 @@ def test_a_pod_that_is_made_anew_is_followed(
     assert "node 1 has a new pod, on worker-2" in said
 
 
+def test_a_pod_that_is_made_anew_while_the_old_one_leaves_is_followed_once(
+    run: None, cluster: FakeCluster, follow: Callable[..., Following]
+) -> None:
+    following = follow()
+    following.until(lambda: len(following.lines) == 5)
+    log = cluster.logs["run1-worker-0"]
+    last = log.lines[-1][0]
+    cluster.log("run1-worker-0", end=True)  # its container has ended, and the pod is still there
+    time.sleep(1)
+    log.lines[:] = [(last + timedelta(seconds=60), "resumes")]
+    log.open = True
+    cluster.put("pods", pod(rank=1, uid="second", age=1, node="worker-2"))
+    following.until(lambda: "resumes" in following.texts(1))
+    time.sleep(1.5)  # in which the one that reads the old pod's log would connect again
+    end(cluster)
+    following.ended()
+    assert following.texts(1) == ["x", "y", "resumes"]
+
+
 @pytest.mark.parametrize("fault", ["reset", "cut", "half-open"])
 def test_a_lost_connection_costs_no_line_and_repeats_none(
     run: None,

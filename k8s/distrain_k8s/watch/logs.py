@@ -170,7 +170,7 @@ class _Follower:
 
     def _read(self, pod: Pod, replaced: bool) -> None:
         """One pod's log, over as many connections as it takes."""
-        seen, broken = Seen(), False
+        seen, broken, again = Seen(), False, False
         query = {"timestamps": True} if replaced else _query(pod, self._wanted)
         try:
             while not self._stop.is_set():
@@ -180,6 +180,9 @@ class _Follower:
                     with self._api.stream(
                         PODS, pod.name, "log", {**asked, "follow": True}, SILENCE, pod.namespace
                     ) as lines:
+                        if again and self._is_another(pod):  # of the same name, which is followed by itself
+                            return
+                        again = True
                         for raw in lines:
                             self._pass_on(pod, seen, read_line(raw.decode(errors="replace")))
                             if self._stop.is_set():
@@ -188,6 +191,7 @@ class _Follower:
                     broken = True
                     continue
                 except Rejected:
+                    again = True
                     self._stop.wait(1.0)  # its container is about to start
                     continue
                 except NotFound:
@@ -218,6 +222,13 @@ class _Follower:
         except NotFound:
             return True
         return now.uid != pod.uid or now.phase in ("Succeeded", "Failed")
+
+    def _is_another(self, pod: Pod) -> bool:
+        """Whether the name is that of another pod by now."""
+        try:
+            return read_pod(self._api.get(PODS, pod.name, pod.namespace)).uid != pod.uid
+        except NotFound:
+            return True
 
     def _missing(self, pod: Pod, why: str) -> str:
         who = pod.name if pod.rank is None else f"node {pod.rank}"
