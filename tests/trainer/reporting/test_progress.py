@@ -1,6 +1,14 @@
+import fcntl
 import json
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -149,6 +157,61 @@ def test_on_a_terminal_sentences_and_evaluations_stand_above_the_bar(
     assert "[data] 3 rows were truncated" in lines
     assert "step 40: the gradient is not finite" in lines
     assert "loss not finite" in [line for line in lines if line][-1]
+
+
+RUN = """
+from distrain_trainer.reporting.progress import Progress
+with Progress(431) as shown:
+    for step in range(1, 432):
+        shown.step({"step": step, "epoch": step / 144, "loss": 2.4 / step, "tokens_per_second": 1680.0})
+        if step == 144:
+            for batch in range(8):
+                shown.evaluating(batch, 8)
+            shown.say("eval at step 144: loss 0.7689, accuracy 0.7753, f1 macro 0.7511; new best accuracy")
+"""
+
+
+def screen(written: str, columns: int) -> list[str]:
+    """The lines that a terminal of that width shows in the end."""
+    lines, row, column = [""], 0, 0
+    for token in re.findall(r"\x1b\[[0-9;?]*[a-zA-Z]|.", written, re.DOTALL):
+        if token in ("\r", "\n"):
+            row, column = row + (token == "\n"), 0 if token == "\r" else column
+        elif token == "\x1b[2K":
+            lines[row] = ""
+        elif token.endswith("A") and token.startswith("\x1b"):
+            row -= int(token[2:-1] or 1)
+        elif not token.startswith("\x1b"):
+            if column == columns:
+                row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+            lines[row] = lines[row].ljust(column)[:column] + token + lines[row][column + 1 :]
+            column += 1
+        lines += [""] * (row + 1 - len(lines))
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("columns", [50, 100])
+def test_on_a_real_terminal_nothing_is_garbled(columns: int) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN], stdin=theirs, stdout=theirs, stderr=theirs, env=environment | {"TERM": "xterm"}
+    )
+    os.close(theirs)
+    written = b""
+    with suppress(OSError):  # EIO: the other end is closed
+        while more := os.read(ours, 65536):
+            written += more
+    os.close(ours)
+    assert process.wait() == 0
+    text = written.decode()
+    frames = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text))
+    assert max(len(line) for line in frames if line.startswith("step")) <= columns
+    *sentence, bar = [line for line in screen(text, columns) if line]
+    assert " ".join(sentence) == "eval at step 144: loss 0.7689, accuracy 0.7753, f1 macro 0.7511; new best accuracy"
+    assert re.fullmatch(r"step 431/431 ━+ (epoch 2.99  )?loss 0.0056  (1.68k tokens/s  )?took \d:\d\d", bar), bar
 
 
 def test_an_evaluation_is_a_sentence_that_tells_a_new_best() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from distrain_trainer.storage.attempts import current_attempt
 from distrain_trainer.storage.layout import previous_runs, published_checkpoints
+from distrain_trainer.storage.lock import hold
 from runs import RunCommand, Victim, digest, finish, losses, train
 
 SHORT = ("--schedule.max_steps", "6", "--checkpoint.every_steps", "3")
@@ -33,7 +34,7 @@ def content(folder: Path) -> dict[str, str]:
 def finished(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, beside which a person has put things of their own."""
     output = tmp_path_factory.mktemp("finished") / "out"
-    finish(train(bert, texts, output, 1, *SHORT))
+    finish(train(bert, texts, output, 1, *SHORT, "--lora.rank", "4"))
     for name in ("checkpoint-notes", "logs"):
         (output / name).mkdir(exist_ok=True)
         (output / name / "mine.txt").write_text("mine")
@@ -61,6 +62,24 @@ def test_an_overwrite_that_is_refused_costs_nothing(
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert "is finished" in done.stderr
     assert done.stdout.strip() == "False"  # what only workers need is not loaded for that answer
+
+
+def test_beside_a_process_that_holds_the_folder_others_read_and_none_writes(
+    finished: Path, bert: Path, texts: Path, run_command: RunCommand
+) -> None:
+    longer = [*train(bert, texts, finished, 1, "--schedule.max_steps", "9", "--lora.rank", "4")]
+    before = content(finished)
+    with hold(finished):
+        for command in (longer, [*longer, "--resume"], [*longer, "--overwrite"]):
+            done = run_command(*command)
+            said = [line for line in done.stderr.splitlines() if line.startswith("distrain: ")]
+            assert done.returncode == 64 and len(said) == 1, done.stderr
+            assert f"{finished} is in use by process {os.getpid()} on " in said[0]
+        for reads in ("evaluate", "predict", "merge"):
+            done = run_command(reads, finished, stdin="a cat\n")
+            assert done.returncode == 0, done.stderr
+    shutil.rmtree(finished / "merged")
+    assert content(finished) == before
 
 
 def test_a_run_is_kept_until_the_one_that_replaces_it_is_finished(finished: Path, bert: Path, texts: Path) -> None:
@@ -94,11 +113,8 @@ def test_a_live_runs_folder_is_read_by_all_and_written_by_none(
     options = train(bert, texts, output, 1, "--schedule.epochs", "500", "--checkpoint.every_steps", "5")
     victim = Victim(options, output)
     assert victim.wait_for(lambda: len(published_checkpoints(output)) == 2)
-    for more in ((), ("--resume",), ("--overwrite",)):
-        done = run_command(*options, *more)
-        assert done.returncode == 64, done.stderr
-        (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("distrain: ")]
-        assert f"{output} is in use by process {victim.process.pid} on " in sentence
+    done = run_command(*options, "--overwrite")
+    assert done.returncode == 64 and f"{output} is in use by process {victim.process.pid} on " in done.stderr
     read = run_command("predict", output, stdin="a cat\n")
     assert read.returncode == 0 and json.loads(read.stdout)["text"] == "a cat", read.stderr
     victim.process.send_signal(signal.SIGTERM)
