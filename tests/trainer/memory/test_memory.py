@@ -306,22 +306,23 @@ def test_what_lies_below_all_that_is_trained_keeps_nothing(models: dict[str, Pat
 
 
 @pytest.mark.parametrize(
-    "kinds",
+    ("kinds", "most"),
     [
-        ("ddp",),
-        pytest.param(("single",), marks=pytest.mark.matrix),
-        pytest.param(("zero1", "zero2"), marks=pytest.mark.matrix),
-        pytest.param(("zero3",), marks=pytest.mark.matrix),
-        pytest.param(("fsdp",), marks=pytest.mark.matrix),
+        (("ddp",), 2),  # of its six cases
+        pytest.param(("ddp",), None, marks=pytest.mark.matrix),
+        pytest.param(("single",), None, marks=pytest.mark.matrix),
+        pytest.param(("zero1", "zero2"), None, marks=pytest.mark.matrix),
+        pytest.param(("zero3",), None, marks=pytest.mark.matrix),
+        pytest.param(("fsdp",), None, marks=pytest.mark.matrix),
     ],
 )
 def test_the_plan_is_near_what_is_taken(
-    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: Sequence[str]
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: Sequence[str], most: int | None
 ) -> None:
     """Three figures of each case: what lives between backward pass and update, what autograd keeps, and the highest
     mark of a step. -s prints the table of docs/memory.md."""
     monkeypatch.setattr(activations, "CHUNK_BYTES", CHUNK_BYTES)
-    wanted = measured_cases(models, kinds)
+    wanted = measured_cases(models, kinds)[:most]
     files = tmp_path / "cases.json", tmp_path / "found.json"
     files[0].write_text(json.dumps(wanted))
     command = [sys.executable, str(Path(__file__).parents[1] / "support" / "measured.py"), *map(str, files)]
