@@ -14,8 +14,6 @@ IMAGE_WHEELS = $(if $(filter cpu,$(TARGET))$(filter-out file,$(origin WHEELS)),$
 OUT ?= out/sample
 CLUSTER := PYTHONPATH=tests/kind $(PY) -m cluster
 KIND_TESTS ?= tests/kind
-# Tests of whole runs in processes of their own, which coverage does not see.
-WHOLE_RUNS := test_command.py test_nodes.py test_promise.py test_strategies.py
 export WHEELS
 
 .DEFAULT_GOAL := help
@@ -41,11 +39,11 @@ run: .venv/ready ## Fine-tune the sample: a real encoder on real text, two proce
 .PHONY: test
 test: .venv/ready ## Run the tests; where Go is there and no Helm, builds Helm for the chart's tests first
 	@command -v helm >/dev/null || ! command -v go >/dev/null || $(CLUSTER) build helm >/dev/null || true
-	@$(PYTEST) -n 3 --dist loadfile --durations=10
+	@$(PYTEST) -n 3 --dist loadfile --durations=10 $(if $(COVERAGE),--cov --cov-report=term)
 
 .PHONY: coverage
-coverage: .venv/ready ## Measure what the tests of one process cover of the trainer, and fail below the floor (4 minutes)
-	@$(PYTEST) -n 3 --dist loadfile --cov --cov-report=term $(addprefix --ignore-glob=*,$(WHOLE_RUNS)) tests/trainer
+coverage: ## Run the tests, measure what those of one process cover of the trainer, and fail below the floor
+	@$(MAKE) --no-print-directory test COVERAGE=1
 
 .PHONY: test-matrix
 test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die (15 minutes)
@@ -74,6 +72,10 @@ kind-up: .venv/ready ## Make a real cluster of three nodes here, or see that it 
 .PHONY: kind-test
 kind-test: .venv/ready ## Run the chart and the image on that cluster; KEEP=1 keeps it, KIND_TESTS=... runs some
 	@$(PYTEST) $(KIND_TESTS)
+
+.PHONY: chaos-test
+chaos-test: .venv/ready ## Everything that can die on that cluster, and what it cost: CASE=name runs some (hours)
+	@$(PYTEST) tests/kind/chaos.py $(if $(CASE),-k '$(CASE)')
 
 .PHONY: scale-test
 scale-test: .venv/ready ## 8,192 GPUs on 1,024 pretended nodes of that cluster: seconds and sizes (up to 20 minutes)
