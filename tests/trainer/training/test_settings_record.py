@@ -7,8 +7,9 @@ import numpy as np
 
 import tiny
 from distrain_trainer.data.plan import Plan
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.data.sources import Origin
-from distrain_trainer.data.tokens import Rows, Tokenized
+from distrain_trainer.data.tokens import Tokenized
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.training.resolve import ResolvedRun

@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from distrain_trainer.data.packing import Packing, packed_batch
 from distrain_trainer.data.plan import MicroBatches, Plan, deal
-from distrain_trainer.data.text import IGNORE_INDEX
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.tasks import FACTS, Task
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 EVALUATION = 2**31
 """Stands for the epoch where evaluation draws its masks, so that they are the same at each evaluation."""
@@ -28,7 +29,7 @@ class Collator:
     """
 
     rows: Rows
-    task: str
+    task: Task
     seed: int
     pad_id: int
     mask_id: int
@@ -42,7 +43,7 @@ class Collator:
         settings: Settings, rows: Rows, tokenizer: PreTrainedTokenizerBase, packing: Packing | None = None
     ) -> "Collator":
         """The collator of some rows, as the settings and the tokenizer want it."""
-        if settings.task == "masked-lm" and tokenizer.mask_token_id is None:
+        if settings.facts.target == "masked-token" and tokenizer.mask_token_id is None:
             raise SettingsError(f"the tokenizer of {settings.model.name} has no mask token; masked-lm needs one")
         return Collator(
             rows,
@@ -64,24 +65,24 @@ class Collator:
         if self.packing is not None:
             packed = packed_batch(self.rows, self.packing, numbers, self.pad_id)
             return {name: torch.from_numpy(array) for name, array in packed.items()}
-        rows, per_row = self.rows, self.task == "sequence-classification"
+        rows, target = self.rows, FACTS[self.task].target
         shape = len(numbers), max(int(rows.lengths[numbers].max()), 1) if len(numbers) else 1
         input_ids = np.full(shape, self.pad_id, np.int64)
         attention_mask = np.zeros(shape, np.int64)
-        labels = np.full(shape[:1] if per_row else shape, IGNORE_INDEX, np.int64)
+        labels = np.full(shape[:1] if target == "row" else shape, IGNORE_INDEX, np.int64)
         for i, number in enumerate(numbers):
             span = slice(rows.offsets[number], rows.offsets[number + 1])
             ids = rows.input_ids[span].astype(np.int64)
-            if per_row:
+            if target == "row":
                 labels[i] = rows.labels[number] if rows.labels is not None else IGNORE_INDEX
-            elif self.task == "masked-lm":
+            elif target == "masked-token":
                 assert rows.words is not None
                 ids, labels[i, : len(ids)] = self._mask(ids, rows.words[span], epoch, int(number))
             else:
                 labels[i, : len(ids)] = ids if rows.labels is None else rows.labels[span]
             input_ids[i, : len(ids)] = ids
             attention_mask[i, : len(ids)] = 1
-        if self.task in ("causal-lm", "chat"):
+        if target == "next-token":
             labels = np.concatenate([labels[:, 1:], np.full((shape[0], 1), IGNORE_INDEX)], axis=1)
         arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -90,7 +91,7 @@ class Collator:
         """A micro-batch of weight 0: one row of one token without a target."""
         batch = {name: torch.zeros(1, 1, dtype=torch.int64) for name in ("input_ids", "attention_mask", "labels")}
         batch["attention_mask"] += 1
-        batch["labels"] = torch.full((1,) if self.task == "sequence-classification" else (1, 1), IGNORE_INDEX)
+        batch["labels"] = torch.full((1,) if FACTS[self.task].target == "row" else (1, 1), IGNORE_INDEX)
         if self.packing is not None:
             batch["position_ids"] = torch.zeros_like(batch.pop("attention_mask"))
         return batch

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distrain_trainer.console import a_few
 from distrain_trainer.data.conversations import as_text, from_text
-from distrain_trainer.data.readers import Row, a_few, format_of, rows_of_file
+from distrain_trainer.data.readers import Row, format_of, rows_of_file
 from distrain_trainer.errors import DataError
 from distrain_trainer.settings.sections import Data
 

@@ -24,15 +24,13 @@ from distrain_trainer.data.sources import text_column
 from distrain_trainer.data.table import Part
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.settings.sections import Data
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000
 """Texts that are tokenized together: memory stays flat."""
-IGNORE_INDEX = -100
-"""Label of a position that is no target."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +58,22 @@ class Text:
     input_ids: list[int]
     words: list[int] | None = None
     targets: list[int] | None = None
-    label: int | None = None
     framed: bool = True
 
 
 @dataclass
 class Made:
-    """Rows made of some texts, as flat lists, and what was counted on the way."""
+    """Rows made of some texts, as flat lists, and what was counted on the way. texts: the text that each row is of."""
 
     input_ids: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    texts: list[int] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, text: Text, shape: Shape) -> None:
-        """Appends the rows of one text."""
+    def add(self, text: Text, shape: Shape, number: int = 0) -> None:
+        """Appends the rows of one text. number: its own among all texts."""
         body = text.input_ids
         prefix, suffix, end = (shape.prefix, shape.suffix, shape.end) if text.framed else ([], [], [])
         room = shape.room if text.framed else shape.room + len(shape.prefix) + len(shape.suffix)
@@ -110,8 +107,7 @@ class Made:
             self.lengths.append(len(prefix) + stop - start + len(suffix))
             self.counts["rows"] += 1
             self.counts["tokens"] += self.lengths[-1]
-            if text.label is not None:
-                self.labels.append(text.label)
+            self.texts.append(number)
 
 
 def windows(length: int, room: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -124,7 +120,7 @@ def shape_of(
     settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int, keep_empty: bool = False
 ) -> Shape:
     """How rows are made under these settings; SettingsError where they do not fit the tokenizer."""
-    data, task = settings.data, settings.task
+    data, facts = settings.data, settings.facts
     if data.mask_whole_words:
         words = tokenizer.is_fast and tokenizer.backend_tokenizer.pre_tokenizer is not None
         if not words:
@@ -132,9 +128,9 @@ def shape_of(
                 "data.mask_whole_words needs a fast tokenizer that divides texts into words, which this model's does "
                 "not; set it to false"
             )
-    prefix, suffix = _frame(tokenizer) if task != "chat" else ([], [])  # a template writes its own
+    prefix, suffix = _frame(tokenizer) if facts.holds != "messages" else ([], [])  # a template writes its own
     end: list[int] = []
-    if task == "causal-lm":
+    if facts.causal and facts.holds == "text":
         end, suffix = suffix, []
         if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in end:
             end = [*end, tokenizer.eos_token_id]
@@ -148,10 +144,9 @@ def shape_of(
         raise SettingsError(
             f"data.stride is {data.stride} but a window holds {room} tokens of text; lower it below {room}"
         )
-    default = "truncate" if task == "sequence-classification" else "split"
     left = tokenizer.truncation_side == "left"
     keep_empty = keep_empty or data.empty_texts == "keep"
-    return Shape(prefix, suffix, end, room, data.long_texts or default, data.stride, keep_empty, left)
+    return Shape(prefix, suffix, end, room, data.long_texts or facts.long_texts, data.stride, keep_empty, left)
 
 
 def _frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
@@ -181,7 +176,7 @@ def tokenize(texts: Sequence[str | None], settings: Settings, tokenizer: "PreTra
     )
     for number, ids in enumerate(encoded["input_ids"]):
         words = None
-        if settings.task == "masked-lm" and tokenizer.is_fast:
+        if settings.facts.target == "masked-token" and tokenizer.is_fast:
             words = [-1 if word is None else word for word in encoded.word_ids(number)]
         yield Text(ids, words)
 
@@ -196,13 +191,13 @@ def texts_of(part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase
     if "input_ids" in part.source.columns and settings.data.text_column is None:
         yield from _tokenized_before(part, settings, tokenizer)
         return
-    for texts in text_values(part, settings.data):
+    for texts in text_values(part, settings):
         yield list(tokenize(texts, settings, tokenizer))
 
 
-def text_values(part: Part, data: Data) -> Iterator[list[str | None]]:
+def text_values(part: Part, settings: Settings) -> Iterator[list[str | None]]:
     """The texts of each batch of rows; DataError where one is something else."""
-    column = text_column(part, data)
+    column = text_column(part, settings)
     first = 0
     for batch in part.rows.select_columns(column).iter(BATCH):
         values = [from_text(value) for value in batch[column]] if part.source.is_text else batch[column]
@@ -225,8 +220,8 @@ def _tokenized_before(part: Part, settings: Settings, tokenizer: "PreTrainedToke
         raise SettingsError("data.mask_whole_words needs texts, but the data has a column input_ids; set it to false")
     wanted = settings.data.label_column or "labels"
     there = part.rows.column_names
-    per_token = settings.task != "sequence-classification" and wanted in there
-    if per_token and settings.task == "masked-lm":
+    per_token = not settings.facts.labelled and wanted in there
+    if per_token and settings.facts.target == "masked-token":
         raise DataError(
             f"column '{wanted}' gives targets for tokens, but masked-lm draws its own; remove it or train causal-lm"
         )

@@ -21,7 +21,7 @@ def talk(path: str, max_new_tokens: int, checkpoint: str | None = None) -> None:
     """Answers each line of stdin as one conversation; answers go to stdout as they are made, notes to stderr."""
     trained = load(path, {}, checkpoint)
     tell_model(path, trained.folder)
-    if trained.settings.task != "chat":
+    if trained.settings.facts.holds != "messages":
         raise SettingsError(f"{path} was trained for {trained.settings.task}, not for chat; use distrain predict")
     if sys.stdin.isatty():
         say(f"{trained.folder}: {COMMANDS}")

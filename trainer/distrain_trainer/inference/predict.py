@@ -11,22 +11,26 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from distrain_trainer.console import a_few
 from distrain_trainer.data.conversations import as_text
 from distrain_trainer.data.files import open_files, resolve_files
 from distrain_trainer.data.plan import cut
-from distrain_trainer.data.readers import Row, a_few, format_of, not_utf8, rows_of_file
-from distrain_trainer.data.sources import TEXT_COLUMNS
+from distrain_trainer.data.readers import Row, format_of, not_utf8, rows_of_file
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.data.table import batched, find_column
-from distrain_trainer.data.tokens import Rows, encode
+from distrain_trainer.data.tokens import encode
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hub.errors import first_line
 from distrain_trainer.inference.generate import answer, greedy, prompt_of, question_of
 from distrain_trainer.inference.trained import Trained, load, tell_model
+from distrain_trainer.tasks.table import TASKS
 
 CHUNK = 4096
 """Texts that are read, sorted by length and predicted at a time."""
 TOP = 5
 """Tokens that are listed for each mask."""
+Show = Callable[[np.ndarray, tuple[str, ...]], dict[str, Any]]
+"""What a task shows of a row's logits, by the names of the labels."""
 
 
 def predict_folder(
@@ -58,39 +62,31 @@ def predictions_for(
     trained: Trained, file: str | None, max_new_tokens: int, keep_columns: bool = False
 ) -> Iterator[list[dict[str, Any]]]:
     """The predictions for `file` or stdin, in the lists in which they are made."""
-    if trained.settings.task == "chat":
+    facts, labelled = trained.settings.facts, TASKS[trained.settings.task].labelled
+    if facts.holds == "messages":
         for where, row in conversations_in(trained, file):
             as_texts = {name: as_text(value) for name, value in row.items()}
             conversation = question_of(as_texts, trained.settings.chat, where)
             text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
             yield [{"messages": conversation.messages, "answer": text} | ({"row": row} if keep_columns else {})]
         return
-    predictors: dict[str, Callable[[Trained, list[str]], list[dict[str, Any]]]] = {
-        "sequence-classification": classify,
-        "masked-lm": fill_masks,
-        "causal-lm": lambda trained, texts: continue_texts(trained, texts, max_new_tokens),
-    }
     for chunk in in_chunks(texts_in(trained, file)):
-        made = predictors[trained.settings.task](trained, [text for text, _ in chunk])
+        texts = [text for text, _ in chunk]
+        if labelled:
+            made = label_texts(trained, texts, labelled.show)
+        else:
+            made = continue_texts(trained, texts, max_new_tokens) if facts.causal else fill_masks(trained, texts)
         if keep_columns:
             made = [prediction | {"row": row} for prediction, (_, row) in zip(made, chunk, strict=True)]
         yield made
 
 
-def classify(trained: Trained, texts: list[str]) -> list[dict[str, Any]]:
-    """{"text", "label", "score", "scores"} of each text; scores maps each label to its probability."""
-    assert trained.labels is not None
+def label_texts(trained: Trained, texts: list[str], show: Show) -> list[dict[str, Any]]:
+    """{"text"} of each text, and what the task shows of its logits."""
     found: list[dict[str, Any]] = [{}] * len(texts)
     for indices, logits in batches(trained, texts):
-        for index, scores in zip(indices, logits.float().softmax(-1).tolist(), strict=True):
-            best = int(np.argmax(scores))
-            named = {label: round(score, 6) for label, score in zip(trained.labels, scores, strict=True)}
-            found[index] = {
-                "text": texts[index],
-                "label": trained.labels[best],
-                "score": named[trained.labels[best]],
-                "scores": named,
-            }
+        for index, row in zip(indices, logits.double().numpy(), strict=True):
+            found[index] = {"text": texts[index]} | show(row, trained.labels)
     return found
 
 
@@ -147,7 +143,7 @@ def texts_in(trained: Trained, file: str | None) -> Iterator[tuple[str, Row]]:
     wanted, column = trained.settings.data.text_column, "text" if lines else None
     for where, row in rows_in(trained, file):
         if column is None:
-            column = find_column(row, wanted, TEXT_COLUMNS, "data.text_column", (Path(file),))
+            column = find_column(row, wanted, trained.settings.facts.text_columns, "data.text_column", (Path(file),))
         text = row.get(column)
         if not isinstance(text, str | None):
             raise DataError(

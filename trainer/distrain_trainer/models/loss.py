@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.hardware.numerics import autocast
+from distrain_trainer.tasks.labels import IGNORE_INDEX
+from distrain_trainer.tasks.language import LANGUAGE
+from distrain_trainer.tasks.task import Task
 
 
 class SummedLoss(nn.Module):
-    """The model with its loss. precision: that of the forward pass; weights stay as they are.
+    """The model with the loss of its task. precision: that of the forward pass; weights stay as they are.
 
     needs_mask: whether the model is told which tokens are padding. In a causal model a token attends to what lies
     before it, and padding lies after it, so most do without; `probes.choose_mask` finds out.
@@ -24,9 +26,10 @@ class SummedLoss(nn.Module):
     process, whatever it holds: strategies that shard the output layer gather it once a chunk, all of them together.
     """
 
-    def __init__(self, model: nn.Module, precision: str = "fp32"):
+    def __init__(self, model: nn.Module, precision: str = "fp32", task: Task = LANGUAGE):
         super().__init__()
         self.model: Any = model
+        self.task = task
         self.precision = precision
         self.needs_mask = True
         self.router_weight = router_weight(model)
@@ -41,7 +44,7 @@ class SummedLoss(nn.Module):
         position_ids: torch.Tensor | None = None,
         with_logits: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross entropy in nats, summed over the valid targets: fp32 scalar; and, in evaluation mode, the predictions.
+        """The task's loss, summed over the valid targets: fp32 scalar; and, in evaluation mode, the predictions.
 
         In training the routers' loss is added, times the number of targets.
 
@@ -63,13 +66,13 @@ class SummedLoss(nn.Module):
             if self.chunks:
                 return self._in_chunks(inputs, labels, with_logits)
             outputs = self.model(**inputs)
-            logits = outputs.logits.flatten(0, -2)
-        loss = summed(logits, labels.flatten())
+            logits = outputs.logits
+        loss = self.task.loss(logits, labels)
         if routed:
             loss = loss + self._router_loss(outputs.aux_loss, labels)
         if with_logits:
-            return loss, logits.detach()[labels.flatten() != IGNORE_INDEX]
-        return loss, labels[:0] if self.training else logits.argmax(-1).view_as(labels)
+            return loss, logits.detach().flatten(0, -2)[labels.flatten() != IGNORE_INDEX]
+        return loss, labels[:0] if self.training else self.task.decide(logits).view_as(labels)
 
     def _in_chunks(
         self, inputs: dict[str, Any], labels: torch.Tensor, with_logits: bool
@@ -82,7 +85,7 @@ class SummedLoss(nn.Module):
         hidden, targets = hidden.index_select(0, places), labels.flatten()[places]
 
         def loss_of(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return summed(logits_of(model, hidden), targets)
+            return self.task.loss(logits_of(model, hidden), targets)
 
         losses, seen = [], []
         for part, wanted in zip(hidden.tensor_split(self.chunks), targets.tensor_split(self.chunks), strict=True):
@@ -90,8 +93,8 @@ class SummedLoss(nn.Module):
                 losses.append(checkpoint(loss_of, part, wanted, use_reentrant=False))
                 continue
             logits = logits_of(model, part)
-            losses.append(summed(logits, wanted))
-            seen.append(logits.detach() if with_logits else logits.argmax(-1))
+            losses.append(self.task.loss(logits, wanted))
+            seen.append(logits.detach() if with_logits else self.task.decide(logits))
         loss = torch.stack(losses).sum()
         if "output_router_logits" in inputs:
             loss = loss + self._router_loss(balance_of(model, outputs.router_logits, inputs["attention_mask"]), labels)
@@ -109,11 +112,6 @@ class SummedLoss(nn.Module):
             return 0.0
         self.balance = balance.detach()
         return self.router_weight * (labels != IGNORE_INDEX).sum() * balance
-
-
-def summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross entropy in nats, fp32, summed over the targets. logits: [n, classes]; targets: int64 [n], -100 for none."""
-    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
 
 
 def transformer(model: Any) -> Any:

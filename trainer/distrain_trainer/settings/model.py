@@ -22,8 +22,8 @@ from distrain_trainer.settings.sections import (
     Schedule,
     Section,
     Strategy,
-    Task,
 )
+from distrain_trainer.settings.tasks import FACTS, Task, TaskFacts
 
 
 class Settings(Section):
@@ -56,6 +56,11 @@ class Settings(Section):
     """Name of the run. A folder that carries the same name is continued without being asked."""
     output_dir: str = "out"
     """Folder of everything that the run leaves."""
+
+    @property
+    def facts(self) -> TaskFacts:
+        """What is known of the task."""
+        return FACTS[self.task]
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Self:
@@ -98,9 +103,7 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "trained on",
         ),
         (
-            s.task == "sequence-classification"
-            and data.text_column is not None
-            and data.text_column == data.label_column,
+            s.facts.labelled and data.text_column is not None and data.text_column == data.label_column,
             f"data.text_column and data.label_column are both {data.text_column}; name the column of the labels",
         ),
         (
@@ -113,8 +116,8 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"data.stride is {data.stride}, half of data.max_length = {data.max_length} or more; lower data.stride",
         ),
         (
-            s.task == "sequence-classification" and data.long_texts == "split",
-            "data.long_texts=split gives one text several labels in sequence-classification; choose truncate or drop",
+            s.facts.target == "row" and data.long_texts == "split",
+            f"data.long_texts=split gives one text several labels in {s.task}; choose truncate or drop",
         ),
         (
             data.stride > 0 and (data.long_texts or "split") != "split",
@@ -168,11 +171,11 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "optimizer.momentum is for sgd; use optimizer.betas with adamw",
         ),
         (
-            batch.packing and s.task not in ("causal-lm", "chat"),
+            batch.packing and not s.facts.causal,
             f"batch.packing is for causal-lm and chat but task is {s.task}; set batch.packing to false",
         ),
         (
-            s.model.chunked_loss is True and s.task not in ("causal-lm", "chat"),
+            s.model.chunked_loss is True and not s.facts.causal,
             f"model.chunked_loss is for causal-lm and chat but task is {s.task}; remove it",
         ),
         (

@@ -40,7 +40,6 @@ def _whole(value: float) -> int | float:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
-Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
 Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
 

@@ -231,7 +231,7 @@ def run_evaluation(session: TrainingSession) -> bool:
     session.record(line)
     value = found.metrics[settings.metric]
     is_best = better(value, state.best, settings.greater_is_better)
-    session.say(evaluation_sentence(line, settings.metric if is_best else None))
+    session.say(evaluation_sentence(line, session.task.headline, settings.metric if is_best else None))
     if is_best:
         state.best, state.misses = {"metric": settings.metric, "value": value, "step": state.step}, 0
     else:
@@ -249,7 +249,7 @@ def evaluate_now(session: TrainingSession) -> Evaluation | None:
         session.signs.give(Section.EVALUATION, session.state.step)
         return session.stop.asked
 
-    args = (session.evaluation_plan, session.evaluation_collator, session.process, session.classes)
+    args = (session.evaluation_plan, session.evaluation_collator, session.process, session.label_names)
     session.evaluation = evaluate(session.parallel.forward, *args, stopping, session.watch)
     module.train()
     session.signs.give(Section.STEP, session.state.step)

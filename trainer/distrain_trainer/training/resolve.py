@@ -22,13 +22,14 @@ from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.memory.advice import read_model, size
 from distrain_trainer.memory.estimate import auto_tokens, kind_of
-from distrain_trainer.metrics.metrics import check_metric, default_metric, greater_is_better
+from distrain_trainer.metrics.metrics import greater_is_better
 from distrain_trainer.models.load import load_config, load_tokenizer, longest_row
 from distrain_trainer.models.load import resolve as locate_model
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, changed, explicit, flat
 from distrain_trainer.storage.run_folder import Claim
+from distrain_trainer.tasks.table import TASKS, check_metric
 from distrain_trainer.training.checks import check_device, check_same_data
 from distrain_trainer.training.planning import plan_of, plan_sentence, plan_warnings, same_elsewhere
 
@@ -155,14 +156,14 @@ def with_least_tokens(settings: Settings, rooms: list[int]) -> Settings:
 
 def with_defaults(settings: Settings, revision: str | None, data: Tokenized, max_length: int, world: int) -> Settings:
     """The settings with everything decided that was left open; it then holds for the run's life."""
-    metric = settings.evaluation.metric or default_metric(settings.task)
-    check_metric(metric, settings.task)
+    metric = settings.evaluation.metric or TASKS[settings.task].metric
+    check_metric(metric, settings.task, data.label_names or ())
     greater = settings.evaluation.greater_is_better
     decided = {
         "model.revision": revision,
         "data.revision": data.origin.commit,
         "data.max_length": max_length,
-        "data.evaluation_fraction": held_out(settings.data, settings.task),
+        "data.evaluation_fraction": held_out(settings),
         "batch.micro_batches": settings.batch.micro_batches or world,
         "evaluation.metric": metric,
         "evaluation.greater_is_better": greater_is_better(metric) if greater is None else greater,
