@@ -58,7 +58,8 @@ class Collator:
         )
 
     def __call__(self, numbers: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask: int64 [rows, longest]; labels: int64 [rows] or [rows, longest].
+        """input_ids, attention_mask, token_type_ids of pairs: int64 [rows, longest]; labels: int64 [rows] or [rows,
+        longest].
 
         Of packed rows position_ids in place of attention_mask.
         """
@@ -66,31 +67,30 @@ class Collator:
             packed = packed_batch(self.rows, self.packing, numbers, self.pad_id)
             return {name: torch.from_numpy(array) for name, array in packed.items()}
         rows, target = self.rows, FACTS[self.task].target
-        shape = len(numbers), max(int(rows.lengths[numbers].max()), 1) if len(numbers) else 1
-        input_ids = np.full(shape, self.pad_id, np.int64)
-        attention_mask = np.zeros(shape, np.int64)
+        arrays = padded(rows, numbers, self.pad_id)
+        input_ids = arrays["input_ids"]
+        shape = input_ids.shape
         labels = np.full(shape[:1] if target == "row" else shape, IGNORE_INDEX, np.int64)
         for i, number in enumerate(numbers):
             span = slice(rows.offsets[number], rows.offsets[number + 1])
-            ids = rows.input_ids[span].astype(np.int64)
+            ids = input_ids[i, : span.stop - span.start]
             if target == "row":
                 labels[i] = rows.labels[number] if rows.labels is not None else IGNORE_INDEX
             elif target == "masked-token":
                 assert rows.words is not None
-                ids, labels[i, : len(ids)] = self._mask(ids, rows.words[span], epoch, int(number))
+                labels[i, : len(ids)] = self._mask(ids, rows.words[span], epoch, int(number))
             else:
                 labels[i, : len(ids)] = ids if rows.labels is None else rows.labels[span]
-            input_ids[i, : len(ids)] = ids
-            attention_mask[i, : len(ids)] = 1
         if target == "next-token":
             labels = np.concatenate([labels[:, 1:], np.full((shape[0], 1), IGNORE_INDEX)], axis=1)
-        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return {name: torch.from_numpy(array) for name, array in (arrays | {"labels": labels}).items()}
 
     def empty(self) -> dict[str, torch.Tensor]:
         """A micro-batch of weight 0: one row of one token without a target."""
         batch = {name: torch.zeros(1, 1, dtype=torch.int64) for name in ("input_ids", "attention_mask", "labels")}
         batch["attention_mask"] += 1
+        if self.rows.types is not None:
+            batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
         batch["labels"] = torch.full((1,) if FACTS[self.task].target == "row" else (1, 1), IGNORE_INDEX)
         if self.packing is not None:
             batch["position_ids"] = torch.zeros_like(batch.pop("attention_mask"))
@@ -100,8 +100,8 @@ class Collator:
         """Texts in some rows."""
         return len(numbers) if self.packing is None else self.packing.count(numbers)
 
-    def _mask(self, ids: np.ndarray, words: np.ndarray, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Hides tokens as BERT does: of those chosen 80 % become [MASK], 10 % a random token, 10 % stay.
+    def _mask(self, ids: np.ndarray, words: np.ndarray, epoch: int, number: int) -> np.ndarray:
+        """Hides tokens in place, as BERT does: of those chosen 80 % become [MASK], 10 % a random token, 10 % stay.
 
         words: the word each token belongs to, -1 where a token is never a target. Exactly
         max(1, round(mask_fraction x n)) of the n words or tokens are chosen.
@@ -109,7 +109,7 @@ class Collator:
         labels = np.full(len(ids), IGNORE_INDEX, np.int64)
         units = np.unique(words[words >= 0]) if self.mask_whole_words else np.flatnonzero(words >= 0)
         if not len(units):
-            return ids, labels
+            return labels
         generator = np.random.Generator(np.random.PCG64([self.seed, epoch, number]))
         chosen = generator.choice(units, max(1, round(self.mask_fraction * len(units))), replace=False)
         positions = np.flatnonzero(np.isin(words, chosen)) if self.mask_whole_words else np.sort(chosen)
@@ -118,7 +118,23 @@ class Collator:
         ids[positions[fate < 0.8]] = self.mask_id
         swapped = positions[fate >= 0.9]
         ids[swapped] = generator.integers(self.vocabulary, size=len(swapped))
-        return ids, labels
+        return labels
+
+
+def padded(rows: Rows, numbers: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+    """input_ids, attention_mask and, of pairs, token_type_ids of some rows: int64 [rows, longest]."""
+    shape = len(numbers), max(int(rows.lengths[numbers].max()), 1) if len(numbers) else 1
+    arrays = {"input_ids": np.full(shape, pad_id, np.int64), "attention_mask": np.zeros(shape, np.int64)}
+    if rows.types is not None:
+        arrays["token_type_ids"] = np.zeros(shape, np.int64)
+    for i, number in enumerate(numbers):
+        span = slice(rows.offsets[number], rows.offsets[number + 1])
+        length = span.stop - span.start
+        arrays["input_ids"][i, :length] = rows.input_ids[span]
+        arrays["attention_mask"][i, :length] = 1
+        if rows.types is not None:
+            arrays["token_type_ids"][i, :length] = rows.types[span]
+    return arrays
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,15 @@ class Rows:
     words: masked-lm only, int32 [tokens], the number of the token's word in its text; -1 for tokens that are never
     masked: special tokens, and the context that a window shares with the one before. Without a fast tokenizer each
     token is its own word.
+    types: of pairs only, int8 [tokens], which of its two texts a token is of, as the model counts them
+    (token_type_ids); None for models that are not told.
     """
 
     input_ids: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray | None = None
     words: np.ndarray | None = None
+    types: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

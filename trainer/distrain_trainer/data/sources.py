@@ -19,6 +19,7 @@ import numpy as np
 from distrain_trainer.console import a_few
 from distrain_trainer.data.conversations import MESSAGES
 from distrain_trainer.data.files import SPLIT_OF, describe, divide, hash_files, listed, open_files, resolve_files
+from distrain_trainer.data.holding_out import hold_out
 from distrain_trainer.data.sample import write_sample
 from distrain_trainer.data.table import Part, Source
 from distrain_trainer.errors import DataError, SettingsError
@@ -29,7 +30,6 @@ from distrain_trainer.tasks.labels import LabelColumn
 from distrain_trainer.tasks.table import TASKS
 
 EVALUATION_SPLITS = ("validation", "evaluation", "test", "dev")
-SPLIT_SEED = 42
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def read(settings: Settings, origin: Origin, folder: Path, say: Callable[[str], 
         fraction = held_out(settings)
         if evaluation is None and fraction > 0:
             strata = labelled.strata(labelled.read(label_column(train, settings))) if labelled else None
-            train, evaluation = _hold_out(train, fraction, strata, say)
+            train, evaluation = hold_out(train, fraction, strata, say)
     return Splits(train, evaluation and evaluation.named("evaluation"))
 
 
@@ -212,20 +212,34 @@ def label_column(part: Part, settings: Settings) -> LabelColumn:
     )
 
 
-def text_column(part: Part, settings: Settings) -> str:
-    """The column of the texts; DataError where there is none."""
-    return part.column(settings.data.text_column, settings.facts.text_columns, "data.text_column")
+def text_columns(part: Part, settings: Settings) -> list[str]:
+    """The column of the texts, and that of second texts where there are pairs; DataError where there is none."""
+    data = settings.data
+    names = [part.column(data.text_column, settings.facts.text_columns, "data.text_column")]
+    if data.text_pair_column is not None:
+        names.append(part.column(data.text_pair_column, (), "data.text_pair_column"))
+    return names
+
+
+def is_tokenized(part: Part, data: Data) -> bool:
+    """Whether the rows were tokenized before: a column input_ids, where no column of texts is named."""
+    return "input_ids" in part.source.columns and data.text_column is None and data.text_pair_column is None
 
 
 def _check_columns(part: Part, settings: Settings) -> None:
     """Raises SettingsError where texts and labels are the same column."""
-    if "input_ids" in part.source.columns and settings.data.text_column is None:
+    if is_tokenized(part, settings.data):
         return
-    text = text_column(part, settings)
-    if text == label_column(part, settings).name:
+    *first, last = text_columns(part, settings)
+    label = label_column(part, settings).name
+    if label in (*first, last):
         raise SettingsError(
-            f"column '{text}' is both text and label; set data.text_column or data.label_column to another of "
+            f"column '{label}' is both text and label; set data.text_column or data.label_column to another of "
             f"{a_few(part.source.columns)}"
+        )
+    if last in first:
+        raise SettingsError(
+            f"column '{last}' is both texts of a pair; set data.text_column to another of {a_few(part.source.columns)}"
         )
 
 
@@ -257,6 +271,7 @@ def used_columns(settings: Settings) -> tuple[str, ...]:
         names += [chat.messages_column, chat.tools_column, *MESSAGES, "prompt", "completion", "tools", "system"]
     else:
         names += [data.text_column] if data.text_column else [*facts.text_columns, "input_ids", "attention_mask"]
+        names.append(data.text_pair_column)
         names += [data.label_column] if data.label_column else facts.label_columns or ("label", "labels")
     names.append("split" if is_sample(data) else data.split_column)
     return tuple(dict.fromkeys(filter(None, names)))
@@ -320,54 +335,6 @@ def _pick(splits: dict[str, Part], name: str, setting: str) -> Part:
     if not len(splits[name]):
         raise DataError(f"split '{name}' has no rows; choose another {setting} among {a_few(splits)}")
     return splits[name]
-
-
-def _hold_out(part: Part, fraction: float, labels: list[str] | None, say: Callable[[str], None]) -> tuple[Part, Part]:
-    """Divides rows into the same two parts as datasets' train_test_split, each in the order of the rows.
-
-    A class all of whose rows would be held out keeps its first row in training. It works on row numbers alone:
-    train_test_split iterates over a column, which takes minutes for millions of rows.
-    """
-    from datasets.utils.stratify import stratified_shuffle_split_generate_indices
-
-    held_out = int(np.ceil(fraction * len(part)))
-    too_few = (
-        f"{len(part)} row{'s' * (len(part) > 1)} cannot be divided by data.evaluation_fraction = {fraction}; add rows, "
-        "set it to 0 or name data.evaluation_files"
-    )
-    if len(part) - held_out < 1:
-        raise DataError(too_few)
-    generator = np.random.default_rng(SPLIT_SEED)
-    names, codes, counts = np.unique(labels or [""], return_inverse=True, return_counts=True)
-    why = ""
-    if labels is not None and counts.min() < 2:
-        rare = names[counts < 2].tolist()
-        why = f"label {a_few(rare)} has one row only" if len(rare) == 1 else f"labels {a_few(rare)} have one row only"
-    elif labels is not None and min(held_out, len(part) - held_out) < len(names):
-        why = f"{held_out} rows for {len(names)} labels"
-    if labels is None or why:
-        permutation = generator.permutation(len(part))
-        evaluation, train = permutation[:held_out], permutation[held_out:]
-    else:
-        divided = stratified_shuffle_split_generate_indices(codes, len(part) - held_out, held_out, rng=generator)
-        train, evaluation = next(divided)
-    train, evaluation = np.sort(train), np.sort(evaluation)
-    moved = 0
-    if labels is not None:
-        first = evaluation[np.unique(codes[evaluation], return_index=True)[1]]
-        kept = first[~np.isin(codes[first], codes[train])]
-        train, evaluation, moved = np.union1d(train, kept), np.setdiff1d(evaluation, kept), len(kept)
-        if not len(evaluation):
-            raise DataError(
-                f"none of the {len(names)} labels has rows to spare for evaluation; check that data.label_column is "
-                "the column of the classes, set data.evaluation_fraction to 0 or name data.evaluation_files"
-            )
-    if why:
-        say(f"evaluation rows are drawn without stratification: {why}")
-    if moved:
-        rows = "1 row" if moved == 1 else f"{moved:,} rows"
-        say(f"{rows} of those drawn for evaluation are trained on instead: no other row has their label")
-    return part.select(train), part.select(evaluation)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from distrain_trainer.settings.sections import Data
 if TYPE_CHECKING:
     from datasets import Dataset
 
+T = TypeVar("T")
 BATCH = 1000
 """Rows that are written at a time: memory stays flat."""
 INTEGER = re.compile(r"\s*[+-]?\d{1,4000}\s*", re.ASCII)
@@ -194,7 +195,7 @@ def tabulate(files: Sequence[Path], wanted: Collection[str], data: Data, folder:
     return Source(listed, rows, tuple(seen), lacking, tuple(files), data)
 
 
-def batched(rows: Iterator[tuple[str, Row]], size: int) -> Iterator[list[tuple[str, Row]]]:
+def batched(rows: Iterator[T], size: int) -> Iterator[list[T]]:
     """Lists of up to `size` rows."""
     while batch := list(islice(rows, size)):
         yield batch

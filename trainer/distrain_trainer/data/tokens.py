@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ from distrain_trainer.data.chat import rows_of_conversations
 from distrain_trainer.data.rows import ArrayFiles, Rows, mapped
 from distrain_trainer.data.sources import Origin, cache_folder, held_out, label_column, locate, read
 from distrain_trainer.data.table import Part
-from distrain_trainer.data.text import Made, Shape, Text, shape_of, texts_of, tokenize
+from distrain_trainer.data.text import Input, Made, Shape, Text, shape_of, texts_of, tokenize_inputs
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.tasks import TaskFacts
@@ -36,6 +36,7 @@ FORMAT = 3
 """Changes whenever the same data and settings give other arrays, so that old entries of the cache are not met."""
 KEY_SETTINGS = (
     "text_column",
+    "text_pair_column",
     "label_column",
     "split_column",
     "train_split",
@@ -121,21 +122,22 @@ def _let_go_first(lock: FileLock, entry: Path) -> None:
         time.sleep(0.1)
 
 
-def encode(texts: list[str], settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Rows:
-    """Tokens of texts for prediction, in memory: one row a text always, longer ones truncated, no labels.
+def encode(inputs: Sequence[Input], settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Rows:
+    """Tokens of texts, or pairs of them, for prediction, in memory: one row each always, longer ones truncated.
 
     The rows are those of training: a causal-lm text has its end-of-text token. A text without any token is one pad
-    token, so that it keeps its place.
+    token, so that it keeps its place. There are no labels.
     """
     changed = {"data": settings.data.model_copy(update={"long_texts": "truncate", "stride": 0})}
     shape = shape_of(settings.model_copy(update=changed), tokenizer, max_length, keep_empty=True)
     made = Made()
     framed = bool(shape.prefix or shape.suffix or shape.end)
-    for text in tokenize(texts, settings, tokenizer):
+    for text in tokenize_inputs(inputs, settings, tokenizer, shape):
         made.add(text if text.input_ids or framed else Text([tokenizer.pad_token_id]), shape)
     words = np.asarray(made.words, np.int32) if settings.facts.target == "masked-token" else None
     offsets = np.concatenate([[0], np.cumsum(made.lengths)]).astype(np.int64)
-    return Rows(np.asarray(made.input_ids, np.int32), offsets, words=words)
+    types = np.asarray(made.types, np.int8) if made.types else None
+    return Rows(np.asarray(made.input_ids, np.int32), offsets, words=words, types=types)
 
 
 def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int, origin: Origin) -> str:
@@ -251,7 +253,7 @@ def _fill(
         if messages:
             batches = rows_of_conversations(part, settings, tokenizer, shape.room)
         else:
-            batches = _made(texts_of(part, settings, tokenizer), shape)
+            batches = _made(texts_of(part, settings, tokenizer, shape), shape)
         arrays[key], counted = _write(folder, key, batches, labels.get(key), settings.facts)
         told = ", ".join(
             f"{counted[name]:,} {words}"
@@ -326,6 +328,8 @@ def _write(
             else:
                 files.append("labels", made.targets)
                 targets_are_ids &= made.targets == made.input_ids
+            if made.types:
+                files.append("types", np.asarray(made.types, np.int8))
             counts.update(made.counts)
         if facts.causal and facts.holds == "text" and targets_are_ids:
             files.discard("labels")

@@ -10,7 +10,7 @@ from distrain_trainer.console import say
 from distrain_trainer.data.conversations import Conversation, Message
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference.generate import answer, prompt_of
-from distrain_trainer.inference.predict import stdin_lines
+from distrain_trainer.inference.inputs import stdin_lines
 from distrain_trainer.inference.trained import Trained, load, tell_model
 from distrain_trainer.models.load import stop_tokens
 

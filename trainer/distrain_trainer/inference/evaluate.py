@@ -1,5 +1,6 @@
 """Evaluate a trained model: on the rows of a file, or on those that its run held out. One process."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,7 +11,7 @@ from distrain_trainer.console import a_few, say
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.rows import Rows
 from distrain_trainer.data.sources import label_column, locate, read
-from distrain_trainer.data.text import text_values
+from distrain_trainer.data.text import inputs_of
 from distrain_trainer.data.tokens import encode, prepare
 from distrain_trainer.errors import DataError
 from distrain_trainer.inference.trained import Trained, load, tell_model
@@ -84,7 +85,6 @@ def other_rows(trained: Trained, settings: Settings) -> tuple[Rows, str]:
                 f"{part.source.name} has labels that the model does not know: {a_few(unknown)}; the model knows "
                 f"{a_few(trained.labels)}: remove the rows, or name another data.label_column"
             )
-        texts = [text or "" for batch in text_values(part, settings) for text in batch]
-        rows = encode(texts, settings, trained.tokenizer, trained.max_length)
-    ids = labelled.encode(labels.values, trained.labels)
-    return Rows(rows.input_ids, rows.offsets, ids, rows.words), origin.description
+        inputs = [one for batch in inputs_of(part, settings) for one in batch]
+        rows = encode(inputs, settings, trained.tokenizer, trained.max_length)
+    return replace(rows, labels=labelled.encode(labels.values, trained.labels)), origin.description

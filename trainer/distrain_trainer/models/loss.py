@@ -42,15 +42,16 @@ class SummedLoss(nn.Module):
         labels: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         with_logits: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The task's loss, summed over the valid targets: fp32 scalar; and, in evaluation mode, the predictions.
 
         In training the routers' loss is added, times the number of targets.
 
-        input_ids, attention_mask, position_ids: int64 [rows, tokens]; labels: int64 [rows] or [rows, tokens], -100 for
-        no target, already shifted for language models: labels[:, t] is what position t predicts. position_ids: of
-        packed rows, which have no attention_mask.
+        input_ids, attention_mask, position_ids, token_type_ids: int64 [rows, tokens]; labels: int64 [rows] or [rows,
+        tokens], -100 for no target, already shifted for language models: labels[:, t] is what position t predicts.
+        position_ids: of packed rows, which have no attention_mask. token_type_ids: of pairs of texts.
         predictions: int64 of the labels' shape, of no meaning where there is no target; empty in training mode. With
         `with_logits` in their place the logits of the targets in order: [targets, classes].
         """
@@ -60,6 +61,8 @@ class SummedLoss(nn.Module):
             if str(self.model.config._attn_implementation).startswith("flash"):
                 # Flash attention tells packed texts apart in a single row only.
                 inputs |= {"input_ids": input_ids.view(1, -1), "position_ids": position_ids.view(1, -1)}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
         if routed := bool(self.router_weight) and (self.training or with_logits):
             inputs["output_router_logits"] = True
         with autocast(input_ids.device, self.precision):

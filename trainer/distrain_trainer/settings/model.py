@@ -107,6 +107,16 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"data.text_column and data.label_column are both {data.text_column}; name the column of the labels",
         ),
         (
+            data.text_pair_column is not None and s.facts.target != "row",
+            f"data.text_pair_column is for tasks that give a text a label but task is {s.task}; remove it or change "
+            "task",
+        ),
+        (
+            data.text_pair_column is not None and data.text_pair_column in (data.text_column, data.label_column),
+            f"data.text_pair_column is {data.text_pair_column}, which is the column of the first text or of the "
+            "labels too; name the column of the second text",
+        ),
+        (
             data.max_length is not None and batch.tokens != "auto" and data.max_length > batch.tokens,
             f"data.max_length is {data.max_length} but a micro-batch holds batch.tokens = {batch.tokens}; "
             f"raise batch.tokens to at least {data.max_length} or lower data.max_length",

@@ -86,6 +86,8 @@ class Data(Section):
     """Branch, tag or commit of a data set on the Hub. Resolved to a commit at the first start and kept."""
     text_column: str | None = None
     """Column of the text. None takes the first of text, sentence, content. A column `input_ids` is taken as it is."""
+    text_pair_column: str | None = None
+    """Column of a second text, which is classified together with the first: MNLI's hypothesis beside its premise."""
     label_column: str | None = None
     """Column of the label (classification). None takes the first of label, labels."""
     unlabelled: int | str | None = None
