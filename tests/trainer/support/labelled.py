@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 import adapters
 import tiny
 from distrain_trainer.inference.evaluate import evaluate_folder
@@ -29,6 +31,19 @@ def pair(draw: random.Random) -> Row:
     first, second = draw.choice(sorted(SIGNS)), draw.choice(sorted(SIGNS))
     texts = [" ".join(words_about(topic, draw)) for topic in (first, second)]
     return {"premise": texts[0], "hypothesis": texts[1], "label": second}
+
+
+def uneven(draw: random.Random) -> Row:
+    """A text with a label that is mostly the same."""
+    (topic,) = draw.choices(("animals", "films", "numbers"), (8, 2, 1))
+    return {"text": " ".join(words_about(topic, draw)), "label": topic}
+
+
+def of_pairs() -> PreTrainedTokenizerFast:
+    """The tokenizer of `tiny_bert`, which tells the model which of two texts a token is of, as BERT's does."""
+    tokenizer = tiny.wordpiece()
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return tokenizer
 
 
 PAIRS = {"data.text_column": "premise", "data.text_pair_column": "hypothesis"}

@@ -20,14 +20,13 @@ from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference.predict import predict_folder
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.training.run import run
-from labelled import PAIRS, evaluated, pair, predicted, rows_of, settings_of, written
+from labelled import PAIRS, evaluated, of_pairs, pair, predicted, rows_of, settings_of, written
 from tokenizing import refusal, tokenized
 from tokenizing import rows_of as ids_of
 from tokenizing import settings_of as data_settings
 
 TASK = "sequence-classification"
-BERT = tiny.wordpiece()
-BERT.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+BERT = of_pairs()
 NAMES: dict[str, Any] = {"text_column": "a", "text_pair_column": "b"}
 ROWS: list[dict[str, Any]] = [
     {"a": tiny.LINES[0], "b": "a dog", "label": "x"},

@@ -32,6 +32,7 @@ def test_only_process_0_works_out_the_imbalance(tmp_path: Path) -> None:
         model_revision=None,
         tokenizer=tiny.wordpiece(),
         data=Tokenized(rows, None, None, "0" * 64, {}, Origin("ten rows", "0" * 64)),
+        weights=None,
         packing=None,
         plan=plan,
     )

@@ -14,7 +14,8 @@ from distrain_trainer.data.rows import Rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.tasks import FACTS, Task
-from distrain_trainer.tasks.labels import IGNORE_INDEX
+from distrain_trainer.tasks.labels import IGNORE_INDEX, is_target
+from distrain_trainer.tasks.table import TASKS
 
 EVALUATION = 2**31
 """Stands for the epoch where evaluation draws its masks, so that they are the same at each evaluation."""
@@ -25,7 +26,7 @@ class Collator:
     """Turns rows into padded tensors, and draws the masks of masked-lm.
 
     What is random about a row is drawn from (seed, epoch, row number): the same whatever batch or process it is in.
-    packing: where there is one, the rows to turn into tensors are packed ones, by their numbers.
+    packing: where there is one, the rows to turn into tensors are packed ones, by their numbers. weights: of classes.
     """
 
     rows: Rows
@@ -37,10 +38,15 @@ class Collator:
     mask_fraction: float
     mask_whole_words: bool
     packing: Packing | None = None
+    weights: tuple[float, ...] | None = None
 
     @staticmethod
     def of(
-        settings: Settings, rows: Rows, tokenizer: PreTrainedTokenizerBase, packing: Packing | None = None
+        settings: Settings,
+        rows: Rows,
+        tokenizer: PreTrainedTokenizerBase,
+        packing: Packing | None = None,
+        weights: tuple[float, ...] | None = None,
     ) -> "Collator":
         """The collator of some rows, as the settings and the tokenizer want it."""
         if settings.facts.target == "masked-token" and tokenizer.mask_token_id is None:
@@ -55,6 +61,7 @@ class Collator:
             mask_fraction=settings.data.mask_fraction,
             mask_whole_words=settings.data.mask_whole_words,
             packing=packing,
+            weights=weights,
         )
 
     def __call__(self, numbers: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
@@ -95,6 +102,13 @@ class Collator:
         if self.packing is not None:
             batch["position_ids"] = torch.zeros_like(batch.pop("attention_mask"))
         return batch
+
+    def targets(self, labels: torch.Tensor) -> float:
+        """Valid targets of a micro-batch; where classes have weights, the sum of theirs."""
+        labelled = TASKS[self.task].labelled
+        if self.weights is None or labelled is None:
+            return int(is_target(labels).sum())
+        return float(labelled.weigh(labels, torch.tensor(self.weights, dtype=torch.float64)))
 
     def samples(self, numbers: np.ndarray) -> int:
         """Texts in some rows."""
@@ -142,14 +156,14 @@ class StepBatch:
     """What one process trains on in one step.
 
     indices: number within the epoch of each micro-batch, which seeds its dropout; -1 for an empty one.
-    micro_batches: tensors by name. targets: valid targets of this process.
+    micro_batches: tensors by name. targets: valid targets of this process, or the sum of their weights.
     samples, tokens, padded_tokens: of the whole step, over all processes.
     """
 
     epoch: int
     indices: list[int]
     micro_batches: list[dict[str, torch.Tensor]]
-    targets: int
+    targets: float
     samples: int
     tokens: int
     padded_tokens: int
@@ -180,7 +194,7 @@ class StepDataset(torch.utils.data.Dataset[StepBatch]):
             epoch=step.epoch,
             indices=assigned + [-1] * missing,
             micro_batches=micro_batches,
-            targets=sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in micro_batches),
+            targets=sum(self.collator.targets(batch["labels"]) for batch in micro_batches),
             samples=self.collator.samples(step.rows),
             tokens=int(self.plan.lengths[step.rows].sum()),
             padded_tokens=int(step.costs.sum()),

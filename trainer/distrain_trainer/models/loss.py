@@ -1,6 +1,7 @@
 """The loss around a model: what the strategies wrap."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from distrain_trainer.tasks.task import Task
 class SummedLoss(nn.Module):
     """The model with the loss of its task. precision: that of the forward pass; weights stay as they are.
 
+    weights, smoothing: of each class, and of labels. Both are for training: an evaluation computes the plain loss.
+
     needs_mask: whether the model is told which tokens are padding. In a causal model a token attends to what lies
     before it, and padding lies after it, so most do without; `probes.choose_mask` finds out.
     router_weight: of the loss that has a model of experts use them evenly, as its configuration says; 0 where it has
@@ -26,10 +29,20 @@ class SummedLoss(nn.Module):
     process, whatever it holds: strategies that shard the output layer gather it once a chunk, all of them together.
     """
 
-    def __init__(self, model: nn.Module, precision: str = "fp32", task: Task = LANGUAGE):
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: str = "fp32",
+        task: Task = LANGUAGE,
+        weights: Sequence[float] | None = None,
+        smoothing: float = 0.0,
+    ):
         super().__init__()
         self.model: Any = model
         self.task = task
+        self.smoothing = smoothing
+        self.weights: torch.Tensor | None
+        self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.precision = precision
         self.needs_mask = True
         self.router_weight = router_weight(model)
@@ -70,7 +83,7 @@ class SummedLoss(nn.Module):
                 return self._in_chunks(inputs, labels, with_logits)
             outputs = self.model(**inputs)
             logits = outputs.logits
-        loss = self.task.loss(logits, labels)
+        loss = self._loss(logits, labels)
         if routed:
             loss = loss + self._router_loss(outputs.aux_loss, labels)
         if with_logits:
@@ -88,7 +101,7 @@ class SummedLoss(nn.Module):
         hidden, targets = hidden.index_select(0, places), labels.flatten()[places]
 
         def loss_of(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return self.task.loss(logits_of(model, hidden), targets)
+            return self._loss(logits_of(model, hidden), targets)
 
         losses, seen = [], []
         for part, wanted in zip(hidden.tensor_split(self.chunks), targets.tensor_split(self.chunks), strict=True):
@@ -96,7 +109,7 @@ class SummedLoss(nn.Module):
                 losses.append(checkpoint(loss_of, part, wanted, use_reentrant=False))
                 continue
             logits = logits_of(model, part)
-            losses.append(self.task.loss(logits, wanted))
+            losses.append(self._loss(logits, wanted))
             seen.append(logits.detach() if with_logits else self.task.decide(logits))
         loss = torch.stack(losses).sum()
         if "output_router_logits" in inputs:
@@ -109,12 +122,20 @@ class SummedLoss(nn.Module):
         predictions[places] = torch.cat(seen)
         return loss, predictions.view_as(labels)
 
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The task's loss, weighted and smoothed in training only."""
+        return self.task.loss(logits, labels, *((self.weights, self.smoothing) if self.training else ()))
+
     def _router_loss(self, balance: Any, labels: torch.Tensor) -> torch.Tensor | float:
         """The routers' part of a micro-batch's summed loss. balance: None or 0 where no layer has experts."""
         if not isinstance(balance, torch.Tensor):
             return 0.0
         self.balance = balance.detach()
-        return self.router_weight * (labels != IGNORE_INDEX).sum() * balance
+        targets = (labels != IGNORE_INDEX).sum()
+        if self.weights is not None and self.training:
+            assert self.task.labelled is not None
+            targets = self.task.labelled.weigh(labels, self.weights)
+        return self.router_weight * targets * balance
 
 
 def transformer(model: Any) -> Any:

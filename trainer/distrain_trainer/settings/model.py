@@ -16,6 +16,7 @@ from distrain_trainer.settings.sections import (
     Data,
     Evaluation,
     Lora,
+    Loss,
     Model,
     Optimizer,
     Quantization,
@@ -34,6 +35,7 @@ class Settings(Section):
     model: Model = Model()
     data: Data = Data()
     batch: Batch = Batch()
+    loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -172,6 +174,10 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Those of what a step is and what it trains."""
     schedule, batch = s.schedule, s.batch
     return [
+        (
+            s.loss.class_weights is not None and not s.facts.classes,
+            f"loss.class_weights is for tasks with classes but task is {s.task}; remove it",
+        ),
         (
             schedule.warmup_steps is not None and schedule.warmup_fraction > 0,
             "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",

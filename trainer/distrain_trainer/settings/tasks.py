@@ -31,6 +31,11 @@ class TaskFacts:
         return bool(self.label_columns)
 
     @property
+    def classes(self) -> bool:
+        """Whether labels are classes."""
+        return self.labelled
+
+    @property
     def causal(self) -> bool:
         """Whether the model predicts each token from those before it."""
         return self.target == "next-token"

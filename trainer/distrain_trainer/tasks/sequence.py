@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from distrain_trainer.errors import DataError
 from distrain_trainer.metrics.metrics import CLASSIFICATION_METRICS, classification_metrics, confusion_matrix
-from distrain_trainer.tasks.labels import LabelColumn, Labels, described, numbers_of, refuse_unseen
+from distrain_trainer.tasks.labels import LabelColumn, Labels, described, is_target, numbers_of, refuse_unseen
 from distrain_trainer.tasks.losses import cross_entropy
 from distrain_trainer.tasks.task import Labelled, Names, Scores, Task, likeliest, named_head
 
@@ -58,6 +59,17 @@ def encode(values: Sequence[str], names: Names) -> np.ndarray:
     return np.asarray([numbers[value] for value in values], np.int32)
 
 
+def balanced(labels: np.ndarray, classes: int) -> np.ndarray:
+    """rows / (classes x rows of the class), as scikit-learn's; 1 for a class without rows: float64 [classes]."""
+    counts = np.bincount(labels[is_target(labels)], minlength=classes)
+    return np.where(counts, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1.0)
+
+
+def weigh(labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The sum of the weights of a batch's targets."""
+    return weights[labels[is_target(labels)]].sum()
+
+
 def score(predictions: Sequence[int], labels: Sequence[int], names: Names) -> Scores:
     """Metrics of class ids, and their confusion matrix, a row per true class."""
     predicted, true = np.asarray(predictions, np.int64), np.asarray(labels, np.int64)
@@ -83,5 +95,14 @@ SEQUENCE = Task(
     head=lambda names: named_head(names, "single_label_classification"),
     loss=cross_entropy,
     decide=likeliest,
-    labelled=Labelled(read, check, encode, lambda labels: labels.values, score, show),
+    labelled=Labelled(
+        read=read,
+        check=check,
+        encode=encode,
+        balanced=balanced,
+        weigh=weigh,
+        strata=lambda labels: labels.values,
+        score=score,
+        show=show,
+    ),
 )

@@ -43,6 +43,8 @@ class Labelled:
     read: checks a column; raises DataError. check: that training rows (and evaluation rows, if there are some) can be
     learned from; takes the column's name too, and raises DataError.
     encode: the labels of rows as numbers, by names in the order of their ids: an array with a row for each.
+    balanced: from the encoded labels and the number of classes, weights under which all classes count the same.
+    weigh: the sum of the weights of a batch's targets, from its labels and the weight of each class.
     strata: what to stratify held-out rows by, one name a row; None to draw them from all.
     score: of predictions and labels, one of each a row, in numbers as the loader and the head give them.
     show: what `predict` says of a row, from its logits.
@@ -51,6 +53,8 @@ class Labelled:
     read: Callable[[LabelColumn], Labels]
     check: Callable[[Labels, Labels | None, str], None]
     encode: Callable[[Sequence[Any], Names], np.ndarray]
+    balanced: Callable[[np.ndarray, int], np.ndarray]
+    weigh: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     strata: Callable[[Labels], list[str] | None]
     score: Callable[[Sequence[Any], Sequence[Any], Names], Scores]
     show: Callable[[np.ndarray, Names], dict[str, Any]]

@@ -30,6 +30,7 @@ from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, changed, explicit, flat
 from distrain_trainer.storage.run_folder import Claim
 from distrain_trainer.tasks.table import TASKS, check_metric
+from distrain_trainer.tasks.weights import class_weights, weights_sentence
 from distrain_trainer.training.checks import check_device, check_same_data
 from distrain_trainer.training.planning import plan_of, plan_sentence, plan_warnings, same_elsewhere
 
@@ -42,6 +43,7 @@ class ResolvedRun:
     were set explicitly then. stored: settings.json of the run that is continued, None on a fresh start.
     settings: nothing is left open in them. auto_tokens: batch.tokens is what this process has room for, and all
     processes have yet to agree on it. model_name, model_revision: a Hub name and its commit, or a folder and None.
+    weights: of classes in the loss, None where all count the same.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class ResolvedRun:
     tokenizer: PreTrainedTokenizerBase
     data: Tokenized
     packing: Packing | None
+    weights: tuple[float, ...] | None
     plan: Plan
 
     def tell_plan(self, tell: Callable[[str], None], why: str = "") -> None:
@@ -95,6 +98,9 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     settings = with_defaults(settings, model_revision, data, max_length, process.world)
 
     packing = packing_of(settings, data.train, tell)
+    weights = class_weights(settings, data.train.labels, data.label_names or ())
+    if weights is not None:
+        tell(weights_sentence(weights, data.label_names or ()))
     run_id, first_asked = _identity(asked, claimed)
     return ResolvedRun(
         folder=claimed.folder,
@@ -110,6 +116,7 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
         tokenizer=tokenizer,
         data=data,
         packing=packing,
+        weights=weights,
         plan=plan_of(settings, data.train, packing),
     )
 
