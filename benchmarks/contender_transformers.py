@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.memory.model_shapes import sample_model
 from distrain_trainer.settings.reader import read_settings
 from rows import token_rows

@@ -7,6 +7,7 @@ errors have a colour, unless NO_COLOR is set (no-color.org).
 
 import os
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, get_args
@@ -15,6 +16,8 @@ Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 COLOURS: dict[Level, str] = {"warning": "\x1b[33m", "error": "\x1b[31m"}
 RESET = "\x1b[0m"
+SHOWN = 8
+"""Names of labels or columns that a sentence shows."""
 
 _level: Level = "info"
 _speaker = ""
@@ -74,3 +77,9 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def a_few(names: Collection[object]) -> str:
+    """Names in quotes, the first few of many and how many more there are."""
+    shown = ", ".join(repr(name) for name, _ in zip(names, range(SHOWN), strict=False))
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN:,} more"

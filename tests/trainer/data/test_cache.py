@@ -106,12 +106,12 @@ from distrain_trainer.settings.model import Settings
 settings = Settings.model_validate_json(sys.argv[1])
 tokenizer = PreTrainedTokenizerFast.from_pretrained(sys.argv[2])
 if sys.argv[3] == "die":
-    write = tokens._Files.append
+    write = tokens.ArrayFiles.append
     def dying(files, name, values):
         write(files, name, values)
         if files.part == "evaluation" and name == "input_ids":
             os.kill(os.getpid(), signal.SIGKILL)
-    tokens._Files.append = dying
+    tokens.ArrayFiles.append = dying
 print("ready", flush=True)
 sys.stdin.readline()
 made = tokens.prepare(settings, tokenizer, 16, lambda sentence: print(sentence, flush=True))

@@ -25,8 +25,8 @@ from chats import (
 )
 from distrain_trainer.data.chat import Template, fit, turn_end
 from distrain_trainer.data.conversations import columns_of, conversation_of
-from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.settings.sections import Chat
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 from templates import (
     ALTERNATING,
     DATED,

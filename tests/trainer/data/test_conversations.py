@@ -22,7 +22,8 @@ from chats import (
 )
 from distrain_trainer.data.chat import use_template
 from distrain_trainer.data.conversations import as_text, columns_of, conversation_of
-from distrain_trainer.data.tokens import Rows, prepare
+from distrain_trainer.data.rows import Rows
+from distrain_trainer.data.tokens import prepare
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.models.load import load_model
 from distrain_trainer.settings.model import Settings

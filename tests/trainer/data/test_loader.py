@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from distrain_trainer.data.loader import Collator, StepBatch, StepDataset, evaluation_batches, steps
 from distrain_trainer.data.plan import Plan, cut
-from distrain_trainer.data.text import IGNORE_INDEX
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 LENGTHS = np.random.default_rng(5).integers(3, 40, 80)
 

@@ -19,12 +19,13 @@ import tiny
 from distrain_trainer.data.loader import Collator, StepDataset
 from distrain_trainer.data.packing import Packing, pack, packing_of
 from distrain_trainer.data.plan import Plan
-from distrain_trainer.data.text import IGNORE_INDEX
-from distrain_trainer.data.tokens import Rows, prepare
+from distrain_trainer.data.rows import Rows
+from distrain_trainer.data.tokens import prepare
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.models.load import load_tokenizer
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.training.planning import plan_of
 from distrain_trainer.training.probes import check_packing
 from runs import losses, metrics, tensors

@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from distrain_trainer.errors import SettingsError
 from distrain_trainer.metrics import metrics
-from distrain_trainer.settings.sections import Task
 
 CLASSES = 5
 labels = st.integers(0, CLASSES - 1)
@@ -63,9 +61,9 @@ def test_scores_of_a_class_are_those_of_scikit_learn(pairs: Any) -> None:
 
 def test_metrics_are_python_floats_under_the_promised_names() -> None:
     values = metrics.classification_metrics(np.array([0, 1]), np.array([0, 0]), 2)
-    assert ("loss", *values) == metrics.metric_names("sequence-classification")
+    assert ("loss", *values) == metrics.CLASSIFICATION_METRICS
     assert {type(value) for value in values.values()} == {float}
-    assert tuple(metrics.language_metrics(1.0, 2, 1)) == metrics.metric_names("causal-lm")
+    assert tuple(metrics.language_metrics(1.0, 2, 1)) == metrics.LANGUAGE_METRICS
 
 
 def test_language_metrics_follow_from_sums() -> None:
@@ -85,22 +83,10 @@ def test_nothing_evaluated_has_no_value() -> None:
     assert metrics.f1([], []) == 0.0
 
 
-@pytest.mark.parametrize("task", ["sequence-classification", "causal-lm", "masked-lm"])
-def test_the_default_metric_is_a_metric_of_its_task(task: Task) -> None:
-    metrics.check_metric(metrics.default_metric(task), task)
-
-
 def test_only_losses_get_better_downwards() -> None:
-    downwards = {name for name in metrics.metric_names("causal-lm") if not metrics.greater_is_better(name)}
+    downwards = {name for name in metrics.LANGUAGE_METRICS if not metrics.greater_is_better(name)}
     assert downwards == {"loss", "perplexity", "bits_per_token"}
     assert metrics.greater_is_better("f1_macro")
-
-
-def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(SettingsError, match=r"evaluation\.metric is 'f1_marco'.*did you mean f1_macro\?"):
-        metrics.check_metric("f1_marco", "sequence-classification")
-    with pytest.raises(SettingsError, match=r"not a metric of causal-lm.*There are loss, perplexity"):
-        metrics.check_metric("accuracy", "causal-lm")
 
 
 LABELS = {"predictions": [0, 1, 1, 2, 2], "references": [0, 1, 2, 2, 1]}

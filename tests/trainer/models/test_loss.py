@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from distrain_trainer.data.loader import Collator
-from distrain_trainer.data.text import IGNORE_INDEX
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory.activations import CHUNK_BYTES, WHOLE_BYTES, chunks_for
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.training.probes import choose_loss, probe
 
 VOCABULARY = 97

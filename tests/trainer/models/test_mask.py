@@ -9,7 +9,7 @@ from transformers import BertConfig, BertLMHeadModel, PreTrainedModel
 
 import tiny
 from distrain_trainer.data.loader import Collator
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.training.probes import choose_mask, probe

@@ -10,10 +10,10 @@ from transformers import MixtralConfig, MixtralForSequenceClassification
 
 import tiny
 from distrain_trainer.data.loader import Collator
-from distrain_trainer.data.text import IGNORE_INDEX
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.training.probes import choose_loss, choose_mask, probe, tell_router_loss
 
 NO_ROWS = Rows(np.zeros(0, np.int32), np.zeros(1, np.int64))

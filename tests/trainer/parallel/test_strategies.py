@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import tiny
 from cells import STRATEGIES, Cell, cell, launch
 from distrain_trainer.data.loader import Collator
-from distrain_trainer.data.tokens import Rows, Tokenized, prepare
+from distrain_trainer.data.rows import Rows
+from distrain_trainer.data.tokens import Tokenized, prepare
 from distrain_trainer.metrics.metrics import AVERAGES
 from distrain_trainer.models.load import load_config, load_model, load_tokenizer, longest_row
 from distrain_trainer.settings.model import Settings

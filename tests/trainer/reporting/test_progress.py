@@ -216,9 +216,9 @@ def test_on_a_real_terminal_nothing_is_garbled(columns: int) -> None:
 
 def test_an_evaluation_is_a_sentence_that_tells_a_new_best() -> None:
     line = {"step": 40, "epoch": 1.0, "eval_loss": 0.25, "eval_f1_macro": 0.875, "eval_f1_micro": 0.9}
-    said = "eval at step 40: loss 0.2500, f1 macro 0.8750"
-    assert evaluation_sentence(line, None) == said
-    assert evaluation_sentence(line, "f1_macro") == f"{said}; new best f1 macro"
+    said, headline = "eval at step 40: loss 0.2500, f1 macro 0.8750", ("f1_macro",)
+    assert evaluation_sentence(line, headline, None) == said
+    assert evaluation_sentence(line, headline, "f1_macro") == f"{said}; new best f1 macro"
 
 
 def test_events_are_told_without_a_terminal_too(capsys: CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from distrain_trainer.data.chat import Template, fit
 from distrain_trainer.data.conversations import as_text, columns_of, conversation_of
-from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.data.tokens import Tokenized, prepare
 from distrain_trainer.errors import DataError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Chat
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 PLAIN = """{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}
 {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""

@@ -23,7 +23,6 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from distrain_trainer.__main__ import quieten_libraries
-from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.memory import activations as formula
 from distrain_trainer.memory.advice import read_model
 from distrain_trainer.memory.model_shapes import sample_model
@@ -32,6 +31,7 @@ from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel.api import Parallel, freeze_unreached, parallelize
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import ZERO
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 Storages = dict[int, int]
 """Address of each storage -> its bytes."""

@@ -14,7 +14,7 @@ import transformers as hf
 import tiny
 from cells import STRATEGIES, cell, launch
 from distrain_trainer.data.loader import Collator
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.settings.model import Settings

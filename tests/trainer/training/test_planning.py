@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.settings.model import Settings, nested
 from distrain_trainer.training.planning import plan_of, plan_warnings, same_elsewhere
 from runs import RunCommand

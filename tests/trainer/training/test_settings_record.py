@@ -7,8 +7,9 @@ import numpy as np
 
 import tiny
 from distrain_trainer.data.plan import Plan
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.data.sources import Origin
-from distrain_trainer.data.tokens import Rows, Tokenized
+from distrain_trainer.data.tokens import Tokenized
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.training.resolve import ResolvedRun
@@ -31,6 +32,7 @@ def test_only_process_0_works_out_the_imbalance(tmp_path: Path) -> None:
         model_revision=None,
         tokenizer=tiny.wordpiece(),
         data=Tokenized(rows, None, None, "0" * 64, {}, Origin("ten rows", "0" * 64)),
+        weights=None,
         packing=None,
         plan=plan,
     )

@@ -26,10 +26,11 @@ import numpy as np
 
 from distrain_trainer.data.conversations import Conversation, Message, Tools, columns_of, conversation_of
 from distrain_trainer.data.table import Part
-from distrain_trainer.data.text import BATCH, IGNORE_INDEX, Made
+from distrain_trainer.data.text import BATCH, Made
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hub.errors import first_line
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ DAY = date(2025, 1, 1)
 
 def use_template(tokenizer: "PreTrainedTokenizerBase", settings: Settings) -> None:
     """Gives the tokenizer of a chat run the template of `chat.template`; SettingsError where there is none at all."""
-    if settings.task != "chat":
+    if settings.facts.holds != "messages":
         return
     file, name = settings.chat.template, settings.model.name
     if file is not None:

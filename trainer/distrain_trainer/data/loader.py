@@ -10,10 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from distrain_trainer.data.packing import Packing, packed_batch
 from distrain_trainer.data.plan import MicroBatches, Plan, deal
-from distrain_trainer.data.text import IGNORE_INDEX
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.tasks import FACTS, Task
+from distrain_trainer.tasks.labels import IGNORE_INDEX, is_target
+from distrain_trainer.tasks.table import TASKS
 
 EVALUATION = 2**31
 """Stands for the epoch where evaluation draws its masks, so that they are the same at each evaluation."""
@@ -24,11 +26,11 @@ class Collator:
     """Turns rows into padded tensors, and draws the masks of masked-lm.
 
     What is random about a row is drawn from (seed, epoch, row number): the same whatever batch or process it is in.
-    packing: where there is one, the rows to turn into tensors are packed ones, by their numbers.
+    packing: where there is one, the rows to turn into tensors are packed ones, by their numbers. weights: of classes.
     """
 
     rows: Rows
-    task: str
+    task: Task
     seed: int
     pad_id: int
     mask_id: int
@@ -36,13 +38,18 @@ class Collator:
     mask_fraction: float
     mask_whole_words: bool
     packing: Packing | None = None
+    weights: tuple[float, ...] | None = None
 
     @staticmethod
     def of(
-        settings: Settings, rows: Rows, tokenizer: PreTrainedTokenizerBase, packing: Packing | None = None
+        settings: Settings,
+        rows: Rows,
+        tokenizer: PreTrainedTokenizerBase,
+        packing: Packing | None = None,
+        weights: tuple[float, ...] | None = None,
     ) -> "Collator":
         """The collator of some rows, as the settings and the tokenizer want it."""
-        if settings.task == "masked-lm" and tokenizer.mask_token_id is None:
+        if settings.facts.target == "masked-token" and tokenizer.mask_token_id is None:
             raise SettingsError(f"the tokenizer of {settings.model.name} has no mask token; masked-lm needs one")
         return Collator(
             rows,
@@ -54,53 +61,61 @@ class Collator:
             mask_fraction=settings.data.mask_fraction,
             mask_whole_words=settings.data.mask_whole_words,
             packing=packing,
+            weights=weights,
         )
 
     def __call__(self, numbers: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask: int64 [rows, longest]; labels: int64 [rows] or [rows, longest].
+        """input_ids, attention_mask, token_type_ids of pairs: int64 [rows, longest]; labels: int64 [rows] or [rows,
+        longest].
 
         Of packed rows position_ids in place of attention_mask.
         """
         if self.packing is not None:
             packed = packed_batch(self.rows, self.packing, numbers, self.pad_id)
             return {name: torch.from_numpy(array) for name, array in packed.items()}
-        rows, per_row = self.rows, self.task == "sequence-classification"
-        shape = len(numbers), max(int(rows.lengths[numbers].max()), 1) if len(numbers) else 1
-        input_ids = np.full(shape, self.pad_id, np.int64)
-        attention_mask = np.zeros(shape, np.int64)
-        labels = np.full(shape[:1] if per_row else shape, IGNORE_INDEX, np.int64)
+        rows, target = self.rows, FACTS[self.task].target
+        arrays = padded(rows, numbers, self.pad_id)
+        input_ids = arrays["input_ids"]
+        shape = input_ids.shape
+        labels = np.full(shape[:1] if target == "row" else shape, IGNORE_INDEX, np.int64)
         for i, number in enumerate(numbers):
             span = slice(rows.offsets[number], rows.offsets[number + 1])
-            ids = rows.input_ids[span].astype(np.int64)
-            if per_row:
+            ids = input_ids[i, : span.stop - span.start]
+            if target == "row":
                 labels[i] = rows.labels[number] if rows.labels is not None else IGNORE_INDEX
-            elif self.task == "masked-lm":
+            elif target == "masked-token":
                 assert rows.words is not None
-                ids, labels[i, : len(ids)] = self._mask(ids, rows.words[span], epoch, int(number))
+                labels[i, : len(ids)] = self._mask(ids, rows.words[span], epoch, int(number))
             else:
                 labels[i, : len(ids)] = ids if rows.labels is None else rows.labels[span]
-            input_ids[i, : len(ids)] = ids
-            attention_mask[i, : len(ids)] = 1
-        if self.task in ("causal-lm", "chat"):
+        if target == "next-token":
             labels = np.concatenate([labels[:, 1:], np.full((shape[0], 1), IGNORE_INDEX)], axis=1)
-        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return {name: torch.from_numpy(array) for name, array in (arrays | {"labels": labels}).items()}
 
     def empty(self) -> dict[str, torch.Tensor]:
         """A micro-batch of weight 0: one row of one token without a target."""
         batch = {name: torch.zeros(1, 1, dtype=torch.int64) for name in ("input_ids", "attention_mask", "labels")}
         batch["attention_mask"] += 1
-        batch["labels"] = torch.full((1,) if self.task == "sequence-classification" else (1, 1), IGNORE_INDEX)
+        if self.rows.types is not None:
+            batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+        batch["labels"] = torch.full((1,) if FACTS[self.task].target == "row" else (1, 1), IGNORE_INDEX)
         if self.packing is not None:
             batch["position_ids"] = torch.zeros_like(batch.pop("attention_mask"))
         return batch
+
+    def targets(self, labels: torch.Tensor) -> float:
+        """Valid targets of a micro-batch; where classes have weights, the sum of theirs."""
+        labelled = TASKS[self.task].labelled
+        if self.weights is None or labelled is None:
+            return int(is_target(labels).sum())
+        return float(labelled.weigh(labels, torch.tensor(self.weights, dtype=torch.float64)))
 
     def samples(self, numbers: np.ndarray) -> int:
         """Texts in some rows."""
         return len(numbers) if self.packing is None else self.packing.count(numbers)
 
-    def _mask(self, ids: np.ndarray, words: np.ndarray, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Hides tokens as BERT does: of those chosen 80 % become [MASK], 10 % a random token, 10 % stay.
+    def _mask(self, ids: np.ndarray, words: np.ndarray, epoch: int, number: int) -> np.ndarray:
+        """Hides tokens in place, as BERT does: of those chosen 80 % become [MASK], 10 % a random token, 10 % stay.
 
         words: the word each token belongs to, -1 where a token is never a target. Exactly
         max(1, round(mask_fraction x n)) of the n words or tokens are chosen.
@@ -108,7 +123,7 @@ class Collator:
         labels = np.full(len(ids), IGNORE_INDEX, np.int64)
         units = np.unique(words[words >= 0]) if self.mask_whole_words else np.flatnonzero(words >= 0)
         if not len(units):
-            return ids, labels
+            return labels
         generator = np.random.Generator(np.random.PCG64([self.seed, epoch, number]))
         chosen = generator.choice(units, max(1, round(self.mask_fraction * len(units))), replace=False)
         positions = np.flatnonzero(np.isin(words, chosen)) if self.mask_whole_words else np.sort(chosen)
@@ -117,7 +132,23 @@ class Collator:
         ids[positions[fate < 0.8]] = self.mask_id
         swapped = positions[fate >= 0.9]
         ids[swapped] = generator.integers(self.vocabulary, size=len(swapped))
-        return ids, labels
+        return labels
+
+
+def padded(rows: Rows, numbers: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+    """input_ids, attention_mask and, of pairs, token_type_ids of some rows: int64 [rows, longest]."""
+    shape = len(numbers), max(int(rows.lengths[numbers].max()), 1) if len(numbers) else 1
+    arrays = {"input_ids": np.full(shape, pad_id, np.int64), "attention_mask": np.zeros(shape, np.int64)}
+    if rows.types is not None:
+        arrays["token_type_ids"] = np.zeros(shape, np.int64)
+    for i, number in enumerate(numbers):
+        span = slice(rows.offsets[number], rows.offsets[number + 1])
+        length = span.stop - span.start
+        arrays["input_ids"][i, :length] = rows.input_ids[span]
+        arrays["attention_mask"][i, :length] = 1
+        if rows.types is not None:
+            arrays["token_type_ids"][i, :length] = rows.types[span]
+    return arrays
 
 
 @dataclass(frozen=True)
@@ -125,14 +156,14 @@ class StepBatch:
     """What one process trains on in one step.
 
     indices: number within the epoch of each micro-batch, which seeds its dropout; -1 for an empty one.
-    micro_batches: tensors by name. targets: valid targets of this process.
+    micro_batches: tensors by name. targets: valid targets of this process, or the sum of their weights.
     samples, tokens, padded_tokens: of the whole step, over all processes.
     """
 
     epoch: int
     indices: list[int]
     micro_batches: list[dict[str, torch.Tensor]]
-    targets: int
+    targets: float
     samples: int
     tokens: int
     padded_tokens: int
@@ -163,7 +194,7 @@ class StepDataset(torch.utils.data.Dataset[StepBatch]):
             epoch=step.epoch,
             indices=assigned + [-1] * missing,
             micro_batches=micro_batches,
-            targets=sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in micro_batches),
+            targets=sum(self.collator.targets(batch["labels"]) for batch in micro_batches),
             samples=self.collator.samples(step.rows),
             tokens=int(self.plan.lengths[step.rows].sum()),
             padded_tokens=int(step.costs.sum()),

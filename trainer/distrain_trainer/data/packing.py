@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from distrain_trainer.data.tokens import Rows
+    from distrain_trainer.data.rows import Rows
 
 PACKING = 2**31 + 1
 """Stands for the epoch where the packing is drawn: it is the same in all of them."""

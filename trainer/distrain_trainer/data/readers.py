@@ -29,8 +29,6 @@ FORMATS = {
 }
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 """What separates fields, by its name in `data.delimiter`."""
-SHOWN = 8
-"""Names of labels or columns that a sentence shows."""
 
 Row = dict[str, Any]
 
@@ -44,12 +42,6 @@ def format_of(file: Path, setting: str = "data.files") -> str:
             f"{setting}: {file} ends in none of {', '.join(FORMATS)} (all but .parquet also with .gz); convert it"
         )
     return kind
-
-
-def a_few(names: Collection[object]) -> str:
-    """Names in quotes, the first few of many and how many more there are."""
-    shown = ", ".join(repr(name) for name, _ in zip(names, range(SHOWN), strict=False))
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN:,} more"
 
 
 def rows_of_file(

@@ -16,21 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
+from distrain_trainer.console import a_few
 from distrain_trainer.data.conversations import MESSAGES
 from distrain_trainer.data.files import SPLIT_OF, describe, divide, hash_files, listed, open_files, resolve_files
-from distrain_trainer.data.labels import missing_labels, read_labels
-from distrain_trainer.data.readers import a_few
+from distrain_trainer.data.holding_out import hold_out
 from distrain_trainer.data.sample import write_sample
 from distrain_trainer.data.table import Part, Source
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hub.errors import first_line, hub_error
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Data
+from distrain_trainer.tasks.labels import LabelColumn
+from distrain_trainer.tasks.table import TASKS
 
-TEXT_COLUMNS = ("text", "sentence", "content")
-LABEL_COLUMNS = ("label", "labels")
 EVALUATION_SPLITS = ("validation", "evaluation", "test", "dev")
-SPLIT_SEED = 42
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def read(settings: Settings, origin: Origin, folder: Path, say: Callable[[str], 
     afterwards. say: takes a sentence for people.
     Raises DataError for what cannot be read, and for splits and columns that are not there.
     """
-    data, classifies = settings.data, settings.task == "sequence-classification"
+    data, labelled = settings.data, TASKS[settings.task].labelled
     if origin.divided:
         say(origin.divided)
     with _quiet():
@@ -165,16 +164,16 @@ def read(settings: Settings, origin: Origin, folder: Path, say: Callable[[str], 
         if split_column is not None:
             splits = _by_column(splits, split_column)
         train = _pick(splits, data.train_split, "data.train_split")
-        if classifies:
-            _check_columns(train, data)
-            train = _labelled(train, data, say)
+        if labelled:
+            _check_columns(train, settings)
+            train = _with_labels(train, settings, say)
         evaluation = _evaluation(settings, origin, splits, folder, say)
-        if evaluation is not None and classifies:
-            evaluation = _labelled(evaluation, data, say)
-        fraction = held_out(data, settings.task)
+        if evaluation is not None and labelled:
+            evaluation = _with_labels(evaluation, settings, say)
+        fraction = held_out(settings)
         if evaluation is None and fraction > 0:
-            labels = read_labels(train, label_column(train, data))[0] if classifies else None
-            train, evaluation = _hold_out(train, fraction, labels, say)
+            strata = labelled.strata(labelled.read(label_column(train, settings))) if labelled else None
+            train, evaluation = hold_out(train, fraction, strata, say)
     return Splits(train, evaluation and evaluation.named("evaluation"))
 
 
@@ -197,47 +196,67 @@ def _evaluation(
     for name in EVALUATION_SPLITS:
         if name in splits and name != data.train_split:
             part = _pick(splits, name, "data.evaluation_split").named("evaluation")
-            if settings.task != "sequence-classification" or _is_labelled(part, data):
+            if not settings.facts.labelled or _is_labelled(part, settings):
                 return part
             say(f"split '{name}' has no labels and is left alone")
     return None
 
 
-def label_column(part: Part, data: Data) -> str:
+def label_column(part: Part, settings: Settings) -> LabelColumn:
     """The column of the labels; DataError where there is none."""
-    return part.column(data.label_column, LABEL_COLUMNS, "data.label_column")
-
-
-def text_column(part: Part, data: Data) -> str:
-    """The column of the texts; DataError where there is none."""
-    return part.column(data.text_column, TEXT_COLUMNS, "data.text_column")
-
-
-def _check_columns(part: Part, data: Data) -> None:
-    """Raises SettingsError where texts and labels are the same column."""
-    if "input_ids" in part.source.columns and data.text_column is None:
-        return
-    text = text_column(part, data)
-    if text == label_column(part, data):
-        raise SettingsError(
-            f"column '{text}' is both text and label; set data.text_column or data.label_column to another of "
-            f"{a_few(part.source.columns)}"
-        )
-
-
-def _is_labelled(part: Part, data: Data) -> bool:
-    there = {data.label_column} if data.label_column else set(LABEL_COLUMNS)
-    return bool(there & set(part.source.columns)) and not bool(
-        missing_labels(part, label_column(part, data), data.unlabelled).all()
+    data = settings.data
+    name = part.column(data.label_column, settings.facts.label_columns, "data.label_column")
+    names = getattr(part.source.rows.features[name], "names", None)
+    return LabelColumn(
+        name, part.name, part.values(name), None if names is None else tuple(names), part.place, data.unlabelled
     )
 
 
-def _labelled(part: Part, data: Data, say: Callable[[str], None]) -> Part:
+def text_columns(part: Part, settings: Settings) -> list[str]:
+    """The column of the texts, and that of second texts where there are pairs; DataError where there is none."""
+    data = settings.data
+    names = [part.column(data.text_column, settings.facts.text_columns, "data.text_column")]
+    if data.text_pair_column is not None:
+        names.append(part.column(data.text_pair_column, (), "data.text_pair_column"))
+    return names
+
+
+def is_tokenized(part: Part, data: Data) -> bool:
+    """Whether the rows were tokenized before: a column input_ids, where no column of texts is named."""
+    return "input_ids" in part.source.columns and data.text_column is None and data.text_pair_column is None
+
+
+def _check_columns(part: Part, settings: Settings) -> None:
+    """Raises SettingsError where texts and labels are the same column."""
+    if is_tokenized(part, settings.data):
+        return
+    *first, last = text_columns(part, settings)
+    label = label_column(part, settings).name
+    if label in (*first, last):
+        raise SettingsError(
+            f"column '{label}' is both text and label; set data.text_column or data.label_column to another of "
+            f"{a_few(part.source.columns)}"
+        )
+    if last in first:
+        raise SettingsError(
+            f"column '{last}' is both texts of a pair; set data.text_column to another of {a_few(part.source.columns)}"
+        )
+
+
+def _is_labelled(part: Part, settings: Settings) -> bool:
+    """Whether some rows have a label."""
+    wanted = settings.data.label_column
+    there = {wanted} if wanted else set(settings.facts.label_columns)
+    return bool(there & set(part.source.columns)) and not label_column(part, settings).missing().all()
+
+
+def _with_labels(part: Part, settings: Settings, say: Callable[[str], None]) -> Part:
     """The rows whose label is not `data.unlabelled`, where that is set."""
-    if data.unlabelled is None:
+    unlabelled = settings.data.unlabelled
+    if unlabelled is None:
         return part
-    names = np.asarray([str(value) for value in part.values(label_column(part, data))])
-    kept = np.flatnonzero(names != str(data.unlabelled))
+    names = np.asarray([str(value) for value in label_column(part, settings).values])
+    kept = np.flatnonzero(names != str(unlabelled))
     if len(kept) and len(kept) < len(part):
         say(f"{len(part) - len(kept):,} of {len(part):,} {part.name} rows have no label and are left out")
         return part.select(kept)
@@ -246,21 +265,22 @@ def _labelled(part: Part, data: Data, say: Callable[[str], None]) -> Part:
 
 def used_columns(settings: Settings) -> tuple[str, ...]:
     """Names of the columns that a run may use; all others of a file need not be read."""
-    data, chat = settings.data, settings.chat
-    if settings.task == "chat":
-        names = (chat.messages_column, chat.tools_column, *MESSAGES, "prompt", "completion", "tools", "system")
+    data, chat, facts = settings.data, settings.chat, settings.facts
+    names: list[str | None] = []
+    if facts.holds == "messages":
+        names += [chat.messages_column, chat.tools_column, *MESSAGES, "prompt", "completion", "tools", "system"]
     else:
-        texts = (data.text_column,) if data.text_column else (*TEXT_COLUMNS, "input_ids", "attention_mask")
-        names = (*texts, *((data.label_column,) if data.label_column else LABEL_COLUMNS))
-    split = "split" if is_sample(data) else data.split_column
-    return tuple(dict.fromkeys(filter(None, (*names, split))))
+        names += [data.text_column] if data.text_column else [*facts.text_columns, "input_ids", "attention_mask"]
+        names.append(data.text_pair_column)
+        names += [data.label_column] if data.label_column else facts.label_columns or ("label", "labels")
+    names.append("split" if is_sample(data) else data.split_column)
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
-def held_out(data: Data, task: str) -> float:
+def held_out(settings: Settings) -> float:
     """The fraction of the training split to evaluate on where no other rows are there for that."""
-    if data.evaluation_fraction is None:
-        return 0.2 if task == "chat" else 0.1
-    return data.evaluation_fraction
+    fraction = settings.data.evaluation_fraction
+    return settings.facts.evaluation_fraction if fraction is None else fraction
 
 
 def _open(settings: Settings, origin: Origin, folder: Path) -> dict[str, Source]:
@@ -315,54 +335,6 @@ def _pick(splits: dict[str, Part], name: str, setting: str) -> Part:
     if not len(splits[name]):
         raise DataError(f"split '{name}' has no rows; choose another {setting} among {a_few(splits)}")
     return splits[name]
-
-
-def _hold_out(part: Part, fraction: float, labels: list[str] | None, say: Callable[[str], None]) -> tuple[Part, Part]:
-    """Divides rows into the same two parts as datasets' train_test_split, each in the order of the rows.
-
-    A class all of whose rows would be held out keeps its first row in training. It works on row numbers alone:
-    train_test_split iterates over a column, which takes minutes for millions of rows.
-    """
-    from datasets.utils.stratify import stratified_shuffle_split_generate_indices
-
-    held_out = int(np.ceil(fraction * len(part)))
-    too_few = (
-        f"{len(part)} row{'s' * (len(part) > 1)} cannot be divided by data.evaluation_fraction = {fraction}; add rows, "
-        "set it to 0 or name data.evaluation_files"
-    )
-    if len(part) - held_out < 1:
-        raise DataError(too_few)
-    generator = np.random.default_rng(SPLIT_SEED)
-    names, codes, counts = np.unique(labels or [""], return_inverse=True, return_counts=True)
-    why = ""
-    if labels is not None and counts.min() < 2:
-        rare = names[counts < 2].tolist()
-        why = f"label {a_few(rare)} has one row only" if len(rare) == 1 else f"labels {a_few(rare)} have one row only"
-    elif labels is not None and min(held_out, len(part) - held_out) < len(names):
-        why = f"{held_out} rows for {len(names)} labels"
-    if labels is None or why:
-        permutation = generator.permutation(len(part))
-        evaluation, train = permutation[:held_out], permutation[held_out:]
-    else:
-        divided = stratified_shuffle_split_generate_indices(codes, len(part) - held_out, held_out, rng=generator)
-        train, evaluation = next(divided)
-    train, evaluation = np.sort(train), np.sort(evaluation)
-    moved = 0
-    if labels is not None:
-        first = evaluation[np.unique(codes[evaluation], return_index=True)[1]]
-        kept = first[~np.isin(codes[first], codes[train])]
-        train, evaluation, moved = np.union1d(train, kept), np.setdiff1d(evaluation, kept), len(kept)
-        if not len(evaluation):
-            raise DataError(
-                f"none of the {len(names)} labels has rows to spare for evaluation; check that data.label_column is "
-                "the column of the classes, set data.evaluation_fraction to 0 or name data.evaluation_files"
-            )
-    if why:
-        say(f"evaluation rows are drawn without stratification: {why}")
-    if moved:
-        rows = "1 row" if moved == 1 else f"{moved:,} rows"
-        say(f"{rows} of those drawn for evaluation are trained on instead: no other row has their label")
-    return part.select(train), part.select(evaluation)
 
 
 @contextmanager

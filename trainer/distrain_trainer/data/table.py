@@ -11,18 +11,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from distrain_trainer.console import a_few
 from distrain_trainer.data.conversations import as_text, from_text
-from distrain_trainer.data.readers import Row, a_few, format_of, rows_of_file
+from distrain_trainer.data.readers import Row, format_of, rows_of_file
 from distrain_trainer.errors import DataError
 from distrain_trainer.settings.sections import Data
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+T = TypeVar("T")
 BATCH = 1000
 """Rows that are written at a time: memory stays flat."""
 INTEGER = re.compile(r"\s*[+-]?\d{1,4000}\s*", re.ASCII)
@@ -193,7 +195,7 @@ def tabulate(files: Sequence[Path], wanted: Collection[str], data: Data, folder:
     return Source(listed, rows, tuple(seen), lacking, tuple(files), data)
 
 
-def batched(rows: Iterator[tuple[str, Row]], size: int) -> Iterator[list[tuple[str, Row]]]:
+def batched(rows: Iterator[T], size: int) -> Iterator[list[T]]:
     """Lists of up to `size` rows."""
     while batch := list(islice(rows, size)):
         yield batch

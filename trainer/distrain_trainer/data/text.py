@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distrain_trainer.data.conversations import from_text
-from distrain_trainer.data.sources import text_column
+from distrain_trainer.data.sources import is_tokenized, text_columns
 from distrain_trainer.data.table import Part
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.settings.sections import Data
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000
 """Texts that are tokenized together: memory stays flat."""
-IGNORE_INDEX = -100
-"""Label of a position that is no target."""
+Input = str | tuple[str, str]
+"""What the model is given of a row: a text, or a pair of them."""
 
 
 @dataclass(frozen=True)
@@ -52,34 +52,44 @@ class Shape:
     keep_empty: bool
     left: bool
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return len(self.prefix) + self.room + len(self.suffix)
+
 
 @dataclass
 class Text:
-    """One text's tokens without special tokens; words and targets, where there are some, one for each token."""
+    """One text's tokens; words, targets and types, where there are some, one for each token.
+
+    framed: whether special tokens are still to be put around. truncated: some of its tokens were left out already.
+    """
 
     input_ids: list[int]
     words: list[int] | None = None
     targets: list[int] | None = None
-    label: int | None = None
+    types: list[int] | None = None
     framed: bool = True
+    truncated: bool = False
 
 
 @dataclass
 class Made:
-    """Rows made of some texts, as flat lists, and what was counted on the way."""
+    """Rows made of some texts, as flat lists, and what was counted on the way. texts: the text that each row is of."""
 
     input_ids: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    types: list[int] = field(default_factory=list)
+    texts: list[int] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, text: Text, shape: Shape) -> None:
-        """Appends the rows of one text."""
+    def add(self, text: Text, shape: Shape, number: int = 0) -> None:
+        """Appends the rows of one text. number: its own among all texts."""
         body = text.input_ids
         prefix, suffix, end = (shape.prefix, shape.suffix, shape.end) if text.framed else ([], [], [])
-        room = shape.room if text.framed else shape.room + len(shape.prefix) + len(shape.suffix)
+        room = shape.room if text.framed else shape.longest
         self.counts["texts"] += 1
         if not body:
             kept = shape.keep_empty and bool(prefix or suffix or end)
@@ -88,6 +98,7 @@ class Made:
                 return
         if end and body[-len(end) :] != end:
             body = body + end
+        self.counts["truncated"] += text.truncated
         spans = [(0, len(body), 0)]
         if len(body) > room:
             if shape.long_texts == "drop":
@@ -110,8 +121,8 @@ class Made:
             self.lengths.append(len(prefix) + stop - start + len(suffix))
             self.counts["rows"] += 1
             self.counts["tokens"] += self.lengths[-1]
-            if text.label is not None:
-                self.labels.append(text.label)
+            self.types += text.types[start:stop] if text.types is not None else ()
+            self.texts.append(number)
 
 
 def windows(length: int, room: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -124,7 +135,7 @@ def shape_of(
     settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int, keep_empty: bool = False
 ) -> Shape:
     """How rows are made under these settings; SettingsError where they do not fit the tokenizer."""
-    data, task = settings.data, settings.task
+    data, facts = settings.data, settings.facts
     if data.mask_whole_words:
         words = tokenizer.is_fast and tokenizer.backend_tokenizer.pre_tokenizer is not None
         if not words:
@@ -132,26 +143,27 @@ def shape_of(
                 "data.mask_whole_words needs a fast tokenizer that divides texts into words, which this model's does "
                 "not; set it to false"
             )
-    prefix, suffix = _frame(tokenizer) if task != "chat" else ([], [])  # a template writes its own
+    prefix, suffix = _frame(tokenizer) if facts.holds != "messages" else ([], [])  # a template writes its own
     end: list[int] = []
-    if task == "causal-lm":
+    if facts.causal and facts.holds == "text":
         end, suffix = suffix, []
         if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in end:
             end = [*end, tokenizer.eos_token_id]
     room = max_length - len(prefix) - len(suffix)
-    if room < 1:
+    pair = data.text_pair_column is not None
+    special = tokenizer.num_special_tokens_to_add(pair=True) if pair else len(prefix) + len(suffix)
+    if max_length <= special + pair:
         raise SettingsError(
-            f"data.max_length is {max_length} but {len(prefix) + len(suffix)} special tokens stand around each text; "
-            f"raise it to at least {len(prefix) + len(suffix) + 1}"
+            f"data.max_length is {max_length} but {special} special tokens stand around each "
+            f"{'pair of texts' if pair else 'text'}; raise it to at least {special + pair + 1}"
         )
     if data.stride >= room:
         raise SettingsError(
             f"data.stride is {data.stride} but a window holds {room} tokens of text; lower it below {room}"
         )
-    default = "truncate" if task == "sequence-classification" else "split"
     left = tokenizer.truncation_side == "left"
     keep_empty = keep_empty or data.empty_texts == "keep"
-    return Shape(prefix, suffix, end, room, data.long_texts or default, data.stride, keep_empty, left)
+    return Shape(prefix, suffix, end, room, data.long_texts or facts.long_texts, data.stride, keep_empty, left)
 
 
 def _frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
@@ -167,13 +179,12 @@ def _frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
     return ids[: of_text[0]], ids[of_text[-1] + 1 :]
 
 
-def tokenize(texts: Sequence[str | None], settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Text]:
-    """Each text's tokens, with their words for masked-lm; null is an empty text."""
+def tokenize(texts: Sequence[str], settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Text]:
+    """Each text's tokens, with their words for masked-lm."""
     if not texts:  # which tokenizers do not take
         return
-    cleaned = [_clean(text or "") if settings.data.clean else text or "" for text in texts]
     encoded = tokenizer(
-        cleaned,
+        [cleaned(text, settings) for text in texts],
         add_special_tokens=False,
         return_attention_mask=False,
         return_token_type_ids=False,
@@ -181,39 +192,73 @@ def tokenize(texts: Sequence[str | None], settings: Settings, tokenizer: "PreTra
     )
     for number, ids in enumerate(encoded["input_ids"]):
         words = None
-        if settings.task == "masked-lm" and tokenizer.is_fast:
+        if settings.facts.target == "masked-token" and tokenizer.is_fast:
             words = [-1 if word is None else word for word in encoded.word_ids(number)]
         yield Text(ids, words)
 
 
-def _clean(text: str) -> str:
-    """NFC, every run of white space one space, none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+def tokenize_pairs(
+    pairs: Sequence[tuple[str, str]], settings: Settings, tokenizer: "PreTrainedTokenizerBase", shape: Shape
+) -> Iterator[Text]:
+    """Each pair's tokens with special tokens: the tokenizer joins two texts, and shortens the longer one, by itself.
+
+    A pair without any text has no tokens, so that it counts as empty, unless `shape.keep_empty`.
+    """
+    if not pairs:
+        return
+    first, second = ([cleaned(pair[n], settings) for pair in pairs] for n in (0, 1))
+    encoded: Any = tokenizer(first, second, return_attention_mask=False, verbose=False)
+    ids, types = encoded["input_ids"], encoded.get("token_type_ids")
+    for number, pair in enumerate(zip(first, second, strict=True)):
+        text = Text(ids[number], types=types and types[number], framed=False)
+        if not any(pair) and not shape.keep_empty:
+            text = Text([], framed=False)
+        elif len(text.input_ids) > shape.longest and shape.long_texts == "truncate":
+            short: Any = tokenizer(*([text] for text in pair), truncation=True, max_length=shape.longest)
+            text = Text(short["input_ids"][0], types=types and short["token_type_ids"][0], framed=False, truncated=True)
+        yield text
 
 
-def texts_of(part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[Text]]:
-    """The texts of each batch of rows, from a column of text or as they were tokenized before."""
-    if "input_ids" in part.source.columns and settings.data.text_column is None:
+def cleaned(text: str, settings: Settings) -> str:
+    """The text; where `data.clean` asks for it in NFC, every run of white space one space, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", text).split()) if settings.data.clean else text
+
+
+def texts_of(
+    part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase", shape: Shape
+) -> Iterator[list[Text]]:
+    """The texts of each batch of rows, from a column of text (or two) or as they were tokenized before."""
+    if is_tokenized(part, settings.data):
         yield from _tokenized_before(part, settings, tokenizer)
         return
-    for texts in text_values(part, settings.data):
-        yield list(tokenize(texts, settings, tokenizer))
+    for inputs in inputs_of(part, settings):
+        yield list(tokenize_inputs(inputs, settings, tokenizer, shape))
 
 
-def text_values(part: Part, data: Data) -> Iterator[list[str | None]]:
-    """The texts of each batch of rows; DataError where one is something else."""
-    column = text_column(part, data)
+def inputs_of(part: Part, settings: Settings) -> Iterator[list[Input]]:
+    """What the model is given of each batch of rows: texts or pairs of them; DataError where one is something else."""
+    columns = text_columns(part, settings)
     first = 0
-    for batch in part.rows.select_columns(column).iter(BATCH):
-        values = [from_text(value) for value in batch[column]] if part.source.is_text else batch[column]
-        other = next((n for n, value in enumerate(values) if not isinstance(value, str | None)), None)
-        if other is not None:
-            raise DataError(
-                f"{part.place(first + other)}: column '{column}' holds {type(values[other]).__name__}, not text; name "
-                "another data.text_column"
-            )
-        first += len(values)
-        yield values
+    for batch in part.rows.select_columns(columns).iter(BATCH):
+        read = [[from_text(v) for v in batch[c]] if part.source.is_text else batch[c] for c in columns]
+        for setting, column, values in zip(("text_column", "text_pair_column"), columns, read, strict=False):
+            other = next((n for n, value in enumerate(values) if not isinstance(value, str | None)), None)
+            if other is not None:
+                raise DataError(
+                    f"{part.place(first + other)}: column '{column}' holds {type(values[other]).__name__}, not text; "
+                    f"name another data.{setting}"
+                )
+        first += len(read[0])
+        yield [pair[0] or "" if len(pair) == 1 else (pair[0] or "", pair[1] or "") for pair in zip(*read, strict=True)]
+
+
+def tokenize_inputs(
+    inputs: Sequence[Any], settings: Settings, tokenizer: "PreTrainedTokenizerBase", shape: Shape
+) -> Iterator[Text]:
+    """The tokens of each input: of a text, or of a pair of them."""
+    if settings.data.text_pair_column is not None:
+        return tokenize_pairs(inputs, settings, tokenizer, shape)
+    return tokenize(inputs, settings, tokenizer)
 
 
 def _tokenized_before(part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[Text]]:
@@ -225,8 +270,8 @@ def _tokenized_before(part: Part, settings: Settings, tokenizer: "PreTrainedToke
         raise SettingsError("data.mask_whole_words needs texts, but the data has a column input_ids; set it to false")
     wanted = settings.data.label_column or "labels"
     there = part.rows.column_names
-    per_token = settings.task != "sequence-classification" and wanted in there
-    if per_token and settings.task == "masked-lm":
+    per_token = not settings.facts.labelled and wanted in there
+    if per_token and settings.facts.target == "masked-token":
         raise DataError(
             f"column '{wanted}' gives targets for tokens, but masked-lm draws its own; remove it or train causal-lm"
         )

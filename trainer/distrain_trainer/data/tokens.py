@@ -3,27 +3,29 @@
 import errno
 import hashlib
 import json
-import os
 import shutil
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from distrain_trainer.data.chat import rows_of_conversations
-from distrain_trainer.data.labels import check_labels, label_ids, read_labels
+from distrain_trainer.data.rows import ArrayFiles, Rows, mapped
 from distrain_trainer.data.sources import Origin, cache_folder, held_out, label_column, locate, read
-from distrain_trainer.data.text import Made, Shape, Text, shape_of, texts_of, tokenize
+from distrain_trainer.data.table import Part
+from distrain_trainer.data.text import Input, Made, Shape, Text, shape_of, texts_of, tokenize_inputs
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.tasks import TaskFacts
+from distrain_trainer.tasks.table import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,6 +36,7 @@ FORMAT = 3
 """Changes whenever the same data and settings give other arrays, so that old entries of the cache are not met."""
 KEY_SETTINGS = (
     "text_column",
+    "text_pair_column",
     "label_column",
     "split_column",
     "train_split",
@@ -45,32 +48,6 @@ KEY_SETTINGS = (
     "delimiter",
     "unlabelled",
 )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Token rows, one after the other; the arrays are mapped from files or in memory.
-
-    input_ids: int32 [tokens]. offsets: int64 [rows + 1], where each row starts in the flat arrays.
-    labels: int32 [rows], class ids (classification); int32 [tokens], -100 where a token is no target (causal-lm,
-    chat); or None where there are none, which for causal-lm means that the targets are the input_ids.
-    words: masked-lm only, int32 [tokens], the number of the token's word in its text; -1 for tokens that are never
-    masked: special tokens, and the context that a window shares with the one before. Without a fast tokenizer each
-    token is its own word.
-    """
-
-    input_ids: np.ndarray
-    offsets: np.ndarray
-    labels: np.ndarray | None = None
-    words: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each row: int32 [rows]."""
-        return np.diff(self.offsets).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -145,21 +122,22 @@ def _let_go_first(lock: FileLock, entry: Path) -> None:
         time.sleep(0.1)
 
 
-def encode(texts: list[str], settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Rows:
-    """Tokens of texts for prediction, in memory: one row a text always, longer ones truncated, no labels.
+def encode(inputs: Sequence[Input], settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Rows:
+    """Tokens of texts, or pairs of them, for prediction, in memory: one row each always, longer ones truncated.
 
     The rows are those of training: a causal-lm text has its end-of-text token. A text without any token is one pad
-    token, so that it keeps its place.
+    token, so that it keeps its place. There are no labels.
     """
     changed = {"data": settings.data.model_copy(update={"long_texts": "truncate", "stride": 0})}
     shape = shape_of(settings.model_copy(update=changed), tokenizer, max_length, keep_empty=True)
     made = Made()
     framed = bool(shape.prefix or shape.suffix or shape.end)
-    for text in tokenize(texts, settings, tokenizer):
+    for text in tokenize_inputs(inputs, settings, tokenizer, shape):
         made.add(text if text.input_ids or framed else Text([tokenizer.pad_token_id]), shape)
-    words = np.asarray(made.words, np.int32) if settings.task == "masked-lm" else None
+    words = np.asarray(made.words, np.int32) if settings.facts.target == "masked-token" else None
     offsets = np.concatenate([[0], np.cumsum(made.lengths)]).astype(np.int64)
-    return Rows(np.asarray(made.input_ids, np.int32), offsets, words=words)
+    types = np.asarray(made.types, np.int8) if made.types else None
+    return Rows(np.asarray(made.input_ids, np.int32), offsets, words=words, types=types)
 
 
 def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int, origin: Origin) -> str:
@@ -169,12 +147,12 @@ def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: i
         FORMAT,
         origin.fingerprint,
         settings.task,
-        {name: getattr(data, name) for name in KEY_SETTINGS} | {"evaluation_fraction": held_out(data, settings.task)},
+        {name: getattr(data, name) for name in KEY_SETTINGS} | {"evaluation_fraction": held_out(settings)},
         data.long_texts,
         max_length,
         _identity(tokenizer),
     ]
-    if settings.task == "chat":
+    if settings.facts.holds == "messages":
         parts += [tokenizer.chat_template, settings.chat.messages_column, settings.chat.tools_column]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -194,19 +172,15 @@ def _identity(tokenizer: "PreTrainedTokenizerBase") -> list[Any]:
     return [*settings, digests, sorted(tokenizer.get_vocab().items())]
 
 
-ARRAYS = {"input_ids": np.int32, "offsets": np.int64, "labels": np.int32, "words": np.int32}
-
-
 def _load(entry: Path, origin: Origin) -> Tokenized | None:
     """The entry of the cache, or None where it is missing or not whole. Sizes are checked, bytes are not."""
     try:
         meta = json.loads((entry / "meta.json").read_text())
         parts: dict[str, Rows | None] = {"evaluation": None}
         for part, shapes in meta["arrays"].items():
-            arrays = {name: np.load(entry / f"{part}.{name}.npy", mmap_mode="r") for name in shapes}
-            if any(len(arrays[name]) != length for name, length in shapes.items()):
+            if (rows := mapped(entry, part, shapes)) is None:
                 return None
-            parts[part] = Rows(**arrays)
+            parts[part] = rows
         names = meta["label_names"]
         train = parts["train"]
         assert train is not None
@@ -270,25 +244,17 @@ def _fill(
     """Writes the arrays of both parts, then meta.json."""
     splits = read(settings, origin, folder / "datasets", say)
     parts = {"train": splits.train} | ({} if splits.evaluation is None else {"evaluation": splits.evaluation})
-    ids: dict[str, np.ndarray] = {}
-    names = None
-    if settings.task == "sequence-classification":
-        data = settings.data
-        columns = {key: label_column(part, data) for key, part in parts.items()}
-        read_parts = {key: read_labels(part, columns[key], data.unlabelled) for key, part in parts.items()}
-        names = read_parts["train"][1]
-        labels = {key: values for key, (values, _) in read_parts.items()}
-        check_labels(labels["train"], labels.get("evaluation", []), columns["train"])
-        ids = {key: label_ids(values, names) for key, values in labels.items()}
+    labels, names = _labels(parts, settings)
     arrays: dict[str, dict[str, int]] = {}
     counts: dict[str, int] = {}
-    noun = "conversations" if settings.task == "chat" else "texts"
+    messages = settings.facts.holds == "messages"
+    noun = "conversations" if messages else "texts"
     for key, part in parts.items():
-        if settings.task == "chat":
+        if messages:
             batches = rows_of_conversations(part, settings, tokenizer, shape.room)
         else:
-            batches = _made(texts_of(part, settings, tokenizer), ids.get(key), shape)
-        arrays[key], counted = _write(folder, key, batches, settings.task)
+            batches = _made(texts_of(part, settings, tokenizer, shape), shape)
+        arrays[key], counted = _write(folder, key, batches, labels.get(key), settings.facts)
         told = ", ".join(
             f"{counted[name]:,} {words}"
             for name, words in (
@@ -318,80 +284,56 @@ def _fill(
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _made(batches: Iterable[list[Text]], labels: np.ndarray | None, shape: Shape) -> Iterator[Made]:
-    """The rows of each batch of texts. labels: int [texts], class ids."""
+def _labels(parts: dict[str, Part], settings: Settings) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    """The labels of each part's rows as numbers, and their names; none and None where they come from no column."""
+    labelled = TASKS[settings.task].labelled
+    if labelled is None:
+        return {}, None
+    columns = {key: label_column(part, settings) for key, part in parts.items()}
+    found = {key: labelled.read(column) for key, column in columns.items()}
+    labelled.check(found["train"], found.get("evaluation"), columns["train"].name)
+    names = found["train"].names
+    return {key: labelled.encode(labels.values, names) for key, labels in found.items()}, names
+
+
+def _made(batches: Iterable[list[Text]], shape: Shape) -> Iterator[Made]:
+    """The rows of each batch of texts."""
     numbers = count()
     for texts in batches:
         made = Made()
         for text in texts:
-            text.label = None if labels is None else int(labels[next(numbers)])
-            made.add(text, shape)
+            made.add(text, shape, next(numbers))
         yield made
 
 
-def _write(folder: Path, part: str, batches: Iterable[Made], task: str) -> tuple[dict[str, int], Counter[str]]:
-    """Writes one part's arrays batch by batch; returns their lengths and the counts."""
+def _write(
+    folder: Path, part: str, batches: Iterable[Made], labels: np.ndarray | None, facts: TaskFacts
+) -> tuple[dict[str, int], Counter[str]]:
+    """Writes one part's arrays batch by batch; returns their lengths and the counts.
+
+    labels: of the texts, where they come from a column.
+    """
     names = ("texts", "rows", "tokens", "empty_dropped", "empty_kept", "truncated", "split", "dropped_long")
     counts: Counter[str] = Counter(dict.fromkeys(names, 0))
-    with _Files(folder, part) as files:
+    with ArrayFiles(folder, part) as files:
         files.append("offsets", np.zeros(1, np.int64))
         targets_are_ids = True
         for made in batches:
             files.append("input_ids", made.input_ids)
             files.append("offsets", counts["tokens"] + np.cumsum(made.lengths, dtype=np.int64))
-            if task == "sequence-classification":
-                files.append("labels", made.labels)
-            elif task == "masked-lm":
+            if labels is not None:
+                files.append("labels", labels[made.texts])
+            elif facts.target == "masked-token":
                 files.append("words", made.words)
             else:
                 files.append("labels", made.targets)
                 targets_are_ids &= made.targets == made.input_ids
+            if made.types:
+                files.append("types", np.asarray(made.types, np.int8))
             counts.update(made.counts)
-        if task == "causal-lm" and targets_are_ids:
+        if facts.causal and facts.holds == "text" and targets_are_ids:
             files.discard("labels")
     return files.lengths, counts
-
-
-class _Files:
-    """The .npy files of one part, written piece by piece: their headers have room for the final length."""
-
-    def __init__(self, folder: Path, part: str):
-        self.folder, self.part = folder, part
-        self.lengths: dict[str, int] = {}
-        self._open: dict[str, BinaryIO] = {}
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name, file in self._open.items():
-            file.seek(0)
-            self._header(name)
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-
-    def append(self, name: str, values: np.ndarray | list[int]) -> None:
-        if name not in self._open:
-            self._open[name] = (self.folder / f"{self.part}.{name}.npy").open("wb")
-            self.lengths[name] = 0
-            self._header(name)
-        self._open[name].write(np.asarray(values, ARRAYS[name]).tobytes())
-        self.lengths[name] += len(values)
-
-    def discard(self, name: str) -> None:
-        if name in self._open:
-            self._open.pop(name).close()
-            self.lengths.pop(name)
-            (self.folder / f"{self.part}.{name}.npy").unlink()
-
-    def _header(self, name: str) -> None:
-        described = {
-            "descr": np.dtype(ARRAYS[name]).str,
-            "fortran_order": False,
-            "shape": (self.lengths[name],),
-        }
-        np.lib.format.write_array_header_1_0(self._open[name], described)
 
 
 def _fingerprint(folder: Path, label_names: tuple[str, ...] | None) -> str:

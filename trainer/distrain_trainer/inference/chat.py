@@ -10,7 +10,7 @@ from distrain_trainer.console import say
 from distrain_trainer.data.conversations import Conversation, Message
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference.generate import answer, prompt_of
-from distrain_trainer.inference.predict import stdin_lines
+from distrain_trainer.inference.inputs import stdin_lines
 from distrain_trainer.inference.trained import Trained, load, tell_model
 from distrain_trainer.models.load import stop_tokens
 
@@ -21,7 +21,7 @@ def talk(path: str, max_new_tokens: int, checkpoint: str | None = None) -> None:
     """Answers each line of stdin as one conversation; answers go to stdout as they are made, notes to stderr."""
     trained = load(path, {}, checkpoint)
     tell_model(path, trained.folder)
-    if trained.settings.task != "chat":
+    if trained.settings.facts.holds != "messages":
         raise SettingsError(f"{path} was trained for {trained.settings.task}, not for chat; use distrain predict")
     if sys.stdin.isatty():
         say(f"{trained.folder}: {COMMANDS}")

@@ -1,24 +1,24 @@
 """Evaluate a trained model: on the rows of a file, or on those that its run held out. One process."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 
-from distrain_trainer.console import say
-from distrain_trainer.data.labels import read_labels
+from distrain_trainer.console import a_few, say
 from distrain_trainer.data.loader import Collator
-from distrain_trainer.data.readers import a_few
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.data.sources import label_column, locate, read
-from distrain_trainer.data.text import text_values
-from distrain_trainer.data.tokens import Rows, encode, prepare
+from distrain_trainer.data.text import inputs_of
+from distrain_trainer.data.tokens import encode, prepare
 from distrain_trainer.errors import DataError
 from distrain_trainer.inference.trained import Trained, load, tell_model
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, changed
+from distrain_trainer.tasks.table import TASKS
 from distrain_trainer.training.evaluation import evaluate, plan_evaluation
 from distrain_trainer.training.probes import choose_loss
 
@@ -45,7 +45,7 @@ def evaluate_folder(
         rows, named = other_rows(trained, settings)
     else:
         rows, named = evaluation_rows(trained), "the evaluation rows of the run"
-    module = SummedLoss(trained.model, trained.settings.precision).eval()
+    module = SummedLoss(trained.model, settings.precision, TASKS[settings.task]).eval()
 
     def forward(micro_batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         loss, predictions = module(**{name: tensor.to(trained.device) for name, tensor in micro_batch.items()})
@@ -55,7 +55,7 @@ def evaluate_folder(
     say(f"evaluating on {len(planned.rows):,} of {len(rows):,} rows: {named}")
     collator = Collator.of(settings, rows, trained.tokenizer)
     choose_loss(settings, module, module, collator, say)
-    found = evaluate(forward, planned, collator, ProcessRank(0, 1, 0, 1), len(trained.labels or ()))
+    found = evaluate(forward, planned, collator, ProcessRank(0, 1, 0, 1), trained.labels)
     assert found is not None
     return {"model": str(trained.folder), "rows": len(planned.rows)} | found.metrics
 
@@ -71,21 +71,20 @@ def evaluation_rows(trained: Trained) -> Rows:
 def other_rows(trained: Trained, settings: Settings) -> tuple[Rows, str]:
     """The rows of other data than the run's own, labelled with the model's own ids, and what they are called."""
     origin = locate(settings.data)
-    if trained.labels is None:
+    labelled = TASKS[settings.task].labelled
+    if labelled is None:
         made = prepare(settings, trained.tokenizer, trained.max_length, say)
         return made.evaluation or made.train, origin.description
     with TemporaryDirectory(prefix="distrain-") as scratch:
         splits = read(settings, origin, Path(scratch), say)
         part = (splits.evaluation or splits.train).named("evaluation")
-        column = label_column(part, settings.data)
-        names, _ = read_labels(part, column, settings.data.unlabelled)
-        unknown = sorted(set(names) - set(trained.labels))
+        labels = labelled.read(label_column(part, settings))
+        unknown = sorted(labels.used() - set(trained.labels))
         if unknown:
             raise DataError(
                 f"{part.source.name} has labels that the model does not know: {a_few(unknown)}; the model knows "
                 f"{a_few(trained.labels)}: remove the rows, or name another data.label_column"
             )
-        texts = [text or "" for batch in text_values(part, settings.data) for text in batch]
-        rows = encode(texts, settings, trained.tokenizer, trained.max_length)
-    ids = np.asarray([trained.labels.index(name) for name in names], np.int32)
-    return Rows(rows.input_ids, rows.offsets, ids, rows.words), origin.description
+        inputs = [one for batch in inputs_of(part, settings) for one in batch]
+        rows = encode(inputs, settings, trained.tokenizer, trained.max_length)
+    return replace(rows, labels=labelled.encode(labels.values, trained.labels)), origin.description

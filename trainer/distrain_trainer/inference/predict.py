@@ -2,31 +2,30 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import numpy as np
 import torch
 
 from distrain_trainer.data.conversations import as_text
-from distrain_trainer.data.files import open_files, resolve_files
+from distrain_trainer.data.loader import padded
 from distrain_trainer.data.plan import cut
-from distrain_trainer.data.readers import Row, a_few, format_of, not_utf8, rows_of_file
-from distrain_trainer.data.sources import TEXT_COLUMNS
-from distrain_trainer.data.table import batched, find_column
-from distrain_trainer.data.tokens import Rows, encode
+from distrain_trainer.data.rows import Rows
+from distrain_trainer.data.text import Input
+from distrain_trainer.data.tokens import encode
 from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.hub.errors import first_line
 from distrain_trainer.inference.generate import answer, greedy, prompt_of, question_of
+from distrain_trainer.inference.inputs import conversations_in, in_chunks, inputs_in
 from distrain_trainer.inference.trained import Trained, load, tell_model
+from distrain_trainer.tasks.table import TASKS
 
-CHUNK = 4096
-"""Texts that are read, sorted by length and predicted at a time."""
 TOP = 5
 """Tokens that are listed for each mask."""
+Show = Callable[[np.ndarray, tuple[str, ...]], dict[str, Any]]
+"""What a task shows of a row's logits, by the names of the labels."""
 
 
 def predict_folder(
@@ -58,39 +57,35 @@ def predictions_for(
     trained: Trained, file: str | None, max_new_tokens: int, keep_columns: bool = False
 ) -> Iterator[list[dict[str, Any]]]:
     """The predictions for `file` or stdin, in the lists in which they are made."""
-    if trained.settings.task == "chat":
+    facts, labelled = trained.settings.facts, TASKS[trained.settings.task].labelled
+    if facts.holds == "messages":
         for where, row in conversations_in(trained, file):
             as_texts = {name: as_text(value) for name, value in row.items()}
             conversation = question_of(as_texts, trained.settings.chat, where)
             text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
             yield [{"messages": conversation.messages, "answer": text} | ({"row": row} if keep_columns else {})]
         return
-    predictors: dict[str, Callable[[Trained, list[str]], list[dict[str, Any]]]] = {
-        "sequence-classification": classify,
-        "masked-lm": fill_masks,
-        "causal-lm": lambda trained, texts: continue_texts(trained, texts, max_new_tokens),
-    }
-    for chunk in in_chunks(texts_in(trained, file)):
-        made = predictors[trained.settings.task](trained, [text for text, _ in chunk])
+    for chunk in in_chunks(inputs_in(trained, file)):
+        inputs = [one for one, _ in chunk]
+        if labelled:
+            made = label_inputs(trained, inputs, labelled.show)
+        else:
+            texts = [one for one in inputs if isinstance(one, str)]
+            made = continue_texts(trained, texts, max_new_tokens) if facts.causal else fill_masks(trained, texts)
         if keep_columns:
             made = [prediction | {"row": row} for prediction, (_, row) in zip(made, chunk, strict=True)]
         yield made
 
 
-def classify(trained: Trained, texts: list[str]) -> list[dict[str, Any]]:
-    """{"text", "label", "score", "scores"} of each text; scores maps each label to its probability."""
-    assert trained.labels is not None
-    found: list[dict[str, Any]] = [{}] * len(texts)
-    for indices, logits in batches(trained, texts):
-        for index, scores in zip(indices, logits.float().softmax(-1).tolist(), strict=True):
-            best = int(np.argmax(scores))
-            named = {label: round(score, 6) for label, score in zip(trained.labels, scores, strict=True)}
-            found[index] = {
-                "text": texts[index],
-                "label": trained.labels[best],
-                "score": named[trained.labels[best]],
-                "scores": named,
-            }
+def label_inputs(trained: Trained, inputs: Sequence[Input], show: Show) -> list[dict[str, Any]]:
+    """{"text"}, of pairs {"text", "text_pair"}, of each input, and what the task shows of its logits."""
+    found: list[dict[str, Any]] = [{}] * len(inputs)
+    rows = encode(inputs, trained.settings, trained.tokenizer, trained.max_length)
+    for indices, logits in batches(trained, rows):
+        for index, row in zip(indices, logits.double().numpy(), strict=True):
+            given = inputs[index]
+            names = {"text": given} if isinstance(given, str) else {"text": given[0], "text_pair": given[1]}
+            found[index] = names | show(row, trained.labels)
     return found
 
 
@@ -99,7 +94,7 @@ def fill_masks(trained: Trained, texts: list[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"text": text, "masks": []} for text in texts]
     mask = trained.tokenizer.mask_token_id
     encoded = encode(texts, trained.settings, trained.tokenizer, trained.max_length)
-    for indices, logits in batches(trained, texts, encoded):
+    for indices, logits in batches(trained, encoded):
         for row, index in enumerate(indices):
             ids = encoded.input_ids[encoded.offsets[index] : encoded.offsets[index + 1]]
             for position in np.flatnonzero(ids == mask):
@@ -120,85 +115,16 @@ def continue_texts(trained: Trained, texts: list[str], max_new_tokens: int) -> l
     return found
 
 
-def batches(trained: Trained, texts: list[str], rows: Rows | None = None) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """(indices of the texts, logits on the CPU) of micro-batches of texts of similar length."""
-    rows = rows or encode(texts, trained.settings, trained.tokenizer, trained.max_length)
+def batches(trained: Trained, rows: Rows) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """(row numbers, logits on the CPU) of micro-batches of rows of similar length."""
     micro_batches = cut(rows.lengths, np.arange(len(rows)), trained.settings.batch.limit, samples=None)
-    pad = trained.tokenizer.pad_token_id
     for number in range(len(micro_batches)):
         indices = micro_batches[number]
-        shape = len(indices), max(int(rows.lengths[indices].max()), 1)
-        ids, mask = np.full(shape, pad, np.int64), np.zeros(shape, np.int64)
-        for row, index in enumerate(indices):
-            tokens = rows.input_ids[rows.offsets[index] : rows.offsets[index + 1]]
-            ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+        arrays = padded(rows, indices, trained.tokenizer.pad_token_id)
         with trained.inference():
-            inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-            logits = trained.model(**{name: tensor.to(trained.device) for name, tensor in inputs.items()}).logits
+            inputs = {name: torch.from_numpy(array).to(trained.device) for name, array in arrays.items()}
+            logits = trained.model(**inputs).logits
         yield indices.tolist(), logits.cpu()
-
-
-def texts_in(trained: Trained, file: str | None) -> Iterator[tuple[str, Row]]:
-    """(text, its row) of the lines of stdin or a text file, or of the rows of a data file."""
-    if file is None:
-        yield from ((line, {"text": line}) for line in stdin_lines())
-        return
-    lines = Path(file).is_file() and format_of(Path(file)) == "text"
-    wanted, column = trained.settings.data.text_column, "text" if lines else None
-    for where, row in rows_in(trained, file):
-        if column is None:
-            column = find_column(row, wanted, TEXT_COLUMNS, "data.text_column", (Path(file),))
-        text = row.get(column)
-        if not isinstance(text, str | None):
-            raise DataError(
-                f"{file}, {where}: column '{column}' holds {type(text).__name__}, not text; name another "
-                "data.text_column"
-            )
-        yield text or "", row
-
-
-def rows_in(trained: Trained, file: str) -> Iterator[tuple[str, Row]]:
-    """(`line 3`, the row) of a data file, or of the one split of a folder that save_to_disk wrote."""
-    (path,) = resolve_files([file], "FILE")
-    data = trained.settings.data
-    if not path.is_dir():
-        yield from rows_of_file(path, {}, None, data.delimiter, "line")
-        return
-    with TemporaryDirectory(prefix="distrain-") as scratch:
-        opened = open_files([path], data, (), Path(scratch))
-        if isinstance(opened, dict):
-            raise DataError(f"{file} holds several splits; name the folder of one: {a_few(opened)}")
-        yield from ((f"row {number}", row) for number, row in enumerate(opened.rows, 1))
-
-
-def conversations_in(trained: Trained, file: str | None) -> Iterator[tuple[str, Row]]:
-    """(place, the row) of a data file, or of JSON lines on stdin, each an object or a list of messages."""
-    if file is not None:
-        yield from ((f"{file}, {where}", row) for where, row in rows_in(trained, file))
-        return
-    for number, line in enumerate(stdin_lines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"stdin, line {number} is not JSON ({first_line(error)}); give one object with messages per line"
-            ) from error
-        yield f"stdin, line {number}", row if isinstance(row, dict) else {"messages": row}
-
-
-def stdin_lines() -> Iterator[str]:
-    """The lines of stdin; DataError where one is not UTF-8."""
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        if told := not_utf8(line):
-            raise DataError(f"stdin, line {number}: {told}; convert it, such as with iconv -f WINDOWS-1252 -t UTF-8")
-        yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
-
-
-def in_chunks(rows: Iterator[tuple[str, Row]]) -> Iterator[list[tuple[str, Row]]]:
-    """Lists of up to CHUNK texts; of one text where stdin is a terminal, so that each line is answered at once."""
-    return batched(rows, 1 if sys.stdin.isatty() else CHUNK)
 
 
 @contextmanager

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from distrain_trainer.data.text import IGNORE_INDEX
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.hub.errors import first_line
 from distrain_trainer.inference.generate import answer, decode
 from distrain_trainer.inference.trained import load
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import SHARDED
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.training.results import conclude
 from distrain_trainer.training.session import TrainingSession
 
@@ -35,7 +35,7 @@ def answer_held_out(
     folder: the trained model's. The prompt is everything before the first turn that is learned. The run is finished by
     then, and no error here changes that: it is reported through `tell`, and there are fewer answers.
     """
-    if settings.task != "chat" or not settings.chat.samples or rows is None:
+    if settings.facts.holds != "messages" or not settings.chat.samples or rows is None:
         return []
     if settings.strategy.kind in SHARDED:
         tell(f"no answers for the report: the whole model may not fit here; run distrain chat {folder} where it does")

@@ -14,7 +14,7 @@ from distrain_trainer.console import say
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hardware.numerics import autocast, set_up_numerics
 from distrain_trainer.hardware.threads import threads_for
-from distrain_trainer.models.load import MODEL_CLASSES, load_model
+from distrain_trainer.models.load import load_model, model_class
 from distrain_trainer.models.lora import CONFIG, base_of, check_installed, load_weights
 from distrain_trainer.settings.model import Settings, changed, flat
 from distrain_trainer.settings.reader import read_settings
@@ -28,7 +28,7 @@ TRIES = 3
 class Trained:
     """A trained model as its folder holds it.
 
-    record: settings.json. labels: for classification, in the order of their ids.
+    record: settings.json. labels: what they are called, in the order of their ids; none where they have no names.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class Trained:
     settings: Settings
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    labels: tuple[str, ...] | None
+    labels: tuple[str, ...]
     device: torch.device
 
     @property
@@ -148,11 +148,11 @@ def load_folder(folder: Path, flags: dict[str, str]) -> Trained:
     set_up_numerics(threads_for(1), deterministic=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    labels = tuple(record["labels"]) if record["labels"] else None
+    labels = tuple(record["labels"] or ())
     if (folder / CONFIG).exists():
         check_installed(settings)
         model = load_model(settings, *base_of(folder), tokenizer, labels)
         load_weights(model, folder)
     else:
-        model = MODEL_CLASSES[settings.task].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        model = model_class(settings).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return Trained(folder, record, settings, model.to(device).eval(), tokenizer, labels, device)

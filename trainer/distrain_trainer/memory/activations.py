@@ -151,14 +151,14 @@ def _head(forward: Forward) -> tuple[int, int, int]:
     frozen = settings.lora.rank is not None  # but for a head that is new
     norm_tensors = 2 if weights.rms and not frozen else 1
     last_norm = 0 if weights.encoder else forward.norm_size * weights.hidden * norm_tensors
-    if settings.task == "sequence-classification":
+    if settings.facts.labelled:
         return tokens * (last_norm + size * weights.hidden), 0, 0
     output_input = 0 if frozen and forward.kind != "zero3" else size * weights.hidden
     head = tokens * (last_norm + output_input)
-    if settings.task == "masked-lm":  # BertPredictionHeadTransform: input of dense, of its activation, of LayerNorm
+    if not settings.facts.causal:  # BertPredictionHeadTransform: input of dense, of its activation, of LayerNorm
         head += tokens * (2 * size + FP32) * weights.hidden
     logits = FP32 * tokens * weights.vocabulary
-    if settings.task != "masked-lm" and chunks_for(settings.model.chunked_loss, tokens, weights.vocabulary):
+    if settings.facts.causal and chunks_for(settings.model.chunked_loss, tokens, weights.vocabulary):
         # models/loss.py keeps the hidden states of the targets; a chunk's logits, their softmax and gradient pass.
         return head + size * tokens * weights.hidden, 0, 3 * min(CHUNK_BYTES, logits)
     # cross_entropy keeps log_softmax; its gradient and that of the logits pass, or one and that of the output layer.
@@ -178,7 +178,7 @@ def _copies(forward: Forward, skipped: int) -> tuple[int, int]:
         matrices, size, output = targets(weights, settings), forward.size, 0
     elif forward.casts:
         matrices, size = weights.linear(), forward.size
-        output = 0 if settings.task == "sequence-classification" else weights.vocabulary * weights.hidden
+        output = 0 if settings.facts.labelled else weights.vocabulary * weights.hidden
     else:
         return 0, 0
     inside = elements({name: shape for name, shape in matrices.items() if name.startswith(weights.blocks)})

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.settings.tasks import FACTS, Task
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 HEADER_LIMIT = 100_000_000
@@ -190,7 +191,7 @@ def elements(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def weights_of(config: Mapping[str, Any], shapes: Shapes, task: str) -> Weights:
+def weights_of(config: Mapping[str, Any], shapes: Shapes, task: Task) -> Weights:
     """What the files of a model say about the model that `task` trains.
 
     Raises SettingsError where they do not say enough.
@@ -297,7 +298,7 @@ def _for_task(
     shapes: Shapes,
     blocks: tuple[str, ...],
     config: Mapping[str, Any],
-    task: str,
+    task: Task,
     encoder: bool,
     hidden: int,
     vocabulary: int,
@@ -313,7 +314,7 @@ def _for_task(
     bare = not embedding.startswith(base)
     inside = {name: shape for name, shape in shapes.items() if bare or name.startswith(base)}
     head = {name: shape for name, shape in shapes.items() if name not in inside}
-    if task == "sequence-classification":
+    if FACTS[task].labelled:
         labels = len(config.get("id2label") or ()) or _whole(config, "num_labels", default=2)
         classifier = {name: shape for name, shape in head.items() if not set(CLASSIFIERS).isdisjoint(name.split("."))}
         if classifier:

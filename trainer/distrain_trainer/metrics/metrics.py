@@ -4,16 +4,12 @@ Classification metrics follow from the confusion matrix and give scikit-learn's 
 sums over tokens, so that processes can add up their parts before anything is divided.
 """
 
-import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-
-from distrain_trainer.errors import SettingsError
-from distrain_trainer.settings.sections import Task
 
 Average = Literal["macro", "micro", "weighted"]
 Labels = Sequence[int] | np.ndarray
@@ -125,30 +121,9 @@ def language_metrics(loss_sum: float, tokens: int, correct: int) -> dict[str, fl
     }
 
 
-def metric_names(task: Task) -> tuple[str, ...]:
-    """The metrics that an evaluation of this task gives, without the prefix `eval_`."""
-    return CLASSIFICATION_METRICS if task == "sequence-classification" else LANGUAGE_METRICS
-
-
-def default_metric(task: Task) -> str:
-    """The metric that chooses the best checkpoint when `evaluation.metric` is not set."""
-    return "accuracy" if task == "sequence-classification" else "loss"
-
-
 def greater_is_better(name: str) -> bool:
     """Whether a higher value of this metric is a better one."""
     return name not in ("loss", "perplexity", "bits_per_token")
-
-
-def check_metric(name: str, task: Task) -> None:
-    """Raises SettingsError where `name` is not a metric of `task`."""
-    names = metric_names(task)
-    if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
-        raise SettingsError(
-            f"evaluation.metric is '{name}', which is not a metric of {task}; did you mean {nearest}? "
-            f"There are {', '.join(names)}"
-        )
 
 
 def metric_path(name: str) -> Path:

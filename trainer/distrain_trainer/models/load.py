@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import transformers
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -30,13 +28,12 @@ from distrain_trainer.memory.model_shapes import local_model
 from distrain_trainer.models import lora
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import SHARDED, Model
+from distrain_trainer.tasks.table import TASKS
 
-MODEL_CLASSES: dict[str, Any] = {
-    "sequence-classification": AutoModelForSequenceClassification,
-    "causal-lm": AutoModelForCausalLM,
-    "masked-lm": AutoModelForMaskedLM,
-    "chat": AutoModelForCausalLM,
-}
+
+def model_class(settings: Settings) -> Any:
+    """The class of transformers that loads a model for the task."""
+    return getattr(transformers, settings.facts.model_class)
 
 
 def resolve(model: Model) -> tuple[str, str | None]:
@@ -110,27 +107,23 @@ def load_model(
 
     Where the strategy will cut parameters apart, they are left as they are stored: mapped from their files, whose
     pages all processes of a node share. `widened_parts` then makes them fp32.
-    label_names: classes in the order of their ids, for classification.
+    label_names: of the labels, in the order of their ids; None where they come from no column.
     """
-    changes: dict[str, Any] = {}
-    if label_names is not None:
-        changes["id2label"] = dict(enumerate(label_names))
-        changes["label2id"] = {label: i for i, label in enumerate(label_names)}
-    config = load_config(name, revision, **changes)
-    model_class = MODEL_CLASSES[settings.task]
+    config = load_config(name, revision, **TASKS[settings.task].head(label_names or ()))
+    loader = model_class(settings)
 
     def load(**held: Any) -> tuple[Any, list[str]]:
         """The model, and the names of the parameters that its files lack."""
         torch.manual_seed(settings.seed)
         try:
-            model, found = model_class.from_pretrained(
+            model, found = loader.from_pretrained(
                 name,
                 revision=revision,
                 config=config,
                 attn_implementation=settings.model.attention,
                 use_safetensors=True,
                 trust_remote_code=False,
-                ignore_mismatched_sizes=label_names is not None,
+                ignore_mismatched_sizes=settings.facts.labelled,
                 output_loading_info=True,
                 **held,
             )
@@ -143,7 +136,7 @@ def load_model(
         if missing and model.dtype != torch.float32:  # what is new is drawn in fp32, as under any other strategy
             model, missing = load(dtype=torch.float32)
     else:
-        model, missing = load(**lora.loading(settings, model_class, config))
+        model, missing = load(**lora.loading(settings, loader, config))
     model.config.pad_token_id = tokenizer.pad_token_id
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         model.get_input_embeddings().padding_idx = None  # which would keep the end of a text from being learned
@@ -158,7 +151,7 @@ def load_model(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if model.can_generate():
         make_savable(model)
-    if settings.task == "chat":
+    if settings.facts.holds == "messages":
         stop_at_turn_end(model, tokenizer)
     model.had_cache = getattr(model.config, "use_cache", False)
     if model.had_cache:
@@ -168,7 +161,7 @@ def load_model(
         model = lora.attach(model, settings, name, revision, missing)
     if settings.model.compile:
         # The loss of a language model may take its output layer apart from the rest.
-        compiled = model.get_decoder() if settings.task in ("causal-lm", "chat") else model
+        compiled = model.get_decoder() if settings.facts.causal else model
         compiled.compile(dynamic=True)
     return model
 

@@ -27,8 +27,6 @@ WEIGHTS = "adapter_model"
 """Name, without its ending, of the file of weights that peft reads."""
 CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
-TASK_TYPES = {"sequence-classification": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "chat": "CAUSAL_LM"}
-"""peft's names of the tasks; it has none for masked-lm."""
 PEFT_HEADS = {"score", "classifier"}
 """Heads that peft trains whole in classification without being told."""
 
@@ -90,16 +88,15 @@ def attach(
     _make_anew(model, whole)
     _keep_packing(model)
     _check_targets(model, settings)
-    classification = settings.task == "sequence-classification"
     config = peft.LoraConfig(
-        task_type=TASK_TYPES.get(settings.task),
+        task_type=settings.facts.peft,
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it divides by the rank; any number will do
         lora_dropout=lora.dropout,
         use_rslora=lora.rank_stabilized,
         use_dora=lora.dora,
         target_modules=ALL_LINEAR if lora.target_modules == [ALL_LINEAR] else lora.target_modules,
-        modules_to_save=[n for n in whole if not (classification and n in PEFT_HEADS)] or None,
+        modules_to_save=[n for n in whole if not (settings.facts.labelled and n in PEFT_HEADS)] or None,
         revision=revision,
     )
     with warnings.catch_warnings():

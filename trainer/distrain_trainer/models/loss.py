@@ -1,18 +1,23 @@
 """The loss around a model: what the strategies wrap."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.hardware.numerics import autocast
+from distrain_trainer.tasks.labels import IGNORE_INDEX
+from distrain_trainer.tasks.language import LANGUAGE
+from distrain_trainer.tasks.task import Task
 
 
 class SummedLoss(nn.Module):
-    """The model with its loss. precision: that of the forward pass; weights stay as they are.
+    """The model with the loss of its task. precision: that of the forward pass; weights stay as they are.
+
+    weights, smoothing: of each class, and of labels. Both are for training: an evaluation computes the plain loss.
 
     needs_mask: whether the model is told which tokens are padding. In a causal model a token attends to what lies
     before it, and padding lies after it, so most do without; `probes.choose_mask` finds out.
@@ -24,9 +29,20 @@ class SummedLoss(nn.Module):
     process, whatever it holds: strategies that shard the output layer gather it once a chunk, all of them together.
     """
 
-    def __init__(self, model: nn.Module, precision: str = "fp32"):
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: str = "fp32",
+        task: Task = LANGUAGE,
+        weights: Sequence[float] | None = None,
+        smoothing: float = 0.0,
+    ):
         super().__init__()
         self.model: Any = model
+        self.task = task
+        self.smoothing = smoothing
+        self.weights: torch.Tensor | None
+        self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.precision = precision
         self.needs_mask = True
         self.router_weight = router_weight(model)
@@ -39,15 +55,16 @@ class SummedLoss(nn.Module):
         labels: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         with_logits: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross entropy in nats, summed over the valid targets: fp32 scalar; and, in evaluation mode, the predictions.
+        """The task's loss, summed over the valid targets: fp32 scalar; and, in evaluation mode, the predictions.
 
         In training the routers' loss is added, times the number of targets.
 
-        input_ids, attention_mask, position_ids: int64 [rows, tokens]; labels: int64 [rows] or [rows, tokens], -100 for
-        no target, already shifted for language models: labels[:, t] is what position t predicts. position_ids: of
-        packed rows, which have no attention_mask.
+        input_ids, attention_mask, position_ids, token_type_ids: int64 [rows, tokens]; labels: int64 [rows] or [rows,
+        tokens], -100 for no target, already shifted for language models: labels[:, t] is what position t predicts.
+        position_ids: of packed rows, which have no attention_mask. token_type_ids: of pairs of texts.
         predictions: int64 of the labels' shape, of no meaning where there is no target; empty in training mode. With
         `with_logits` in their place the logits of the targets in order: [targets, classes].
         """
@@ -57,19 +74,21 @@ class SummedLoss(nn.Module):
             if str(self.model.config._attn_implementation).startswith("flash"):
                 # Flash attention tells packed texts apart in a single row only.
                 inputs |= {"input_ids": input_ids.view(1, -1), "position_ids": position_ids.view(1, -1)}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
         if routed := bool(self.router_weight) and (self.training or with_logits):
             inputs["output_router_logits"] = True
         with autocast(input_ids.device, self.precision):
             if self.chunks:
                 return self._in_chunks(inputs, labels, with_logits)
             outputs = self.model(**inputs)
-            logits = outputs.logits.flatten(0, -2)
-        loss = summed(logits, labels.flatten())
+            logits = outputs.logits
+        loss = self._loss(logits, labels)
         if routed:
             loss = loss + self._router_loss(outputs.aux_loss, labels)
         if with_logits:
-            return loss, logits.detach()[labels.flatten() != IGNORE_INDEX]
-        return loss, labels[:0] if self.training else logits.argmax(-1).view_as(labels)
+            return loss, logits.detach().flatten(0, -2)[labels.flatten() != IGNORE_INDEX]
+        return loss, labels[:0] if self.training else self.task.decide(logits).view_as(labels)
 
     def _in_chunks(
         self, inputs: dict[str, Any], labels: torch.Tensor, with_logits: bool
@@ -82,7 +101,7 @@ class SummedLoss(nn.Module):
         hidden, targets = hidden.index_select(0, places), labels.flatten()[places]
 
         def loss_of(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return summed(logits_of(model, hidden), targets)
+            return self._loss(logits_of(model, hidden), targets)
 
         losses, seen = [], []
         for part, wanted in zip(hidden.tensor_split(self.chunks), targets.tensor_split(self.chunks), strict=True):
@@ -90,8 +109,8 @@ class SummedLoss(nn.Module):
                 losses.append(checkpoint(loss_of, part, wanted, use_reentrant=False))
                 continue
             logits = logits_of(model, part)
-            losses.append(summed(logits, wanted))
-            seen.append(logits.detach() if with_logits else logits.argmax(-1))
+            losses.append(self._loss(logits, wanted))
+            seen.append(logits.detach() if with_logits else self.task.decide(logits))
         loss = torch.stack(losses).sum()
         if "output_router_logits" in inputs:
             loss = loss + self._router_loss(balance_of(model, outputs.router_logits, inputs["attention_mask"]), labels)
@@ -103,17 +122,20 @@ class SummedLoss(nn.Module):
         predictions[places] = torch.cat(seen)
         return loss, predictions.view_as(labels)
 
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The task's loss, weighted and smoothed in training only."""
+        return self.task.loss(logits, labels, *((self.weights, self.smoothing) if self.training else ()))
+
     def _router_loss(self, balance: Any, labels: torch.Tensor) -> torch.Tensor | float:
         """The routers' part of a micro-batch's summed loss. balance: None or 0 where no layer has experts."""
         if not isinstance(balance, torch.Tensor):
             return 0.0
         self.balance = balance.detach()
-        return self.router_weight * (labels != IGNORE_INDEX).sum() * balance
-
-
-def summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross entropy in nats, fp32, summed over the targets. logits: [n, classes]; targets: int64 [n], -100 for none."""
-    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
+        targets = (labels != IGNORE_INDEX).sum()
+        if self.weights is not None and self.training:
+            assert self.task.labelled is not None
+            targets = self.task.labelled.weigh(labels, self.weights)
+        return self.router_weight * targets * balance
 
 
 def transformer(model: Any) -> Any:

@@ -4,13 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PIPELINES = {
-    "sequence-classification": "text-classification",
-    "causal-lm": "text-generation",
-    "masked-lm": "fill-mask",
-    "chat": "text-generation",
-}
-"""What the Hub calls each task."""
+from distrain_trainer.settings.tasks import FACTS
 
 
 def model_card(record: Mapping[str, Any], steps: int, tokens: int, best: Mapping[str, Any] | None) -> str:
@@ -43,7 +37,7 @@ def card_head(settings: Mapping[str, Any], library: str, made: str) -> list[str]
     return [
         "---",
         f"library_name: {library}",
-        f"pipeline_tag: {PIPELINES[settings['task']]}",
+        f"pipeline_tag: {FACTS[settings['task']].pipeline}",
         "---",
         "",
         f"# {Path(base['name']).name} {made}",

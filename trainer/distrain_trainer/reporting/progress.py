@@ -6,7 +6,7 @@ metrics.jsonl on stdout, at most one per second, because a client reads the prog
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Self
 
@@ -123,12 +123,12 @@ class Progress:
         return next((text for text in found if len(text) <= room), time)
 
 
-def evaluation_sentence(line: Mapping[str, Any], new_best: str | None) -> str:
+def evaluation_sentence(line: Mapping[str, Any], headline: Sequence[str], new_best: str | None) -> str:
     """An evaluation line as `eval at step 120: loss 0.4123, accuracy 0.9120, f1 macro 0.8876; new best accuracy`.
 
-    new_best: the metric, if no evaluation before had a better one.
+    headline: metrics that are told beside the loss. new_best: the metric, if no evaluation before had a better one.
     """
-    shown = ("eval_loss", "eval_accuracy", "eval_f1_macro", "eval_perplexity", "eval_token_accuracy")
-    values = [f"{name[5:].replace('_', ' ')} {line[name]:.4f}" for name in shown if line.get(name) is not None]
+    told = [(name, line.get(f"eval_{name}")) for name in dict.fromkeys(("loss", *headline))]
+    values = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in told if value is not None]
     best = f"; new best {new_best.replace('_', ' ')}" if new_best else ""
     return f"eval at step {line['step']}: {', '.join(values)}{best}"

@@ -17,6 +17,7 @@ from distrain_trainer.console import clock, short
 from distrain_trainer.metrics.metrics import class_scores, greater_is_better
 from distrain_trainer.reporting.svg import SIDE, Chart, cut, draw_chart, draw_matrix
 from distrain_trainer.settings.model import Settings, flat
+from distrain_trainer.settings.tasks import FACTS, Task
 from distrain_trainer.storage.files import write_text
 from distrain_trainer.storage.metrics_log import read_metrics
 
@@ -359,20 +360,18 @@ def _table(title: str, rows: Sequence[tuple[str, str | None]]) -> Iterator[tuple
         yield title, known
 
 
-def _commands(task: str | None, status: str | None, command: list[str] | None) -> list[tuple[str, str]]:
+def _commands(task: Task | None, status: str | None, command: list[str] | None) -> list[tuple[str, str]]:
     """What to type next: (purpose, command)."""
     if status != "finished":
         again = shlex.join(command or ["distrain", "train"])
         purpose = "If it was interrupted, resume" if status == "running" else "Resume"
         return [(f"{purpose} from the last checkpoint", again if "--resume" in again else f"{again} --resume")]
-    model = {
-        "sequence-classification": "AutoModelForSequenceClassification",
-        "masked-lm": "AutoModelForMaskedLM",
-    }.get(task or "", "AutoModelForCausalLM")
+    facts = FACTS[task or Settings().task]
+    model = facts.model_class
     return [
         ("Evaluate it again, from the folder of this report", "distrain evaluate final"),
         ("Chat with it", "distrain chat final")
-        if task == "chat"
+        if facts.holds == "messages"
         else ("Try it", 'echo "a text" | distrain predict final'),
         (
             "Use it in Python",

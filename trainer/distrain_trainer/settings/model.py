@@ -16,14 +16,15 @@ from distrain_trainer.settings.sections import (
     Data,
     Evaluation,
     Lora,
+    Loss,
     Model,
     Optimizer,
     Quantization,
     Schedule,
     Section,
     Strategy,
-    Task,
 )
+from distrain_trainer.settings.tasks import FACTS, Task, TaskFacts
 
 
 class Settings(Section):
@@ -34,6 +35,7 @@ class Settings(Section):
     model: Model = Model()
     data: Data = Data()
     batch: Batch = Batch()
+    loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -56,6 +58,11 @@ class Settings(Section):
     """Name of the run. A folder that carries the same name is continued without being asked."""
     output_dir: str = "out"
     """Folder of everything that the run leaves."""
+
+    @property
+    def facts(self) -> TaskFacts:
+        """What is known of the task."""
+        return FACTS[self.task]
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Self:
@@ -98,10 +105,18 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "trained on",
         ),
         (
-            s.task == "sequence-classification"
-            and data.text_column is not None
-            and data.text_column == data.label_column,
+            s.facts.labelled and data.text_column is not None and data.text_column == data.label_column,
             f"data.text_column and data.label_column are both {data.text_column}; name the column of the labels",
+        ),
+        (
+            data.text_pair_column is not None and s.facts.target != "row",
+            f"data.text_pair_column is for tasks that give a text a label but task is {s.task}; remove it or change "
+            "task",
+        ),
+        (
+            data.text_pair_column is not None and data.text_pair_column in (data.text_column, data.label_column),
+            f"data.text_pair_column is {data.text_pair_column}, which is the column of the first text or of the "
+            "labels too; name the column of the second text",
         ),
         (
             data.max_length is not None and batch.tokens != "auto" and data.max_length > batch.tokens,
@@ -113,8 +128,8 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"data.stride is {data.stride}, half of data.max_length = {data.max_length} or more; lower data.stride",
         ),
         (
-            s.task == "sequence-classification" and data.long_texts == "split",
-            "data.long_texts=split gives one text several labels in sequence-classification; choose truncate or drop",
+            s.facts.target == "row" and data.long_texts == "split",
+            f"data.long_texts=split gives one text several labels in {s.task}; choose truncate or drop",
         ),
         (
             data.stride > 0 and (data.long_texts or "split") != "split",
@@ -160,6 +175,10 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
     schedule, batch = s.schedule, s.batch
     return [
         (
+            s.loss.class_weights is not None and not s.facts.classes,
+            f"loss.class_weights is for tasks with classes but task is {s.task}; remove it",
+        ),
+        (
             schedule.warmup_steps is not None and schedule.warmup_fraction > 0,
             "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",
         ),
@@ -168,11 +187,11 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "optimizer.momentum is for sgd; use optimizer.betas with adamw",
         ),
         (
-            batch.packing and s.task not in ("causal-lm", "chat"),
+            batch.packing and not s.facts.causal,
             f"batch.packing is for causal-lm and chat but task is {s.task}; set batch.packing to false",
         ),
         (
-            s.model.chunked_loss is True and s.task not in ("causal-lm", "chat"),
+            s.model.chunked_loss is True and not s.facts.causal,
             f"model.chunked_loss is for causal-lm and chat but task is {s.task}; remove it",
         ),
         (

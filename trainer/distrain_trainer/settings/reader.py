@@ -119,8 +119,9 @@ def _from_file(file: str) -> dict[str, Any]:
 
 def _flattened(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
+    settings = flat(Settings())
     for name, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{name}" not in settings:
             values |= _flattened(value, f"{prefix}{name}.")
         else:
             values[f"{prefix}{name}"] = value

@@ -5,6 +5,7 @@ client; so this room imports pydantic and PyYAML, and nothing else that has to b
 decided when the run starts, printed, written to `settings.json` and then holds for the run's life.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
@@ -40,7 +41,6 @@ def _whole(value: float) -> int | float:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
-Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
 Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
 
@@ -87,6 +87,8 @@ class Data(Section):
     """Branch, tag or commit of a data set on the Hub. Resolved to a commit at the first start and kept."""
     text_column: str | None = None
     """Column of the text. None takes the first of text, sentence, content. A column `input_ids` is taken as it is."""
+    text_pair_column: str | None = None
+    """Column of a second text, which is classified together with the first: MNLI's hypothesis beside its premise."""
     label_column: str | None = None
     """Column of the label (classification). None takes the first of label, labels."""
     unlabelled: int | str | None = None
@@ -168,6 +170,32 @@ class Optimizer(Section):
     """Norm that the whole gradient is clipped to. 0: no clipping."""
     nonfinite_limit: int = Field(10, ge=0)
     """Steps in a row whose gradient is not finite that are skipped before the run ends with 70."""
+
+
+def _as_weights(value: object) -> object:
+    """A mapping, as a file may hold it, stands for its pairs: `{spam: 4}` for `spam=4`."""
+    return [f"{label}={weight}" for label, weight in value.items()] if isinstance(value, dict) else _as_list(value)
+
+
+def _checked_weights(values: list[str] | None) -> list[str] | None:
+    for value in [] if values == ["balanced"] else values or ():
+        try:
+            number = float(value.rpartition("=")[2])
+        except ValueError:
+            number = 0.0
+        if not ("=" in value and 0 < number < math.inf):
+            raise ValueError(f"{value} is not a label and a positive number; write balanced, or such as spam=4,ham=0.5")
+    return values
+
+
+class Loss(Section):
+    """How much a target counts while training. An evaluation counts all alike."""
+
+    class_weights: Annotated[list[str] | None, BeforeValidator(_as_weights), AfterValidator(_checked_weights)] = None
+    """How much a target of each class counts (classification), such as `spam=4,ham=0.5`; a class that is not named
+    counts 1. `balanced`: all classes together the same, by their rows. None: all targets the same."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Part of each target that is spread evenly over all classes, or over the vocabulary."""
 
 
 class Schedule(Section):

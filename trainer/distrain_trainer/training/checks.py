@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from distrain_trainer.data.plan import Plan
-from distrain_trainer.data.tokens import Rows, Tokenized
+from distrain_trainer.data.rows import Rows
+from distrain_trainer.data.tokens import Tokenized
 from distrain_trainer.errors import DataError, DeviceLost, SettingsError, TrainingError
 from distrain_trainer.models.load import stop_tokens
 from distrain_trainer.models.lora import check_installed
@@ -82,7 +83,7 @@ def tell_endless(
     settings: Settings, model: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows, tell: Callable[[str], None]
 ) -> None:
     """Warns where a chat model will not learn to end its answers, because no row has an end token to learn from."""
-    if settings.task != "chat":
+    if settings.facts.holds != "messages":
         return
     assert rows.labels is not None
     ends = sorted(stop_tokens(model))

@@ -1,19 +1,22 @@
 """Evaluation: every row counts once, on any number of processes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
 
 from distrain_trainer.data.loader import EVALUATION, Collator, evaluation_batches
 from distrain_trainer.data.plan import MicroBatches, cut
-from distrain_trainer.data.text import IGNORE_INDEX
 from distrain_trainer.metrics import metrics
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Tensors
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.tasks.labels import is_target
+from distrain_trainer.tasks.table import TASKS
 
 Forward = Callable[[Tensors], tuple[torch.Tensor, torch.Tensor]]
 
@@ -22,11 +25,11 @@ Forward = Callable[[Tensors], tuple[torch.Tensor, torch.Tensor]]
 class Evaluation:
     """The result of an evaluation.
 
-    metrics: by name, without a prefix. matrix: int [classes, classes], a row per true class.
+    metrics: by name, without a prefix. details: what the report draws of it, as JSON.
     """
 
     metrics: dict[str, float]
-    matrix: np.ndarray | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def plan_evaluation(lengths: np.ndarray, settings: Settings) -> MicroBatches:
@@ -44,16 +47,17 @@ def evaluate(
     planned: MicroBatches,
     collator: Collator,
     process: ProcessRank,
-    classes: int,
+    names: tuple[str, ...],
     stop_asked: Callable[[], bool] = lambda: False,
     watch: Callable[[int, int], None] = lambda done, of: None,
 ) -> Evaluation | None:
     """Metrics over the planned rows; None if a process was asked to stop before the end. On all processes.
 
-    forward: micro-batch -> (summed loss, predictions), of a model in evaluation mode. classes: 0 for language models.
+    forward: micro-batch -> (summed loss, predictions), of a model in evaluation mode. names: of the labels.
     """
+    labelled = TASKS[collator.task].labelled
     loss_sum, targets, correct = 0.0, 0, 0
-    rows: list[tuple[int, int, int]] = []
+    rows: list[tuple[int, Any, Any]] = []
     batches = evaluation_batches(planned, collator, process.rank, process.world)
     slots = -(-len(planned) // process.world)
     for done, (numbers, batch) in enumerate(batches):
@@ -62,18 +66,18 @@ def evaluate(
         loss, predictions = forward(batch)
         labels = batch["labels"]
         predictions = predictions.cpu()
-        valid = labels != IGNORE_INDEX
+        valid = is_target(labels)
         loss_sum += float(loss)
         targets += int(valid.sum())
         correct += int((predictions == labels)[valid].sum())
-        if classes:
+        if labelled:
             rows += zip(numbers.tolist(), predictions.tolist(), labels.tolist(), strict=False)
         watch(done + 1, slots)
     loss_sum, all_targets, all_correct = collectives.total([loss_sum, targets, correct])
-    if not classes:
+    if labelled is None:
         return Evaluation(metrics.language_metrics(loss_sum, int(all_targets), int(all_correct)))
-    in_order = sorted(row for part in collectives.gather(rows) for row in part)
+    in_order = sorted((row for part in collectives.gather(rows) for row in part), key=itemgetter(0))
     assert len(in_order) == len(planned.rows), "a row was counted twice or not at all"
-    predicted, true = np.array([p for _, p, _ in in_order]), np.array([t for _, _, t in in_order])
-    found = {"loss": loss_sum / all_targets} | metrics.classification_metrics(predicted, true, classes)
-    return Evaluation(found, metrics.confusion_matrix(predicted, true, classes))
+    _, predicted, true = zip(*in_order, strict=True)
+    scores = labelled.score(predicted, true, names)
+    return Evaluation({"loss": loss_sum / all_targets} | scores.metrics, scores.details)

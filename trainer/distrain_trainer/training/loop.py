@@ -29,10 +29,10 @@ from distrain_trainer.training.stragglers import Stopwatch, Stragglers
 class StepSync:
     """What all processes know after the one message that they exchange between two steps.
 
-    loss: summed loss of the step that is done. targets: valid targets of the step to come. stop: a process was asked
-    to stop. checkpoint_due, out_of_time: by process 0's clock. written: all parts of the checkpoint in flight are on
-    disk. paces: seconds per token of each process's forward passes in the step that is done, by rank; 0 where it had
-    none.
+    loss: summed loss of the step that is done. targets: valid targets of the step to come, or the sum of their
+    weights. stop: a process was asked to stop. checkpoint_due, out_of_time: by process 0's clock. written: all parts of
+    the checkpoint in flight are on disk. paces: seconds per token of each process's forward passes in the step that is
+    done, by rank; 0 where it had none.
     """
 
     loss: float
@@ -65,7 +65,7 @@ def train(session: TrainingSession) -> None:
             leave(session, Stopped if sync.stop else OutOfTime)
         started = time.monotonic()
         rate = learning_rate(settings.schedule, settings.optimizer.learning_rate, state.step, session.plan.steps)
-        targets = max(sync.targets, 1.0)
+        targets = sync.targets or 1.0
         loss_sum = torch.zeros((), dtype=torch.float64, device=parallel.device)
         last = len(batch.micro_batches) - 1
         for position, micro_batch in enumerate(batch.micro_batches):
@@ -201,7 +201,7 @@ def watch_finiteness(session: TrainingSession, grad_norm: float) -> None:
 def close_epoch(session: TrainingSession) -> None:
     """Says the average loss of the epoch that ends here, and starts the next sum."""
     state = session.state
-    average = state.epoch_loss / max(state.epoch_targets, 1)
+    average = state.epoch_loss / (state.epoch_targets or 1.0)
     epochs = session.plan.epochs_done(state.step)
     session.say(f"epoch {epochs:.3g} done at step {state.step}: average loss {average:.4f}")
     state.epoch_loss = state.epoch_targets = 0.0
@@ -231,7 +231,7 @@ def run_evaluation(session: TrainingSession) -> bool:
     session.record(line)
     value = found.metrics[settings.metric]
     is_best = better(value, state.best, settings.greater_is_better)
-    session.say(evaluation_sentence(line, settings.metric if is_best else None))
+    session.say(evaluation_sentence(line, session.task.headline, settings.metric if is_best else None))
     if is_best:
         state.best, state.misses = {"metric": settings.metric, "value": value, "step": state.step}, 0
     else:
@@ -249,7 +249,7 @@ def evaluate_now(session: TrainingSession) -> Evaluation | None:
         session.signs.give(Section.EVALUATION, session.state.step)
         return session.stop.asked
 
-    args = (session.evaluation_plan, session.evaluation_collator, session.process, session.classes)
+    args = (session.evaluation_plan, session.evaluation_collator, session.process, session.label_names)
     session.evaluation = evaluate(session.parallel.forward, *args, stopping, session.watch)
     module.train()
     session.signs.give(Section.STEP, session.state.step)

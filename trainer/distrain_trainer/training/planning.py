@@ -4,7 +4,7 @@ from math import ceil
 
 from distrain_trainer.data.packing import Packing
 from distrain_trainer.data.plan import Plan
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Batch
 
@@ -51,9 +51,7 @@ def plan_warnings(plan: Plan, settings: Settings, world: int) -> list[str]:
             f"run {plan.steps}, which may be too few to learn from; {_more_steps(plan, settings.batch, world)}"
         )
     if plan.padding() > MUCH_PADDING:
-        packing = (
-            "" if settings.batch.packing or settings.task not in ("causal-lm", "chat") else "batch.packing: true, "
-        )
+        packing = "batch.packing: true, " if settings.facts.causal and not settings.batch.packing else ""
         found.append(
             f"{plan.padding():.0%} of the tokens are padding, because texts of very different length share a "
             f"micro-batch; set {packing}a lower batch.samples or a lower data.max_length"

@@ -14,7 +14,7 @@ from torch import nn
 
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.packing import Packing
-from distrain_trainer.data.tokens import Rows
+from distrain_trainer.data.rows import Rows
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.memory.activations import CHUNK_BYTES, chunks_for
 from distrain_trainer.models.loss import SummedLoss, transformer
@@ -41,7 +41,7 @@ def check_causal(settings: Settings, loss: SummedLoss, wrapped: nn.Module, colla
     All rows go through the model in one batch, so that even a model of experts computes equal tokens alike. A leak
     shows in every row, an accident of rounding does not.
     """
-    if settings.task not in ("causal-lm", "chat"):
+    if not settings.facts.causal:
         return
     length = min(settings.data.max_length or PAIR, PAIR)
     kept = length // 2
@@ -107,7 +107,7 @@ def choose_mask(settings: Settings, loss: SummedLoss, wrapped: nn.Module, collat
     stands in the padding, and they are the logits with a mask, to rounding: other kernels may add up in another order.
     Without a mask attention takes its fast causal kernels and no mask of [rows, tokens, tokens] exists.
     """
-    if settings.task not in ("causal-lm", "chat") or settings.batch.packing or loss.router_weight:
+    if not settings.facts.causal or settings.batch.packing or loss.router_weight:
         return  # routers count the tokens that are no padding
     batch = probe(settings, collator, packed=False)
     masked = _logits(loss, wrapped, batch)
@@ -131,7 +131,7 @@ def choose_loss(
     Where it does not, whole logits are computed and that is said, or it is refused (SettingsError) if it was asked for.
     """
     tokens, wanted = settings.batch.limit, settings.model.chunked_loss
-    if settings.task not in ("causal-lm", "chat"):
+    if not settings.facts.causal:
         return
     vocabulary = transformer(loss.model).config.get_text_config().vocab_size
     chunks = chunks_for(wanted, tokens, vocabulary)

@@ -22,13 +22,15 @@ from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.memory.advice import read_model, size
 from distrain_trainer.memory.estimate import auto_tokens, kind_of
-from distrain_trainer.metrics.metrics import check_metric, default_metric, greater_is_better
+from distrain_trainer.metrics.metrics import greater_is_better
 from distrain_trainer.models.load import load_config, load_tokenizer, longest_row
 from distrain_trainer.models.load import resolve as locate_model
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, changed, explicit, flat
 from distrain_trainer.storage.run_folder import Claim
+from distrain_trainer.tasks.table import TASKS, check_metric
+from distrain_trainer.tasks.weights import class_weights, weights_sentence
 from distrain_trainer.training.checks import check_device, check_same_data
 from distrain_trainer.training.planning import plan_of, plan_sentence, plan_warnings, same_elsewhere
 
@@ -41,6 +43,7 @@ class ResolvedRun:
     were set explicitly then. stored: settings.json of the run that is continued, None on a fresh start.
     settings: nothing is left open in them. auto_tokens: batch.tokens is what this process has room for, and all
     processes have yet to agree on it. model_name, model_revision: a Hub name and its commit, or a folder and None.
+    weights: of classes in the loss, None where all count the same.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class ResolvedRun:
     tokenizer: PreTrainedTokenizerBase
     data: Tokenized
     packing: Packing | None
+    weights: tuple[float, ...] | None
     plan: Plan
 
     def tell_plan(self, tell: Callable[[str], None], why: str = "") -> None:
@@ -94,6 +98,9 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     settings = with_defaults(settings, model_revision, data, max_length, process.world)
 
     packing = packing_of(settings, data.train, tell)
+    weights = class_weights(settings, data.train.labels, data.label_names or ())
+    if weights is not None:
+        tell(weights_sentence(weights, data.label_names or ()))
     run_id, first_asked = _identity(asked, claimed)
     return ResolvedRun(
         folder=claimed.folder,
@@ -109,6 +116,7 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
         tokenizer=tokenizer,
         data=data,
         packing=packing,
+        weights=weights,
         plan=plan_of(settings, data.train, packing),
     )
 
@@ -155,14 +163,14 @@ def with_least_tokens(settings: Settings, rooms: list[int]) -> Settings:
 
 def with_defaults(settings: Settings, revision: str | None, data: Tokenized, max_length: int, world: int) -> Settings:
     """The settings with everything decided that was left open; it then holds for the run's life."""
-    metric = settings.evaluation.metric or default_metric(settings.task)
-    check_metric(metric, settings.task)
+    metric = settings.evaluation.metric or TASKS[settings.task].metric
+    check_metric(metric, settings.task, data.label_names or ())
     greater = settings.evaluation.greater_is_better
     decided = {
         "model.revision": revision,
         "data.revision": data.origin.commit,
         "data.max_length": max_length,
-        "data.evaluation_fraction": held_out(settings.data, settings.task),
+        "data.evaluation_fraction": held_out(settings),
         "batch.micro_batches": settings.batch.micro_batches or world,
         "evaluation.metric": metric,
         "evaluation.greater_is_better": greater_is_better(metric) if greater is None else greater,

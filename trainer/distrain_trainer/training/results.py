@@ -188,9 +188,6 @@ def training_info(session: TrainingSession, error: DistrainError | None) -> dict
     """training_info.json: how it went, for people and programs."""
     state, settings, data = session.state, session.settings, session.resolved.data
     found = session.evaluation
-    matrix = None
-    if found is not None and found.matrix is not None:
-        matrix = {"labels": list(data.label_names or ()), "counts": found.matrix.tolist()}
     return {
         "status": "finished" if error is None else STATUS.get(type(error), "failed"),
         "error": None if error is None else str(error),
@@ -209,8 +206,10 @@ def training_info(session: TrainingSession, error: DistrainError | None) -> dict
         "world_size": session.process.world,
         "batch": settings.batch.model_dump(mode="json"),
         "learning_rate": settings.optimizer.learning_rate,
-        "confusion_matrix": matrix,
-    } | usual_names(session)
+        "confusion_matrix": None,
+        **(found.details if found else {}),
+        **usual_names(session),
+    }
 
 
 def usual_names(session: TrainingSession) -> dict[str, Any]:
@@ -246,7 +245,7 @@ def closing_sentences(session: TrainingSession) -> list[str]:
     sentences = [f"done: {state.step} steps, {short(state.tokens)} tokens in {clock(state.seconds)}, {speed} tokens/s"]
     if session.evaluation:
         values = session.evaluation.metrics
-        shown = ("accuracy", "f1_macro") if session.classes else ("loss", "perplexity")
+        shown = session.task.headline
         sentences.append(", ".join(f"{name.replace('_', ' ')} {values[name]:.4f}" for name in shown))
     if state.best:
         best = state.best

@@ -22,6 +22,7 @@ from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.run_folder import check_writable, claim, finished_steps, read_claim
+from distrain_trainer.tasks.table import TASKS
 from distrain_trainer.training import results
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.reader import restore
@@ -75,9 +76,11 @@ def run(
     # The model, the same on all processes.
     with waiting_for_services(begun):
         model = load_model(settings, resolved.model_name, resolved.model_revision, tokenizer, data.label_names)
-    collator = Collator.of(settings, data.train, tokenizer, resolved.packing)
+    collator = Collator.of(settings, data.train, tokenizer, resolved.packing, resolved.weights)
     tell_endless(settings, model, tokenizer, data.train, tell)
-    module = SummedLoss(model, settings.precision)
+    module = SummedLoss(
+        model, settings.precision, TASKS[settings.task], resolved.weights, settings.loss.label_smoothing
+    )
     freeze_unreached(module, collator.empty())
     tell_router_loss(settings, module, tell)
     check_same_start(settings, resolved.plan, data, model.parameters())

@@ -1,0 +1,78 @@
+"""Small data for each task that has labels, in files, and runs on them in this process."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+import adapters
+import tiny
+from distrain_trainer.inference.evaluate import evaluate_folder
+from distrain_trainer.inference.predict import predict_folder
+from distrain_trainer.settings.model import Settings
+
+SIGNS = {"animals": "cat", "films": "story", "numbers": "7"}
+"""A word that gives a text's topic away."""
+LINES = {"animals": tiny.LINES[:2], "films": tiny.LINES[2:5], "numbers": tiny.LINES[5:]}
+
+Row = dict[str, Any]
+
+
+def words_about(topic: str, draw: random.Random, most: int = 20) -> list[str]:
+    """A text about a topic: its sign twice, and 3 words or more."""
+    return [SIGNS[topic]] * 2 + draw.choices(" ".join(LINES[topic]).split(), k=draw.randint(3, most))
+
+
+def pair(draw: random.Random) -> Row:
+    """A pair of texts whose label is the topic of the second."""
+    first, second = draw.choice(sorted(SIGNS)), draw.choice(sorted(SIGNS))
+    texts = [" ".join(words_about(topic, draw)) for topic in (first, second)]
+    return {"premise": texts[0], "hypothesis": texts[1], "label": second}
+
+
+def uneven(draw: random.Random) -> Row:
+    """A text with a label that is mostly the same."""
+    (topic,) = draw.choices(("animals", "films", "numbers"), (8, 2, 1))
+    return {"text": " ".join(words_about(topic, draw)), "label": topic}
+
+
+def of_pairs() -> PreTrainedTokenizerFast:
+    """The tokenizer of `tiny_bert`, which tells the model which of two texts a token is of, as BERT's does."""
+    tokenizer = tiny.wordpiece()
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return tokenizer
+
+
+PAIRS = {"data.text_column": "premise", "data.text_pair_column": "hypothesis"}
+
+
+def written(path: Path, rows: int, make: Callable[[random.Random], Row], seed: int = 0) -> Path:
+    """A file of rows."""
+    draw = random.Random(seed)
+    path.write_text("".join(json.dumps(make(draw)) + "\n" for _ in range(rows)))
+    return path
+
+
+def settings_of(model: Path, file: Path, output: Path, **more: Any) -> Settings:
+    """Settings of a small run that learns quickly. more: by dotted names."""
+    quick = {"optimizer.learning_rate": 5e-3, "schedule.epochs": 4, "data.evaluation_fraction": 0.2}
+    return adapters.settings_of(model, file, output, **(quick | more))
+
+
+def predicted(folder: Path, file: Path, output: Path, **flags: str) -> list[Row]:
+    """What `distrain predict` says of a file."""
+    predict_folder(str(folder), str(file), str(output), 1, flags)
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def evaluated(folder: Path, file: Path | None = None, **flags: str) -> dict[str, Any]:
+    """What `distrain evaluate` says."""
+    return evaluate_folder(str(folder), None if file is None else str(file), flags)
+
+
+def rows_of(file: Path) -> list[Row]:
+    """The rows of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text().splitlines()]

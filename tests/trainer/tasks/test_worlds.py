@@ -1,0 +1,176 @@
+"""Each task trains the same: as a plain loop over whole steps with transformers' own loss, on any number of processes,
+under every strategy; and it evaluates the same.
+
+One process is part of `make test`; `make test-matrix` has all.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import labelled
+import tiny
+from cells import STRATEGIES, Cell, cell, launch
+from distrain_trainer.data.loader import Collator
+from distrain_trainer.data.tokens import prepare
+from distrain_trainer.models.load import load_config, load_model, load_tokenizer, longest_row
+from distrain_trainer.settings.reader import read_settings
+from distrain_trainer.tasks.weights import class_weights
+from distrain_trainer.training.planning import plan_of
+from runs import losses, metrics
+
+STEPS = 8
+Reference = Callable[[Any, dict[str, torch.Tensor], torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""The mean loss of a batch: of a model, its inputs, the labels, and the weights of classes."""
+
+
+def of_transformers(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """What transformers computes by the model's own configuration."""
+    loss: torch.Tensor = model(**inputs, labels=labels).loss
+    return loss
+
+
+def of_torch(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Weighted and smoothed, which transformers does not do."""
+    logits = model(**inputs).logits
+    return torch.nn.functional.cross_entropy(logits, labels, weight=weights, label_smoothing=0.1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task on its data. more: settings by dotted names."""
+
+    make: Callable[[Any], labelled.Row]
+    task: str = "sequence-classification"
+    more: dict[str, Any] = field(default_factory=dict)
+    reference: Reference = of_transformers
+
+
+WEIGHTED = {"loss.class_weights": "balanced", "loss.label_smoothing": 0.1}
+CASES = {
+    "pairs": Case(labelled.pair, more=labelled.PAIRS),
+    "weights": Case(labelled.uneven, more=WEIGHTED, reference=of_torch),
+}
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small encoder without dropout that tells two texts apart."""
+    model = tiny.tiny_bert(tmp_path_factory.mktemp("still"), dropout=0.0)
+    labelled.of_pairs().save_pretrained(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    return {name: labelled.written(folder / f"{name}.jsonl", 150, case.make) for name, case in CASES.items()}
+
+
+def cell_of(name: str, model: Path, files: dict[str, Path], output: Path, kind: str) -> Cell:
+    one = cell(model, files[name], output, task=CASES[name].task, strategy__kind=kind, data__evaluation_fraction=0.2)
+    more = {"schedule.max_steps": STEPS, "batch.micro_batches": 5, "batch.samples": 7, "optimizer.learning_rate": 1e-3}
+    one["settings"] |= {setting: str(value) for setting, value in (more | CASES[name].more).items()}
+    return one
+
+
+@pytest.fixture(scope="module")
+def by_hand(
+    still: Path, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[int, float]]:
+    """Case -> step -> loss of a plain loop: each step's rows as one batch, transformers' own loss."""
+    found: dict[str, dict[int, float]] = {}
+    for name, case in CASES.items():
+        settings = read_settings(None, cell_of(name, still, files, tmp_path_factory.mktemp("no"), "single")["settings"])
+        tokenizer = load_tokenizer(str(still), None)
+        longest = longest_row(settings, load_config(str(still), None), tokenizer)
+        data = prepare(settings, tokenizer, longest, lambda text: None)
+        weights = class_weights(settings, data.train.labels, data.label_names or ())
+        model = load_model(settings, str(still), None, tokenizer, data.label_names).train()
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=1e-3)
+        plan, collator = plan_of(settings, data.train), Collator.of(settings, data.train, tokenizer)
+        found[name] = {}
+        for number in range(STEPS):
+            step = plan.step(number)
+            batch = collator(step.rows, step.epoch)
+            labels = batch.pop("labels")
+            loss = case.reference(model, batch, labels, None if weights is None else torch.tensor(weights))
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            found[name][number + 1] = float(loss.detach())
+    return found
+
+
+DEALS: list[Any] = [
+    (1, ("single",)),
+    pytest.param((2, STRATEGIES), marks=pytest.mark.matrix),
+    pytest.param((4, ("ddp", "zero2", "fsdp")), marks=pytest.mark.matrix),
+]
+"""Processes and strategies."""
+
+
+@pytest.fixture(scope="module", params=DEALS, ids=lambda deal: str(deal[0]))
+def table(
+    request: pytest.FixtureRequest, still: Path, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, tuple[str, ...]]:
+    """A folder with a run of each case under each strategy on some processes."""
+    world, kinds = request.param
+    folder = tmp_path_factory.mktemp("table")
+    launch(world, [cell_of(name, still, files, folder / kind / name, kind) for kind in kinds for name in CASES], folder)
+    return folder, kinds
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_task_trains_as_a_plain_loop_with_the_whole_batch(
+    table: tuple[Path, tuple[str, ...]], by_hand: dict[str, dict[int, float]], name: str
+) -> None:
+    folder, kinds = table
+    for kind in kinds:
+        assert losses(folder / kind / name) == pytest.approx(by_hand[name], abs=1e-5), kind
+
+
+@pytest.fixture(scope="module")
+def alone(still: Path, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of each case on one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    launch(1, [cell_of(name, still, files, folder / name, "single") for name in CASES], folder)
+    return folder
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", CASES)
+def test_each_task_evaluates_the_same_everywhere(table: tuple[Path, tuple[str, ...]], alone: Path, name: str) -> None:
+    folder, kinds = table
+    (wanted,) = [line for line in metrics(alone / name) if "eval_loss" in line]
+    for kind in kinds:
+        (found,) = [line for line in metrics(folder / kind / name) if "eval_loss" in line]
+        assert found == pytest.approx(wanted, abs=1e-5, nan_ok=True), kind
+
+
+@pytest.mark.matrix
+def test_each_task_goes_on_under_another_strategy(
+    still: Path, files: dict[str, Path], alone: Path, tmp_path: Path
+) -> None:
+    """Begun by one process, continued by two."""
+    begun = [cell_of(name, still, files, tmp_path / "begun" / name, "single") for name in CASES]
+    for one in begun:
+        one["settings"]["schedule.max_steps"] = str(STEPS // 2)
+    launch(1, begun, tmp_path)
+    resumed = []
+    for name in CASES:
+        output = shutil.copytree(tmp_path / "begun" / name, tmp_path / "fsdp" / name)
+        resumed.append(cell_of(name, still, files, output, "fsdp") | {"resume": True})
+    launch(2, resumed, tmp_path)
+    for name in CASES:
+        assert losses(tmp_path / "fsdp" / name) == pytest.approx(losses(alone / name), abs=1e-5), name

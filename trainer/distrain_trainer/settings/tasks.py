@@ -1,0 +1,80 @@
+"""What the settings, the memory plan and transformers must know of each task. All else is in its file in `tasks/`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What is known of a task before anything is read.
+
+    holds: what a row of the data is. target: what is predicted: something of the row, the next token, masked tokens.
+    model_class, peft, pipeline: what transformers, peft (which has no name for some) and the Hub call it.
+    long_texts, evaluation_fraction: defaults of `data`. text_columns, label_columns: where they are looked for.
+    """
+
+    holds: Literal["text", "messages"]
+    target: Literal["row", "next-token", "masked-token"]
+    model_class: str
+    peft: str | None
+    pipeline: str
+    long_texts: Literal["truncate", "split"]
+    evaluation_fraction: float = 0.1
+    text_columns: tuple[str, ...] = ("text", "sentence", "content")
+    label_columns: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether labels come from a column of the data, and the model gets a new head for them."""
+        return bool(self.label_columns)
+
+    @property
+    def classes(self) -> bool:
+        """Whether labels are classes."""
+        return self.labelled
+
+    @property
+    def causal(self) -> bool:
+        """Whether the model predicts each token from those before it."""
+        return self.target == "next-token"
+
+
+FACTS: dict[Task, TaskFacts] = {
+    "sequence-classification": TaskFacts(
+        holds="text",
+        target="row",
+        model_class="AutoModelForSequenceClassification",
+        peft="SEQ_CLS",
+        pipeline="text-classification",
+        long_texts="truncate",
+        label_columns=("label", "labels"),
+    ),
+    "causal-lm": TaskFacts(
+        holds="text",
+        target="next-token",
+        model_class="AutoModelForCausalLM",
+        peft="CAUSAL_LM",
+        pipeline="text-generation",
+        long_texts="split",
+    ),
+    "masked-lm": TaskFacts(
+        holds="text",
+        target="masked-token",
+        model_class="AutoModelForMaskedLM",
+        peft=None,
+        pipeline="fill-mask",
+        long_texts="split",
+    ),
+    "chat": TaskFacts(
+        holds="messages",
+        target="next-token",
+        model_class="AutoModelForCausalLM",
+        peft="CAUSAL_LM",
+        pipeline="text-generation",
+        long_texts="truncate",
+        evaluation_fraction=0.2,
+        text_columns=(),
+    ),
+}
