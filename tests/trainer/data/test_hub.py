@@ -31,7 +31,7 @@ REPOSITORIES = {
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Any]:
-    with hub.serve(REPOSITORIES) as running:
+    with hub.serve(REPOSITORIES, {"hf_secret": hub.Account("somebody")}) as running:
         yield running
 
 
