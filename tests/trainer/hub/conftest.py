@@ -8,7 +8,6 @@ import pytest
 
 import adapters
 import hub
-from distrain_trainer.hub import upload
 from distrain_trainer.training.run import run
 
 
@@ -29,5 +28,13 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", running.url)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(upload.time, "sleep", lambda seconds: None)
         yield running
+
+
+@pytest.fixture
+def outside(service: hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hub.Hub:
+    """The same Hub, to which processes that are started from here talk too."""
+    for name, value in service.environment(tmp_path / "home", hub.TOKEN).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    return service

@@ -9,11 +9,17 @@ from safetensors.torch import load
 
 import hub
 from distrain_trainer.errors import DataError, ServiceAway, SettingsError
-from distrain_trainer.hub.upload import Pushed, push_model
+from distrain_trainer.hub.pushed import Pushed
+from distrain_trainer.hub.upload import push_model
 from distrain_trainer.settings.sections import Hub
 from runs import tensors
 
 MODEL = "models/me/tiny"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 def push(folder: Path, said: list[str] | None = None, report: Path | None = None, **asked: Any) -> Pushed:
@@ -92,8 +98,8 @@ def test_a_hub_that_stays_away_is_given_up_after_the_minutes_that_were_asked_for
         slept.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr("distrain_trainer.hub.upload.time.sleep", sleep)
-    monkeypatch.setattr("distrain_trainer.hub.upload.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     service.answers.append(503)
     said: list[str] = []
     with pytest.raises(ServiceAway, match="the Hub answered 503 for the model repository me/tiny; try again later"):
@@ -106,7 +112,7 @@ def test_a_hub_that_asks_for_patience_gets_it(
     finished: Path, service: hub.Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("distrain_trainer.hub.upload.time.sleep", slept.append)
+    monkeypatch.setattr("time.sleep", slept.append)
     service.faults.append(hub.Fault("commit/main", 429, headers={"Retry-After": "33"}))
     push(finished / "final")
     assert slept == [33]

@@ -24,35 +24,40 @@ TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz"
 @dataclass
 class Repository:
     """A model or data set. files: of the newest commit. gated and private answer as the Hub does without a token.
-    stored: paths of files that are stored by their hash. messages: of the commits that were made here. past: files of
-    each commit that was."""
+    stored: paths of files that are stored by their hash. messages, history: of the commits that were made here, and
+    their files."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     gated: bool = False
     private: bool = False
     stored: set[str] = field(default_factory=set)
     messages: list[str] = field(default_factory=list)
-    past: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    history: list[dict[str, bytes]] = field(default_factory=list)
 
     @property
     def commit(self) -> str:
         """40 hex digits that follow from the files."""
-        digest = hashlib.sha1()
-        for path, content in sorted(self.files.items()):
-            digest.update(path.encode() + b"\0" + content)
-        return digest.hexdigest()
+        return commit_of(self.files)
 
     def at(self, revision: str | None) -> dict[str, bytes] | None:
         """The files of a revision, None where there is no such one."""
         if revision in (None, "main", self.commit):
             return self.files
-        return self.past.get(str(revision))
+        return next((files for files in self.history if commit_of(files) == revision), None)
 
     def replace(self, files: dict[str, bytes], message: str) -> None:
         """Makes a commit of these files."""
-        self.past[self.commit] = self.files
         self.files = files
         self.messages.append(message)
+        self.history.append(files)
+
+
+def commit_of(files: dict[str, bytes]) -> str:
+    """40 hex digits that follow from the files."""
+    digest = hashlib.sha1()
+    for path, content in sorted(files.items()):
+        digest.update(path.encode() + b"\0" + content)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -127,14 +132,14 @@ def serve(
     repositories: dict[str, Repository] | None = None, accounts: dict[str, Account] | None = None
 ) -> Iterator[Hub]:
     """Serves `models/owner/name` and `datasets/owner/name` on a free port of this machine. accounts: by token."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: None)  # type: ignore[arg-type,return-value]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: None)  # type: ignore[arg-type]
     hub = Hub(
         f"http://127.0.0.1:{server.server_port}",
         {} if repositories is None else repositories,
         {TOKEN: Account()} if accounts is None else accounts,
     )
     server.RequestHandlerClass = handler_of(hub)
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub

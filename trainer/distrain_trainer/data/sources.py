@@ -23,6 +23,7 @@ from distrain_trainer.data.readers import a_few
 from distrain_trainer.data.sample import write_sample
 from distrain_trainer.data.table import Part, Source
 from distrain_trainer.errors import DataError, SettingsError
+from distrain_trainer.hub.download import cached_commit, remember_commit
 from distrain_trainer.hub.errors import first_line, hub_error
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Data
@@ -136,16 +137,24 @@ def _divided(data: Data) -> tuple[list[Path], list[Path], str]:
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """The commit of a data set on the Hub; one that is given needs no request."""
+    """The commit of a data set on the Hub; one that is given needs no request.
+
+    Where the Hub cannot be reached, it is the one that the cache knows.
+    """
     if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
         return revision
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
     try:
         commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
     except Exception as error:  # the HTTP client that huggingface_hub uses, and so its errors, change with its version
-        raise hub_error(error, "data set", name, revision) from error
+        found = hub_error(error, "data set", name, revision)
+        cached = cached_commit("dataset", name, revision)
+        if cached is None or not (found.away or constants.HF_HUB_OFFLINE):
+            raise found from error
+        return cached
     assert commit is not None
+    remember_commit("dataset", name, revision, commit)
     return commit
 
 
@@ -159,8 +168,8 @@ def read(settings: Settings, origin: Origin, folder: Path, say: Callable[[str], 
     data, classifies = settings.data, settings.task == "sequence-classification"
     if origin.divided:
         say(origin.divided)
-    with _quiet():
-        splits = {name: Part.of(source) for name, source in _open(settings, origin, folder).items()}
+    with quiet_datasets():
+        splits = {name: Part.of(source) for name, source in open_splits(settings, origin, folder).items()}
         split_column = "split" if is_sample(data) else data.split_column
         if split_column is not None:
             splits = _by_column(splits, split_column)
@@ -263,8 +272,11 @@ def held_out(data: Data, task: str) -> float:
     return data.evaluation_fraction
 
 
-def _open(settings: Settings, origin: Origin, folder: Path) -> dict[str, Source]:
-    """All splits by name; files without names for their splits are the training split."""
+def open_splits(settings: Settings, origin: Origin, folder: Path) -> dict[str, Source]:
+    """All splits by name; files without names for their splits are the training split. Raises DataError, ServiceAway.
+
+    folder: as for `read`.
+    """
     data = settings.data
     if origin.commit is None:
         opened = open_files(origin.files, data, used_columns(settings), folder / "train")
@@ -366,7 +378,7 @@ def _hold_out(part: Part, fraction: float, labels: list[str] | None, say: Callab
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_datasets() -> Iterator[None]:
     """Keeps datasets' bars and log lines out of ours: what matters of them is in our own sentences."""
     import datasets
 

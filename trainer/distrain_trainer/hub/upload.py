@@ -5,11 +5,13 @@ are not sent again, and where nothing has changed there is no commit.
 """
 
 import json
+import logging
 import re
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,9 +25,12 @@ from huggingface_hub import (
     metadata_load,
 )
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from distrain_trainer.errors import DataError, DistrainError, ServiceAway, SettingsError
 from distrain_trainer.hub.errors import chain, push_error
+from distrain_trainer.hub.pushed import Pushed
 from distrain_trainer.reporting.model_card import PLACE, base_on_hub, model_card
 from distrain_trainer.settings.sections import Hub
 from distrain_trainer.storage.layout import read_record
@@ -49,13 +54,13 @@ MODEL = re.compile(
 LICENSE = ("license", "license_name", "license_link")
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """What is on the Hub now. commit: 40 hex digits. url: of the repository's page."""
-
-    repo: str
-    commit: str
-    url: str
+def quieten() -> None:
+    """Leaves the terminal to our own sentences, and to bars where somebody sees them. For a process that does nothing
+    else."""
+    hub_logging.set_verbosity(logging.ERROR)
+    warnings.simplefilter("ignore")
+    if not sys.stderr.isatty():
+        disable_progress_bars()
 
 
 def push_model(folder: Path, asked: Hub, report: Path | None, tell: Tell) -> Pushed:
@@ -180,7 +185,7 @@ def described(folder: Path, record: dict[str, Any]) -> tuple[str, str]:
 def with_license(api: HfApi, card: str, record: dict[str, Any]) -> str:
     """The card with the license of the base model, where that is known and the card names none."""
     head = ModelCard(card, ignore_metadata_errors=True)
-    found = {} if head.data.license else license_of_base(api, record["settings"])
+    found = {} if head.data.get("license") else license_of_base(api, record["settings"])
     if not found:
         return card
     for name, value in found.items():
@@ -194,6 +199,7 @@ def license_of_base(api: HfApi, settings: dict[str, Any]) -> dict[str, str]:
     settings: of settings.json.
     """
     base = settings["model"]
+    told: Any
     try:
         name = base_on_hub(settings)
         if name is not None:

@@ -66,7 +66,7 @@ def model_card(
         lines += [f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in found.items()]
     lines += ["", "## Use", "", *_fenced("python", usage(record))]
     lines += ["", "## Settings", "", "Those that were set; `settings.json` has all of them.", ""]
-    lines += [f"- `{name}`: {json.dumps(value)}" for name, value in sorted(record["asked"].items())]
+    lines += [f"- `{name}`: {json.dumps(value)}" for name, value in sorted(record["asked"].items()) if _tells(name)]
     lines += ["", "## How it was made", "", *_fenced("", shlex.join(record["command"])), "", *provenance(record)]
     return "\n".join([*lines, ""])
 
@@ -179,6 +179,11 @@ def adapter_line(settings: Record) -> str:
     base = f"the base in {bits} bits" if bits else "the base frozen"
     layers = ", ".join(lora["target_modules"])
     return f"- adapter: LoRA of rank {lora['rank']}, alpha {lora['alpha']:g}, on {layers}; {base}"
+
+
+def _tells(name: str) -> bool:
+    """Whether a setting says something of the model."""
+    return not name.startswith("hub.") and name not in ("output_dir", "run_id", "log_level")
 
 
 def _fenced(language: str, text: str) -> list[str]:

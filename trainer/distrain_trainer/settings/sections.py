@@ -296,6 +296,6 @@ class Hub(Section):
     when: Literal["end", "best"] = "end"
     """end: push the final model when the run is finished. best: push the best model each time there is a better one,
     while the run goes on, and what is missing of it at the end."""
-    wait_minutes: float = Field(10, ge=0)
+    wait_minutes: float = Field(5, ge=0)
     """Minutes that a push is tried again while the Hub cannot be reached or is overloaded. Then a warning says how to
     do it later; a run is never lost by it."""
