@@ -26,6 +26,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
     with hub.serve() as running:
         monkeypatch.setenv("HF_TOKEN", hub.TOKEN)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", running.url)
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
         yield running

@@ -39,11 +39,11 @@ class Repository:
         """40 hex digits that follow from the files."""
         return commit_of(self.files)
 
-    def at(self, revision: str | None) -> dict[str, bytes] | None:
-        """The files of a revision, None where there is no such one."""
+    def at(self, revision: str | None) -> tuple[str, dict[str, bytes]] | None:
+        """The commit of a revision and its files, None where there is no such one."""
         if revision in (None, "main", self.commit):
-            return self.files
-        return next((files for files in self.history if commit_of(files) == revision), None)
+            return self.commit, self.files
+        return next(((revision, files) for files in self.history if commit_of(files) == revision), None)
 
     def replace(self, files: dict[str, bytes], message: str) -> None:
         """Makes a commit of these files."""

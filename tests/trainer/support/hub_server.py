@@ -112,8 +112,10 @@ class Handler(BaseHTTPRequestHandler):
             return True
         return False
 
-    def found(self, kind: str, name: str, revision: str | None = None) -> "Repository | None":
-        """A repository that may be read, at a revision that is there; else it is refused."""
+    def found(
+        self, kind: str, name: str, revision: str | None = None
+    ) -> "tuple[Repository, str, dict[str, bytes]] | None":
+        """A repository that may be read, with the commit and files of a revision that is there; else it is refused."""
         repository, account = self.hub.repositories.get(f"{kind}/{name}"), self.account()
         readers = (account.name, *account.orgs) if account else ()
         if self.token() and account is None:
@@ -122,10 +124,11 @@ class Handler(BaseHTTPRequestHandler):
         if repository is None or (repository.private and name.partition("/")[0] not in readers):
             self.refuse(401 if account is None else 404, "RepoNotFound", "Repository not found")
             return None
-        if repository.at(revision) is None:
+        at = repository.at(revision)
+        if at is None:
             self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             return None
-        return repository
+        return repository, *at
 
     def whoami(self) -> None:
         account = self.account()
@@ -149,12 +152,11 @@ class Handler(BaseHTTPRequestHandler):
     # Reading
 
     def about(self, kind: str, name: str, revision: str | None = None) -> None:
-        repository = self.found(kind, name, revision)
-        if repository is None:
+        there = self.found(kind, name, revision)
+        if there is None:
             return
-        files = repository.at(revision) or {}
+        repository, commit, files = there
         card = front_matter(files.get("README.md", b"").decode())
-        commit = repository.commit if files is repository.files else revision
         self.tell(
             {
                 "id": name,
@@ -168,14 +170,15 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def tree(self, kind: str, name: str, revision: str, folder: str | None) -> None:
-        repository = self.found(kind, name, revision)
-        if repository is None:
+        there = self.found(kind, name, revision)
+        if there is None:
             return
         inside = f"{folder.strip('/')}/" if folder and folder.strip("/") else ""
-        entries = [entry for entry in self.entries(repository, revision) if entry["path"].startswith(inside)]
+        entries = [entry for entry in self.entries(there) if entry["path"].startswith(inside)]
         if self.query.get("recursive", ["false"])[0].lower() != "true":
-            below = {entry["path"][len(inside) :].partition("/")[0] for entry in entries if "/" in entry["path"]}
-            entries = [entry for entry in entries if "/" not in entry["path"][len(inside) :]]
+            paths = {entry["path"]: entry["path"][len(inside) :] for entry in entries}
+            below = sorted({path.partition("/")[0] for path in paths.values() if "/" in path})
+            entries = [entry for entry in entries if "/" not in paths[entry["path"]]]
             entries += [{"type": "directory", "path": inside + part, "oid": "0" * 40, "size": 0} for part in below]
         if inside and not entries:
             self.refuse(404, "EntryNotFound", f"{folder} does not exist")
@@ -183,16 +186,18 @@ class Handler(BaseHTTPRequestHandler):
         self.tell(entries)
 
     def paths_info(self, kind: str, name: str, revision: str) -> None:
-        repository = self.found(kind, name, revision)
-        if repository is None:
+        there = self.found(kind, name, revision)
+        if there is None:
             return
         form = self.headers.get("Content-Type", "") == "application/x-www-form-urlencoded"
         wanted = parse_qs(self.body.decode())["paths"] if form else json.loads(self.body).get("paths", [])
-        self.tell([entry for entry in self.entries(repository, revision) if entry["path"] in wanted])
+        self.tell([entry for entry in self.entries(there) if entry["path"] in wanted])
 
-    def entries(self, repository: "Repository", revision: str) -> list[dict[str, Any]]:
+    def entries(self, there: "tuple[Repository, str, dict[str, bytes]]") -> list[dict[str, Any]]:
+        """What the Hub tells of each file."""
+        repository, _, files = there
         found = []
-        for path, content in sorted((repository.at(revision) or {}).items()):
+        for path, content in sorted(files.items()):
             entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
             if path in repository.stored:
                 entry["lfs"] = {"oid": hashed(content), "size": len(content), "pointerSize": 134}
@@ -200,11 +205,10 @@ class Handler(BaseHTTPRequestHandler):
         return found
 
     def file(self, datasets: str | None, name: str, revision: str, path: str) -> None:
-        repository = self.found("datasets" if datasets else "models", name, revision)
-        if repository is None:
+        there = self.found("datasets" if datasets else "models", name, revision)
+        if there is None:
             return
-        files = repository.at(revision) or {}
-        commit = repository.commit if files is repository.files else revision
+        repository, commit, files = there
         if repository.gated and self.account() is None:
             self.refuse(401, "GatedRepo", "Access to this repository is restricted")
         elif path not in files:
@@ -261,10 +265,10 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(400 if errors else 200, body, {"Content-Type": "application/json"})
 
     def preupload(self, kind: str, name: str, revision: str) -> None:
-        repository = self.found(kind, name, revision)
-        if repository is None or not self.may_write(name):
+        there = self.found(kind, name, revision)
+        if there is None or not self.may_write(name):
             return
-        answers = []
+        repository, answers = there[0], []
         for file in json.loads(self.body)["files"]:
             path, before = file["path"], repository.files.get(file["path"])
             mode = "lfs" if path.endswith(STORED) or file["size"] > 10_000_000 else "regular"
@@ -330,10 +334,10 @@ class Handler(BaseHTTPRequestHandler):
             self.content(self.hub.objects[oid], {"ETag": f'"{oid}"'})
 
     def commit(self, kind: str, name: str, revision: str) -> None:
-        repository = self.found(kind, name, revision)
-        if repository is None or not self.may_write(name):
+        there = self.found(kind, name, revision)
+        if there is None or not self.may_write(name):
             return
-        files, message = dict(repository.files), ""
+        repository, files, message = there[0], dict(there[0].files), ""
         for line in self.body.splitlines():
             operation = json.loads(line)
             value = operation["value"]

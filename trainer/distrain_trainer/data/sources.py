@@ -149,8 +149,8 @@ def _commit(name: str, revision: str | None) -> str:
         commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
     except Exception as error:  # the HTTP client that huggingface_hub uses, and so its errors, change with its version
         found = hub_error(error, "data set", name, revision)
-        cached = cached_commit("dataset", name, revision)
-        if cached is None or not (found.away or constants.HF_HUB_OFFLINE):
+        cached = cached_commit("dataset", name, revision) if found.away or constants.HF_HUB_OFFLINE else None
+        if cached is None:
             raise found from error
         return cached
     assert commit is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from distrain_trainer.errors import SettingsError
@@ -73,7 +74,7 @@ def cached_commit(kind: Literal["model", "dataset"], name: str, revision: str | 
     """The commit that a branch or tag was at when it was last asked for, None where the cache does not know."""
     try:
         commit = _ref(kind, name, revision).read_text()
-    except OSError:
+    except (OSError, HFValidationError):
         return None
     return commit if COMMIT.fullmatch(commit) else None
 
