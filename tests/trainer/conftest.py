@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ def no_network(tmp_path_factory: pytest.TempPathFactory) -> Iterable[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to the other tests
         patch.setenv("OMP_NUM_THREADS", "1")  # small models lose by a second thread, and so do the tests beside
         patch.delenv("HF_ENDPOINT", raising=False)

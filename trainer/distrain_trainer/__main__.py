@@ -18,11 +18,11 @@ from distrain_trainer import console
 from distrain_trainer.errors import StopNow
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import speaker
+from distrain_trainer.launch.parent import die_with_parent
 from distrain_trainer.launch.signs import Section, Signs, signs_file
 from distrain_trainer.launch.termination import leave, report_of, write_error_file
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import read_settings, split_flags
-from distrain_trainer.training.stop import die_with_parent
 
 if TYPE_CHECKING:
     from distrain_trainer.training.session import TrainingSession
@@ -79,6 +79,7 @@ def train(
     signs: Signs | None = None,
 ) -> "TrainingSession | None":
     """Trains as `training.run` does, and reports what a person reads last. Raises DistrainError."""
+    from distrain_trainer.hub.result import push_result
     from distrain_trainer.inference.samples import add_answers
     from distrain_trainer.parallel.collectives import ProcessRank
     from distrain_trainer.storage.lock import hold
@@ -93,6 +94,8 @@ def train(
             add_answers(session)  # the other processes do not wait for them
             for sentence in closing_sentences(session):
                 session.say(sentence)
+        if holds:
+            push_result(settings, stop=lambda: False)
     return session
 
 

@@ -157,6 +157,40 @@ COMMANDS = (
         ),
         takes_settings=True,
     ),
+    Command(
+        "push",
+        "Pushes a trained model to the Hugging Face Hub, with its report and model card.",
+        "distrain_trainer.hub_commands:push",
+        (
+            PATH,
+            argument("repo", metavar="REPO", help="owner/name; made private where it is not there yet"),
+            argument("--public", action="store_true", help="make it public, or push to one that is"),
+            argument("--best", action="store_true", help="the best model of a run, as --checkpoint best"),
+            CHECKPOINT,
+        ),
+    ),
+    Command(
+        "push-dataset",
+        "Pushes local files to the Hugging Face Hub as a data set that data.name can name.",
+        "distrain_trainer.hub_commands:push_dataset",
+        (
+            argument("files", nargs="+", metavar="FILES", help="files or globs, or one folder written by save_to_disk"),
+            argument("repo", metavar="REPO", help="owner/name; made private where it is not there yet"),
+            argument("--public", action="store_true", help="make it public, or push to one that is"),
+            argument("--config", default="default", metavar="NAME", help="configuration of the data set"),
+        ),
+    ),
+    Command(
+        "download",
+        "Fetches a model and data sets into the cache, after which HF_HUB_OFFLINE=1 distrain train needs no network.",
+        "distrain_trainer.hub_commands:download",
+        (
+            argument("model", metavar="MODEL", help="on the Hub; or a run's settings file, for all that it names"),
+            argument("datasets", nargs="*", metavar="DATASET", help="on the Hub"),
+            argument("--revision", help="branch, tag or commit of MODEL (default: the newest)"),
+            argument("--config", metavar="NAME", help="configuration of the data sets"),
+        ),
+    ),
     Command("schema", "Prints the JSON schema of the settings.", "distrain_trainer.commands:schema"),
     Command(
         "sample",

@@ -53,7 +53,7 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     from distrain_trainer.launch.node import gpus_here, this_node
     from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory
     from distrain_trainer.storage.lock import hold
-    from distrain_trainer.storage.run_folder import check_writable, claim, read_claim
+    from distrain_trainer.storage.run_folder import check_writable, claim, is_finished, read_claim
 
     if chosen.resume and chosen.overwrite:
         raise SettingsError("--resume and --overwrite contradict each other; keep one of them")
@@ -75,7 +75,12 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
         read_claim(settings, chosen.resume)
         return supervise_run(settings, chosen, arguments, requests, node, cluster, None)
     with hold(folder, cluster.run_of(settings.run_id), lambda: requests.asked) as lock:
-        claim(settings, chosen.resume, chosen.overwrite)  # before anything slow: until then nobody else can begin
+        # Before anything slow: until then nobody else can begin.
+        claimed = claim(settings, chosen.resume, chosen.overwrite)
+        if claimed.settings.hub.repo is not None and not is_finished(claimed):
+            from distrain_trainer.hub.access import check_before_training
+
+            check_before_training(claimed.settings.hub, begun=claimed.stored is not None)
         return supervise_run(settings, chosen, arguments, requests, node, cluster, lock)
 
 
@@ -92,6 +97,7 @@ def supervise_run(
     replaced. lock: of node 0. Raises DistrainError."""
     from distrain_trainer.__main__ import main as work
     from distrain_trainer.__main__ import preload
+    from distrain_trainer.hub.result import push_result
     from distrain_trainer.launch.supervisor import Job, supervise
     from distrain_trainer.storage.layout import holds_run, previous_runs
     from distrain_trainer.storage.previous import name_for_previous
@@ -101,7 +107,7 @@ def supervise_run(
     by_hand = chosen.resume or chosen.overwrite
     job = Job(node, cluster, settings, work, preload, arguments, chosen.resume, by_hand, lock, previous)
     try:
-        return supervise(job, requests)
+        code = supervise(job, requests)
     except DistrainError:
         if job.replaces:
             console.say(f"nothing was replaced: the run in {folder} is as it was, and --resume continues it")
@@ -110,6 +116,10 @@ def supervise_run(
                 f"the run before is kept in {kept[-1]} until this one has finished; --resume continues this one"
             )
         raise
+    if lock is not None:
+        # A pod that is asked to leave meanwhile goes on until it is killed; another then pushes what is missing.
+        push_result(settings, stop=lambda: requests.interrupted)
+    return code
 
 
 def preflight(chosen: argparse.Namespace, flags: dict[str, str]) -> int:

@@ -31,7 +31,7 @@ REPOSITORIES = {
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Any]:
-    with hub.serve(REPOSITORIES) as running:
+    with hub.serve(REPOSITORIES, {"hf_secret": hub.Account("somebody")}) as running:
         yield running
 
 
@@ -75,9 +75,9 @@ def test_a_token_without_access_is_told_from_none(
 def test_an_unreachable_hub_is_told_from_a_missing_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    assert "the Hub at http://127.0.0.1:9 cannot be reached" in refusal(tmp_path, name="owner/fine")
+    assert "the Hub at http://127.0.0.1:9 cannot be reached" in refusal(tmp_path, name="owner/never-seen")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set; unset it, or fill the cache" in refusal(tmp_path, name="owner/fine")
+    assert "HF_HUB_OFFLINE is set; unset it, or fill the cache" in refusal(tmp_path, name="owner/never-seen")
 
 
 READER = """
@@ -127,12 +127,11 @@ def test_data_sets_on_the_hub_are_read_or_refused_with_a_reason(service: Any, tm
 
     commit = REPOSITORIES["datasets/owner/fine"].commit
     offline = environment | {"HF_HUB_OFFLINE": "1"}
-    cached, other, moving = read_elsewhere(
-        offline, tmp_path, f"owner/fine,,{commit}", f"owner/fine,,{'0' * 40}", "owner/fine,,main"
-    )
-    assert cached == "20 2"
+    names = (f"owner/fine,,{commit}", f"owner/fine,,{'0' * 40}", "owner/fine,,", "owner/fine,,main", "owner/fine,,v2")
+    cached, other, newest, branch, unknown = read_elsewhere(offline, tmp_path, *names)
+    assert cached == newest == branch == "20 2"
     assert "the cache holds another commit" in other
-    assert "HF_HUB_OFFLINE is set" in moving
+    assert "HF_HUB_OFFLINE is set" in unknown
 
 
 def test_the_sentence_follows_the_causes_of_a_wrapped_error(reached: Any) -> None:

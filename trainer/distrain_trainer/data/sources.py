@@ -23,6 +23,7 @@ from distrain_trainer.data.holding_out import hold_out
 from distrain_trainer.data.sample import write_sample
 from distrain_trainer.data.table import Part, Source
 from distrain_trainer.errors import DataError, SettingsError
+from distrain_trainer.hub.download import cached_commit, remember_commit
 from distrain_trainer.hub.errors import first_line, hub_error
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Data
@@ -135,16 +136,24 @@ def _divided(data: Data) -> tuple[list[Path], list[Path], str]:
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """The commit of a data set on the Hub; one that is given needs no request."""
+    """The commit of a data set on the Hub; one that is given needs no request.
+
+    Where the Hub cannot be reached, it is the one that the cache knows.
+    """
     if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
         return revision
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
     try:
         commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
     except Exception as error:  # the HTTP client that huggingface_hub uses, and so its errors, change with its version
-        raise hub_error(error, "data set", name, revision) from error
+        found = hub_error(error, "data set", name, revision)
+        cached = cached_commit("dataset", name, revision) if found.away or constants.HF_HUB_OFFLINE else None
+        if cached is None:
+            raise found from error
+        return cached
     assert commit is not None
+    remember_commit("dataset", name, revision, commit)
     return commit
 
 
@@ -158,8 +167,8 @@ def read(settings: Settings, origin: Origin, folder: Path, say: Callable[[str], 
     data, labelled = settings.data, TASKS[settings.task].labelled
     if origin.divided:
         say(origin.divided)
-    with _quiet():
-        splits = {name: Part.of(source) for name, source in _open(settings, origin, folder).items()}
+    with quiet_datasets():
+        splits = {name: Part.of(source) for name, source in open_splits(settings, origin, folder).items()}
         split_column = "split" if is_sample(data) else data.split_column
         if split_column is not None:
             splits = _by_column(splits, split_column)
@@ -283,8 +292,11 @@ def held_out(settings: Settings) -> float:
     return settings.facts.evaluation_fraction if fraction is None else fraction
 
 
-def _open(settings: Settings, origin: Origin, folder: Path) -> dict[str, Source]:
-    """All splits by name; files without names for their splits are the training split."""
+def open_splits(settings: Settings, origin: Origin, folder: Path) -> dict[str, Source]:
+    """All splits by name; files without names for their splits are the training split. Raises DataError, ServiceAway.
+
+    folder: as for `read`.
+    """
     data = settings.data
     if origin.commit is None:
         opened = open_files(origin.files, data, used_columns(settings), folder / "train")
@@ -338,7 +350,7 @@ def _pick(splits: dict[str, Part], name: str, setting: str) -> Part:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_datasets() -> Iterator[None]:
     """Keeps datasets' bars and log lines out of ours: what matters of them is in our own sentences."""
     import datasets
 

@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub answers, told apart in one sentence each.
+"""What the Hugging Face Hub answers to who fetches or pushes, told apart in one sentence each.
 
 Fits everything that huggingface_hub, datasets and transformers raise when they fetch: transformers wraps the Hub's
 errors in OSError and datasets in its own, so the whole chain of causes is looked at.
@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 
 from distrain_trainer.errors import DataError, DistrainError, ServiceAway, SettingsError
 
-HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
+HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 """Their errors mean that no answer came; which of them huggingface_hub uses changes between its versions."""
 
 
@@ -39,10 +39,41 @@ def hub_error(
     return found
 
 
+def push_error(error: BaseException, kind: str, name: str) -> DistrainError:
+    """The error to raise for what was caught when something was pushed to the repository `name`; ServiceAway where the
+    same push may succeed later. kind: model or dataset."""
+    answered = next((link for link in chain(error) if isinstance(link, HfHubHTTPError) or _is_connection(link)), error)
+    status = answered.response.status_code if isinstance(answered, HfHubHTTPError) else None
+    said = getattr(answered, "server_message", None) or str(answered)
+    said = said.strip().splitlines()[0].rstrip(" .:") if said.strip() else type(answered).__name__
+    what = f"the {kind} repository {name}"
+    tokens = f"make one that may at {constants.ENDPOINT}/settings/tokens and set HF_TOKEN to it"
+    if _is_connection(answered):
+        return ServiceAway(f"the Hub at {constants.ENDPOINT} cannot be reached for {what}; check network and proxy")
+    if status is not None and (_passes(status) or status in (409, 412)):  # or another commit came in between
+        return ServiceAway(f"the Hub answered {status} for {what}; {_advice(status)}")
+    match status:
+        case 401 if not get_token():
+            return SettingsError(f"pushing to {what} needs a token that may write; {tokens}")
+        case 401:
+            return SettingsError(f"HF_TOKEN is wrong or expired, so nothing is pushed to {what}; {tokens}")
+        case 403:
+            return SettingsError(f"HF_TOKEN may not write to {what} ({said}); {tokens}")
+        case 404:
+            return SettingsError(f"{what} is not there and HF_TOKEN may not make it ({said}); check its name")
+        case None:
+            return SettingsError(f"nothing was pushed to {what}: {said}")
+    return SettingsError(f"the Hub refused what was pushed to {what} with {status} ({said})")
+
+
 def _passing_status(error: BaseException) -> int | None:
     """The HTTP status that says that the same request may succeed later; None where none was answered."""
-    statuses = (link.response.status_code for link in _chain(error) if isinstance(link, HfHubHTTPError))
-    return next((status for status in statuses if status in (408, 425, 429) or status >= 500), None)
+    statuses = (link.response.status_code for link in chain(error) if isinstance(link, HfHubHTTPError))
+    return next(filter(_passes, statuses), None)
+
+
+def _passes(status: int) -> bool:
+    return status in (408, 425, 429) or status >= 500
 
 
 def hub_sentence(
@@ -73,7 +104,7 @@ def hub_sentence(
     )
     if (passing := _passing_status(error)) is not None:  # before a wrapper that says that nothing is in the cache
         return f"the Hub answered {passing} for {kind} {name}; {_advice(passing)}"
-    for link in _chain(error):
+    for link in chain(error):
         match link:
             case GatedRepoError():
                 return gated
@@ -103,6 +134,12 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(" .:") if lines else type(error).__name__
 
 
+def _is_connection(link: BaseException) -> bool:
+    """Whether an error says that no answer came."""
+    client = type(link).__module__.partition(".")[0] in HTTP_CLIENTS
+    return client or isinstance(link, ConnectionError | TimeoutError)
+
+
 def _advice(status: int) -> str:
     if status in (401, 403):
         return "HF_TOKEN is wrong, expired or not allowed to read it: set a valid one"
@@ -111,7 +148,7 @@ def _advice(status: int) -> str:
     return "try again later"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what led to it, outermost first."""
     while error is not None:
         yield error

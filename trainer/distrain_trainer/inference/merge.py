@@ -140,7 +140,7 @@ def card(adapter: dict[str, Any], record: dict[str, Any], dtype: str) -> str:
     """README.md of a merged model. adapter: the settings that the adapter was trained with."""
     merging, quantization = record["merged"]["merging"], record["merged"]["quantization"]
     lines = [
-        *card_head(adapter, "transformers", "fine-tuned by distrain, merged"),
+        *card_head(adapter, "fine-tuned by distrain, merged", adapter=False),
         f"- data: {record['data']['description']}",
         adapter_line(adapter),
         f"- merged in fp32, weights in {dtype}: logits of {len(TEXTS)} texts moved by {merging['largest']:.2g} at most",

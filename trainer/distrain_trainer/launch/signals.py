@@ -23,6 +23,11 @@ class Requests:
             signal.signal(number, self._receive)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the image holds it back until here
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a person has asked, with Ctrl-C."""
+        return self._interrupts > 0
+
     def pause(self, seconds: float) -> None:
         """Waits, but not after being asked to leave."""
         deadline = time.monotonic() + seconds

@@ -15,7 +15,8 @@ LEAST_KEPT = 2
 @dataclass(frozen=True)
 class DiskNeed:
     """Bytes in `output_dir` at the fullest moment. checkpoint: of one. keep: those that stay, `checkpoint.keep`.
-    models: of `final/` and `checkpoint-best/` together, as far as they share nothing with a checkpoint."""
+    models: of `final/`, `checkpoint-best/` and a best model that is being pushed together, as far as they share nothing
+    with a checkpoint."""
 
     checkpoint: int
     keep: int
@@ -42,7 +43,9 @@ def disk_need(sizes: Held, settings: Settings, *, links: bool = False, evaluates
     frozen = sizes.frozen if settings.lora.rank is None else 0
     model = FP32 * (sizes.trained + frozen)
     checkpoint = model + int(optimizer_bytes(settings) * sizes.trained)
-    return DiskNeed(checkpoint, settings.checkpoint.keep, model * (int(not links) + int(evaluates)))
+    pushes = settings.hub.repo is not None and settings.hub.when == "best"
+    copies = int(not links) + int(evaluates) + int(evaluates and pushes and not links)
+    return DiskNeed(checkpoint, settings.checkpoint.keep, model * copies)
 
 
 def free_bytes(folder: Path) -> int | None:

@@ -15,6 +15,7 @@ from distrain_trainer.settings.sections import (
     Checkpoint,
     Data,
     Evaluation,
+    Hub,
     Lora,
     Loss,
     Model,
@@ -46,6 +47,7 @@ class Settings(Section):
     chat: Chat = Chat()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
+    hub: Hub = Hub()
     seed: int = Field(42, ge=0, lt=2**31)
     """Seed of data order, dropout, masks and new layers."""
     deterministic: bool = False
@@ -203,6 +205,10 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
             s.model.freeze is not None and s.lora.rank is not None,
             "model.freeze is set but lora.rank freezes the whole model already; remove one of them",
         ),
+        (
+            s.hub.repo is None and s.hub != Hub(),
+            "hub has settings but hub.repo is not set, which turns the push on; set it",
+        ),
     ]
 
 
@@ -310,6 +316,10 @@ MAY_CHANGE = frozenset(
         "checkpoint.background",
         "checkpoint.max_restarts",
         "checkpoint.max_wait_hours",
+        "hub.repo",
+        "hub.private",
+        "hub.when",
+        "hub.wait_minutes",
         "optimizer.nonfinite_limit",
         "deterministic",
         "max_hours",

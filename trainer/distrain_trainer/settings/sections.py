@@ -6,6 +6,7 @@ decided when the run starts, printed, written to `settings.json` and then holds 
 """
 
 import math
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
@@ -38,6 +39,14 @@ def _as_number(value: object) -> object:
 def _whole(value: float) -> int | float:
     """A number without a fraction as an integer, which is how people write it."""
     return int(value) if value == int(value) else value
+
+
+def repository_name(name: str) -> str:
+    """The name of a repository on the Hub, checked by the Hub's own rules. Raises ValueError."""
+    part = r"\b[A-Za-z0-9_.-]{1,96}\b"
+    if not re.fullmatch(rf"{part}/{part}", name) or "--" in name or ".." in name or name.endswith(".git"):
+        raise ValueError("it should be owner/name, each of letters, digits, hyphens, dots and underscores")
+    return name
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
@@ -303,3 +312,18 @@ class Checkpoint(Section):
     max_wait_hours: float = Field(12, gt=0)
     """Hours that the run waits for what passes by itself, such as a Hub or a volume that does not answer, which spends
     no restart; then it ends with 69."""
+
+
+class Hub(Section):
+    """Where the trained model goes on the Hugging Face Hub. On where `repo` is set; the token comes from HF_TOKEN."""
+
+    repo: Annotated[str, AfterValidator(repository_name)] | None = None
+    """Repository that the model is pushed to, as owner/name. None: nothing is pushed."""
+    private: bool = True
+    """Make the repository private where it is not there yet, and never push to a public one. false: make it public."""
+    when: Literal["end", "best"] = "end"
+    """end: push the final model when the run is finished. best: push the best model each time there is a better one,
+    while the run goes on, and what is missing of it at the end."""
+    wait_minutes: float = Field(5, ge=0)
+    """Minutes that a push is tried again while the Hub cannot be reached or is overloaded. Then a warning says how to
+    do it later; a run is never lost by it."""

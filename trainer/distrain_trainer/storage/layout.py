@@ -17,7 +17,9 @@ LOCK = "lock.json"
 PREVIOUS = r"previous-\d{8}-\d{6}(-\d+)?"
 """The run that was in the folder before (`storage.previous`)."""
 
-RECORDS = ("settings.json", "metrics.jsonl", "training_info.json", "final_training_info.json", "report.html")
+PUSHED = "hub.json"
+"""What of the run is on the Hub."""
+RECORDS = ("settings.json", "metrics.jsonl", "training_info.json", "final_training_info.json", "report.html", PUSHED)
 """Files of a run; those of the attempts (`attempt.json`, `logs/`, `errors/`) come before the first of these."""
 MODELS = ("final", BEST)
 _WRITTEN_BESIDE = {
@@ -25,7 +27,7 @@ _WRITTEN_BESIDE = {
     "errors": r"attempt-\d+|supervisor-.*\.txt",
 }
 """Folders that a run may share with a person -> what it writes into them."""
-_TEMPORARY = re.compile(r"tmp\.((?:\d+|best)\.(\d+)|final(?:\.old)?|discarded\..+)")
+_TEMPORARY = re.compile(r"tmp\.((?:\d+|best|hub)\.(\d+)|final(?:\.old)?|discarded\..+)")
 
 
 def published_checkpoints(folder: Path) -> list[Path]:

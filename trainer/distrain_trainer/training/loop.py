@@ -319,6 +319,7 @@ def publish(session: TrainingSession) -> None:
     if step is not None:
         session.saved_step = step
         session.record({"step": step, "event": "checkpoint"})
+        session.push_best()
 
 
 def settle(session: TrainingSession) -> bool:

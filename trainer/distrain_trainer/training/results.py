@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def publish(session: TrainingSession, record: dict[str, Any]) -> None:
     if session.process.is_main:
         folder, retention = session.resolved.folder, session.checkpoints.retention
         retention.fence.check()
-        with_room(lambda: publish_final(folder, record, session.state, session.model_alone), retention)
+        metrics = session.evaluation.metrics if session.evaluation else None
+        with_room(lambda: publish_final(folder, record, session.state, metrics, session.model_alone), retention)
         if session.model_alone:
             retention.keep_best(session.state, folder / "final")
         with_room(lambda: conclude(session, error=None), retention)
@@ -122,13 +123,20 @@ def with_room(write: Callable[[], None], retention: Retention) -> None:
     with_retries("cannot be written", retention.folder, write_with_room)
 
 
-def publish_final(folder: Path, record: dict[str, Any], state: TrainingState, model_alone: bool = False) -> None:
+def publish_final(
+    folder: Path,
+    record: dict[str, Any],
+    state: TrainingState,
+    metrics: Mapping[str, float] | None = None,
+    model_alone: bool = False,
+) -> None:
     """Makes `final/` from the last checkpoint: model, tokenizer and model card. Raises OSError.
 
-    record: settings.json. model_alone: there is no checkpoint of the last step, and its model is ready.
+    record: settings.json. metrics: of its evaluation. model_alone: there is no checkpoint of the last step, and its
+    model is ready.
     """
     new = folder / NEW_FINAL if model_alone else copy_model(published_checkpoints(folder)[0], NEW_FINAL)
-    write_text(new / "README.md", model_card(record, state.step, state.tokens, state.best))
+    write_text(new / "README.md", model_card(record, state.step, state.tokens, state.best, metrics))
     final = folder / "final"
     if final.exists():
         final.rename(folder / "tmp.final.old")

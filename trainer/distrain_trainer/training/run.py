@@ -12,6 +12,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from distrain_trainer.console import say
 from distrain_trainer.data.loader import Collator, StepDataset, steps
 from distrain_trainer.errors import DistrainError, ServiceAway
+from distrain_trainer.hub.access import check_before_training
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.signs import Signs
 from distrain_trainer.models.load import load_model, parameter_counts
@@ -24,6 +25,7 @@ from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.run_folder import check_writable, claim, finished_steps, read_claim
 from distrain_trainer.tasks.table import TASKS
 from distrain_trainer.training import results
+from distrain_trainer.training.best_push import pushing_best
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.reader import restore
 from distrain_trainer.training.checkpoint.retention import Retention
@@ -61,6 +63,8 @@ def run(
     replaces = previous is not None
     claimed = claim(asked, resume, replaces) if claims and process.is_main else read_claim(asked, resume, replaces)
     begun = claimed.stored is not None
+    if claims and process.is_main and claimed.settings.hub.repo is not None:
+        check_before_training(claimed.settings.hub, begun)
     with waiting_for_services(begun):
         resolved = resolve(asked, claimed, process, tell)
     folder = resolved.folder
@@ -115,7 +119,10 @@ def run(
     tell(f"results go to {folder}")
     dataset = StepDataset(resolved.plan, collator, process.rank, process.world)
     batches = steps(dataset, state.step, settings.data.workers)
-    with journal(resolved, state.step, retention.fence) as (record_line, watch):
+    with (
+        journal(resolved, state.step, retention.fence) as (record_line, watch),
+        pushing_best(folder, settings.hub, process, retention.fence, attempt) as push_best,
+    ):
         session = TrainingSession(
             resolved,
             parallel,
@@ -127,8 +134,10 @@ def run(
             say=tell,
             record=record_line,
             watch=watch,
+            push_best=push_best,
         )
         record_line({"step": state.step, "event": "resume" if state.step else "start", "attempt": attempt})
+        push_best()
         try:
             train(session)
         except DistrainError as error:

@@ -31,7 +31,8 @@ class TrainingSession:
     """What the loop works with, and the little that it remembers between steps.
 
     batches: this process's share of the steps, from `state.step` on. say: takes sentences for a person. record: takes
-    each line of metrics.jsonl. watch: takes how far an evaluation is. (These three do nothing except on process 0.)
+    each line of metrics.jsonl. watch: takes how far an evaluation is. push_best: to call when a checkpoint is
+    published, which may have made another model the best. (These four do nothing except on process 0.)
     signs: of life, for the supervisor.
     evaluation_plan, evaluation_collator: None if there are no evaluation rows. evaluation: the last one.
     saved_step: of the newest checkpoint of this session. saved_at: when that was begun, by the monotonic clock.
@@ -48,6 +49,7 @@ class TrainingSession:
     say: Callable[[str], None]
     record: Record
     watch: Watch
+    push_best: Callable[[], None]
     evaluation_plan: MicroBatches | None = field(init=False)
     evaluation_collator: Collator | None = field(init=False)
     evaluation: Evaluation | None = None

@@ -1,9 +1,7 @@
 """How a worker is asked to stop: by a signal, on which all processes agree before they act."""
 
-import ctypes
 import os
 import signal
-import sys
 from types import FrameType
 
 from distrain_trainer.errors import StopNow
@@ -34,14 +32,3 @@ class StopRequest:
         self.asked = True
         if not self._deferred:
             raise StopNow
-
-
-def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent ends, in whatever way (Linux only)."""
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    set_parent_death_signal = 1
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended in between
-        os._exit(137)
