@@ -22,6 +22,7 @@ from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.messages import Start
 from distrain_trainer.launch.node import Node
 from distrain_trainer.launch.signals import Requests
+from distrain_trainer.launch.spot import heed_notices
 from distrain_trainer.launch.store import Exchange, ExchangeThread, Store, free_port, open_store
 from distrain_trainer.launch.surroundings import RunningWorkers
 from distrain_trainer.launch.workers import Work, Workers
@@ -129,6 +130,8 @@ def supervise(job: Job, requests: Requests) -> int:
             remove_previous(job.folder)
         say(f"the run in {job.folder} is finished; give it more schedule.epochs to train on")
         return 0
+    if job.settings.checkpoint.spot_notices:
+        heed_notices(job.settings.checkpoint.spot_notices)
     for seconds in take_part(Machine(job, requests)):
         time.sleep(seconds)
     return 0

@@ -291,6 +291,7 @@ MAY_CHANGE = frozenset(
         "checkpoint.background",
         "checkpoint.max_restarts",
         "checkpoint.max_wait_hours",
+        "checkpoint.spot_notices",
         "optimizer.nonfinite_limit",
         "deterministic",
         "max_hours",
