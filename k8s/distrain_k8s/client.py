@@ -19,7 +19,7 @@ from distrain_k8s.runs.values import read_values, run_name
 from distrain_k8s.runs.wait import Outcome, wait_for
 from distrain_k8s.watch.fetch import Fetched, fetch
 from distrain_k8s.watch.logs import Line, Wanted, follow_logs, read_logs
-from distrain_k8s.watch.progress import Progress, progress_of
+from distrain_k8s.watch.progress import Progress, Waiting, told_by
 
 
 class Client:
@@ -85,7 +85,16 @@ class Client:
         progress = client.progress("run1")
         print(progress.step, progress.steps, progress.loss)
         """
-        return progress_of(self.api, find_run(self.api, name))
+        return told_by(self.api, find_run(self.api, name)).progress
+
+    def waiting(self, name: str) -> Waiting | None:
+        """What a run waits for before it goes on, such as a volume that is full, and since when; None where it does
+        not wait.
+
+        if waiting := client.waiting("run1"):
+            print(waiting.message, waiting.since)
+        """
+        return told_by(self.api, find_run(self.api, name)).waiting
 
     def logs(
         self,
@@ -119,7 +128,7 @@ class Client:
         """
 
         def step(run: Run) -> int | None:
-            progress = progress_of(self.api, run)
+            progress = told_by(self.api, run).progress
             return progress.step if progress else None
 
         return wait_for(self.api, name, timeout, stall, progress=step)

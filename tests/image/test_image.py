@@ -150,6 +150,23 @@ def test_trains_with_a_read_only_root(image: str, out: Path) -> None:
     assert (out / "final/config.json").stat().st_uid == 1000620000
 
 
+def test_trains_as_a_sagemaker_job(image: str, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("input/config", "input/data", "output", "model", "checkpoints")]
+    for folder in (tmp_path, *folders):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o777)
+    hyperparameters = {"schedule.max_steps": "2", "batch.tokens": "512", "evaluation.samples": "16"}
+    (folders[0] / "hyperparameters.json").write_text(json.dumps(hyperparameters | {"model.name": '"sample"'}))
+    (folders[0] / "resourceconfig.json").write_text('{"current_host": "algo-1", "hosts": ["algo-1"]}')
+    done = run(image, "train", options=("-v", f"{tmp_path}:/opt/ml"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model/config.json").exists() and (tmp_path / "output/data/report.html").exists()
+    assert not (tmp_path / "output/failure").exists()
+    (folders[0] / "hyperparameters.json").write_text('{"batch.tokn": "512"}')
+    assert run(image, "train", options=("-v", f"{tmp_path}:/opt/ml")).returncode == 64
+    assert (tmp_path / "output/failure").read_text().startswith("the hyperparameter batch.tokn is not a setting")
+
+
 @pytest.fixture
 def container(image: str, out: Path) -> Iterator[str]:
     """A long run in the background, without a supervisor of the engine's: distrain is process 1."""

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from distrain_k8s.kube.client import Api
 from distrain_k8s.watch import logs
 from distrain_k8s.watch.lines import LogLine, Seen, read_line, shown
 from distrain_k8s.watch.logs import Wanted, follow_logs, read_logs
-from distrain_k8s.watch.progress import read_progress
+from distrain_k8s.watch.progress import Progress, read_told
 from fake_cluster import FakeCluster
 from made import ended, pod, pytorchjob, waiting
 
@@ -290,6 +290,10 @@ def step(number: int, second: float, **more: object) -> str:
     return f"{when:%Y-%m-%dT%H:%M:%S.%f}000Z {json.dumps(line)}"
 
 
+def read_progress(lines: Iterable[str]) -> Progress | None:
+    return read_told(lines).progress
+
+
 def test_progress_is_read_from_the_end_of_a_log() -> None:
     log = ["2026-03-01T12:00:00Z results go to out", step(10, 0), "no {json", '{"step": 3}', step(20, 5), step(30, 10)]
     found = read_progress(log)
@@ -306,6 +310,20 @@ def test_a_log_without_a_step_has_no_progress_and_an_old_trainer_no_time_left() 
     assert read_progress(["", "nothing", '{"event": "start"}']) is None
     found = read_progress(['{"step": 5, "loss": null}'])
     assert found and (found.step, found.steps, found.loss, found.seconds_left) == (5, None, None, None)
+
+
+def waits(message: str, since: str = "2026-03-01T11:00:00+00:00") -> str:
+    return "2026-03-01T12:00:00Z " + json.dumps({"event": "waiting", "message": message, "since": since})
+
+
+def test_a_log_tells_what_the_run_waits_for_until_it_goes_on() -> None:
+    found = read_told([step(10, 0), waits("the Hub answered 503"), "no {json", waits("the Hub answered 502")])
+    assert found.progress and found.progress.step == 10
+    assert found.waiting and found.waiting.sentence == "since 2026-03-01 11:00 UTC: the Hub answered 502"
+    assert read_told([waits("the Hub answered 503"), '{"step": 8, "event": "resume"}']).waiting is None
+    assert read_told(['{"event": "waiting"}', waits("x", since="yesterday")]).waiting is None
+    secret = read_told([waits("https://eve:secret-word@host answered 503")]).waiting
+    assert secret and "secret-word" not in secret.message
 
 
 @given(

@@ -107,6 +107,21 @@ def test_status_says_phase_cause_mend_and_progress(runs: None, typed: Typed) -> 
     assert "mend      distrain resume stuck -n team --set image.tag=TAG" in out
 
 
+def test_status_says_what_a_run_waits_for_and_since_when(runs: None, cluster: FakeCluster, typed: Typed) -> None:
+    message = "output_dir /out cannot be written: No space left on device; make room, and the run goes on"
+    waits = {"event": "waiting", "message": message, "since": "2026-03-01T11:58:00+00:00"}
+    cluster.log("good-master-0", progress_line(20), f"distrain: {message}; starting again", json.dumps(waits))
+    out = " ".join(typed("status", "good")[1].split())
+    assert "good Running" in out and "progress step 20 of 429" in out
+    assert f"waiting since 2026-03-01 11:58 UTC: {message}" in out
+    data = json.loads(typed("status", "good", "-o", "json")[1])
+    assert data["waiting"] == {"message": message, "since": "2026-03-01T11:58:00Z"} and data["cause"] is None
+    assert "waiting since 2026-03-01 11:58 UTC" in typed("list", "--progress")[1]
+    cluster.log("good-master-0", progress_line(20), json.dumps(waits), '{"step": 20, "event": "resume"}')
+    assert "waiting" not in typed("status", "good")[1]
+    assert json.loads(typed("status", "good", "-o", "json")[1])["waiting"] is None
+
+
 def test_a_name_that_is_not_there_is_told_with_the_nearest(runs: None, typed: Typed) -> None:
     for command in ("status", "logs", "wait", "events"):
         code, out, err = typed(command, "god")
@@ -343,6 +358,7 @@ def test_the_same_in_python(runs: None, cluster: FakeCluster, api: Api, tmp_path
         assert stuck.phase == "Pending" and stuck.cause and stuck.cause.name == "wrong image tag"
         progress = client.progress("good")
         assert progress and (progress.step, progress.steps) == (20, 429)
+        assert client.waiting("good") is None
         assert [line.text for line in client.logs("good", tail=1, nodes=[0])] == [progress_line(20)]
         assert client.wait("good", timeout=0.1).code == 101
         assert [told.reason for told in client.events("good")] == ["FailedScheduling"]

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import textwrap
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,27 +25,37 @@ if TYPE_CHECKING:
 
 def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
     """Trains a model; under a launcher (LOCAL_RANK is set) as one of its workers."""
-    worker_arguments = [chosen.file] if chosen.file else []
-    worker_arguments += [f"--{name}={value}" for name, value in flags.items()]
     if "LOCAL_RANK" in os.environ:
         if chosen.overwrite:
             raise SettingsError("--overwrite cannot be used under a launcher; remove the old run's folder first")
         from distrain_trainer.__main__ import main as work
 
-        work(worker_arguments + ["--resume"] * chosen.resume)
+        work(worker_arguments(chosen, flags) + ["--resume"] * chosen.resume)
 
+    from distrain_trainer.launch import sagemaker
     from distrain_trainer.launch.signals import Requests
     from distrain_trainer.launch.termination import last_words
 
     requests = Requests()  # from here on SIGTERM is heard, which the first process of a container would not be
     settings = None
     try:
+        if job := sagemaker.job_here():
+            flags = job.flags(chosen.file, flags)
+            chosen.processes = job.processes if chosen.processes is None else chosen.processes
+            chosen.resume = not chosen.overwrite  # what SageMaker has brought back of the run is continued
         settings = read_settings(chosen.file, flags)
-        return train_here(settings, chosen, worker_arguments, requests)
+        with job.results_of(Path(settings.output_dir)) if job else nullcontext():
+            return train_here(settings, chosen, worker_arguments(chosen, flags), requests)
     except ModuleNotFoundError:
         raise
     except Exception as error:
-        return last_words(error, requests.asked, Path(settings.output_dir) if settings else None)
+        folder = Path(settings.output_dir) if settings else None
+        return last_words(error, requests.asked, folder, sagemaker.failure_file())
+
+
+def worker_arguments(chosen: argparse.Namespace, flags: dict[str, str]) -> list[str]:
+    """What each worker is told of the command line."""
+    return ([chosen.file] if chosen.file else []) + [f"--{name}={value}" for name, value in flags.items()]
 
 
 def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[str], requests: "Requests") -> int:

@@ -24,7 +24,7 @@ from distrain_k8s.runs.wait import ending, wait_for
 from distrain_k8s.watch import events as event_data
 from distrain_k8s.watch.lines import shown
 from distrain_k8s.watch.logs import Line, Wanted, follow_logs, read_logs
-from distrain_k8s.watch.progress import Progress, progress_of, progress_of_all
+from distrain_k8s.watch.progress import Told, told_by, told_by_all
 from distrain_trainer.errors import SettingsError
 
 REFRESH = 2.0
@@ -39,32 +39,30 @@ def list_runs(arguments: Namespace, _: Flags) -> int:
     """`distrain list`."""
     with cluster(arguments) as api:
 
-        def look() -> tuple[list[Run], dict[tuple[str, str], Progress | None] | None]:
+        def look() -> tuple[list[Run], dict[tuple[str, str], Told] | None]:
             group = f"{GROUP_LABEL}={arguments.group}" if arguments.group else ""
             labels = ",".join(filter(None, (arguments.selector, group)))
             runs = list_all(api, arguments.all, arguments.all_namespaces, labels)
-            return runs, progress_of_all(api, runs) if arguments.progress else None
+            return runs, told_by_all(api, runs) if arguments.progress else None
 
         def view() -> Any:
             from distrain_k8s.output import table
             from distrain_k8s.watch.views import run_columns
 
-            runs, progress = look()
+            runs, told = look()
             wide = arguments.output == "wide"
-            return (
-                table(runs, run_columns(arguments.all_namespaces, progress), wide) if runs else nothing(api, arguments)
-            )
+            return table(runs, run_columns(arguments.all_namespaces, told), wide) if runs else nothing(api, arguments)
 
         if arguments.watch:
             live(view, lambda: False)
             return 0
-        runs, progress = look()
+        runs, told = look()
         columns = []
         if arguments.output in ("table", "wide"):
             from distrain_k8s.watch.views import run_columns
 
-            columns = run_columns(arguments.all_namespaces, progress)
-        print_rows(runs, columns, arguments.output, lambda run: _data(run, progress), nothing(api, arguments))
+            columns = run_columns(arguments.all_namespaces, told)
+        print_rows(runs, columns, arguments.output, lambda run: _data(run, told), nothing(api, arguments))
     return 0
 
 
@@ -73,10 +71,10 @@ def status(arguments: Namespace, _: Flags) -> int:
     with cluster(arguments) as api:
         seen: list[Run] = []
 
-        def look() -> tuple[Run, Progress | None]:
+        def look() -> tuple[Run, Told]:
             run = find_run(api, arguments.run)
             seen[:] = [run]
-            return run, progress_of(api, run)
+            return run, told_by(api, run)
 
         def view() -> Any:
             from distrain_k8s.watch.views import run_view
@@ -86,8 +84,8 @@ def status(arguments: Namespace, _: Flags) -> int:
         if arguments.watch:
             live(view, lambda: seen[0].phase.is_end)
         elif arguments.output in ("json", "yaml"):
-            run, progress = look()
-            print_document(_data(run, {(run.namespace, run.name): progress}), arguments.output)
+            run, told = look()
+            print_document(_data(run, {(run.namespace, run.name): told}), arguments.output)
         else:
             print_rich(view())
     return 0
@@ -233,19 +231,15 @@ def nothing(api: Api, arguments: Namespace) -> str:
 def progress_step(api: Api, run: Run) -> int | None:
     """The step that a run has come to; None where that cannot be read now."""
     try:
-        progress = progress_of(api, run)
+        progress = told_by(api, run).progress
     except ClientError as error:
         say(cause_of_error(error).sentence)
         return None
     return progress.step if progress else None
 
 
-def _data(run: Run, progress: Mapping[tuple[str, str], Progress | None] | None) -> dict[str, Any]:
-    found = data_of(run)
-    if progress is not None:
-        known = progress.get((run.namespace, run.name))
-        found["progress"] = known.data if known else None
-    return found
+def _data(run: Run, told: Mapping[tuple[str, str], Told] | None) -> dict[str, Any]:
+    return data_of(run) | (told.get((run.namespace, run.name), Told()).data if told is not None else {})
 
 
 def _printer(prefixed: bool, timestamps: bool) -> Callable[[Line], None]:

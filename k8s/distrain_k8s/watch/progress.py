@@ -1,12 +1,15 @@
-"""How far a run is, from the last lines of its master's log: pods hold no token for the cluster, so the log tells."""
+"""How far a run is and what it waits for, from the last lines of its master's log: pods hold no token for the cluster,
+so the log tells.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
+from distrain_k8s.diagnose.redact import redacted_line
 from distrain_k8s.errors import ClientError, NotFound, Rejected
 from distrain_k8s.kube.client import Api
 from distrain_k8s.kube.resources import PODS
@@ -56,9 +59,40 @@ class Progress:
         return asdict(self)
 
 
-def read_progress(lines: Iterable[str]) -> Progress | None:
-    """The progress that a log tells; None where none of its lines is of a step. lines: with or without times."""
+@dataclass(frozen=True)
+class Waiting:
+    """What a run waits for before it goes on, in words. since: by the clock of its machine."""
+
+    message: str
+    since: datetime
+
+    @property
+    def sentence(self) -> str:
+        """`since 2026-03-01 12:00 UTC: the Hub answered 503 for model owner/name`."""
+        return f"since {self.since.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {self.message}"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the end of a log tells. progress: None where none of its lines is of a step. waiting: None where the run
+    does not wait, as far as the log says."""
+
+    progress: Progress | None = None
+    waiting: Waiting | None = None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As plain data, for json and yaml."""
+        return {
+            "progress": self.progress.data if self.progress else None,
+            "waiting": asdict(self.waiting) if self.waiting else None,
+        }
+
+
+def read_told(lines: Iterable[str]) -> Told:
+    """What a log tells. lines: with or without times."""
     steps: list[tuple[datetime | None, Mapping[str, Any]]] = []
+    waiting: Waiting | None = None
     for raw in lines:
         line = read_line(raw)
         start = line.text.find("{")
@@ -68,10 +102,27 @@ def read_progress(lines: Iterable[str]) -> Progress | None:
             found = json.loads(line.text[start:])
         except ValueError:
             continue
-        if isinstance(found, dict) and isinstance(found.get("step"), int) and "loss" in found:
-            if steps and found["step"] <= steps[-1][1]["step"]:
-                steps.clear()  # the run was started again, from a checkpoint
-            steps.append((line.time, found))
+        if not isinstance(found, dict):
+            continue
+        if found.get("event") == "waiting":
+            waiting = _waiting(found)
+        elif isinstance(found.get("step"), int):
+            waiting = None
+            if "loss" in found:
+                if steps and found["step"] <= steps[-1][1]["step"]:
+                    steps.clear()  # the run was started again, from a checkpoint
+                steps.append((line.time, found))
+    return Told(_progress(steps), waiting)
+
+
+def _waiting(found: Mapping[str, Any]) -> Waiting | None:
+    try:
+        return Waiting(redacted_line(str(found["message"])), datetime.fromisoformat(found["since"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _progress(steps: list[tuple[datetime | None, Mapping[str, Any]]]) -> Progress | None:
     if not steps:
         return None
     at, last = steps[-1]
@@ -89,32 +140,33 @@ def read_progress(lines: Iterable[str]) -> Progress | None:
     )
 
 
-def progress_of(api: Api, run: Run) -> Progress | None:
-    """The progress of a run; None where it has not made a step, or its master has no log."""
+def told_by(api: Api, run: Run) -> Told:
+    """What a run tells of itself; nothing where its master has no log."""
     master = next((pod for pod in run.pods if pod.rank == 0), None)
     if master is None or run.phase in (Phase.PENDING, Phase.QUEUED):
-        return None
+        return Told()
     query = {"tailLines": LINES, "timestamps": True}
     try:
         with api.stream(PODS, master.name, "log", query, read=api.patience.read, namespace=run.namespace) as lines:
-            return read_progress(line.decode(errors="replace") for line in lines)
+            told = read_told(line.decode(errors="replace") for line in lines)
     except (NotFound, Rejected):
-        return None
+        return Told()
+    return replace(told, waiting=None) if run.phase.is_end else told
 
 
-def progress_of_all(api: Api, runs: Iterable[Run]) -> dict[tuple[str, str], Progress | None]:
-    """Namespace and name of each run -> its progress; None also where its log cannot be read now."""
+def told_by_all(api: Api, runs: Iterable[Run]) -> dict[tuple[str, str], Told]:
+    """Namespace and name of each run -> what it tells; nothing also where its log cannot be read now."""
 
-    def one(run: Run) -> Progress | None:
+    def one(run: Run) -> Told:
         try:
-            return progress_of(api, run)
+            return told_by(api, run)
         except ClientError:
-            return None
+            return Told()
 
     runs = list(runs)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(one, runs))
-    return {(run.namespace, run.name): progress for run, progress in zip(runs, found, strict=True)}
+    return {(run.namespace, run.name): told for run, told in zip(runs, found, strict=True)}
 
 
 def short(number: float) -> str:

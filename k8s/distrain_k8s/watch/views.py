@@ -12,7 +12,7 @@ from distrain_k8s.diagnose.causes import Cause
 from distrain_k8s.kube.objects import Event
 from distrain_k8s.output import Column, span, table
 from distrain_k8s.runs.status import Phase, PodStatus, Run
-from distrain_k8s.watch.progress import Progress, short
+from distrain_k8s.watch.progress import Told, short
 
 STYLES = {
     Phase.PENDING: "yellow",
@@ -24,12 +24,12 @@ STYLES = {
     Phase.FAILED: "red",
     Phase.STOPPED: "dim",
 }
-Found = Mapping[tuple[str, str], Progress | None]
+Found = Mapping[tuple[str, str], Told]
 
 
-def run_columns(namespaces: bool, progress: Found | None) -> list[Column[Run]]:
-    """The columns of a list of runs. progress: of each run, None where it is not shown, which takes room."""
-    crowded = progress is not None
+def run_columns(namespaces: bool, told: Found | None) -> list[Column[Run]]:
+    """The columns of a list of runs. told: by each run, None where its progress is not shown, which takes room."""
+    crowded = told is not None
     columns: list[Column[Run]] = []
     if namespaces:
         columns.append(Column("NAMESPACE", lambda run: run.namespace))
@@ -44,14 +44,14 @@ def run_columns(namespaces: bool, progress: Found | None) -> list[Column[Run]]:
         Column("RESTARTS", lambda run: str(run.restarts), wide=True, right=True),
         Column("IMAGE", lambda run: run.image or "-", wide=True),
     ]
-    if progress is not None:
-        columns += [_progress_column(*column, progress) for column in _PROGRESS]
-    columns.append(Column("CAUSE", lambda run: run.cause.sentence if run.cause else "", gives_way=True))
+    if told is not None:
+        columns += [_progress_column(*column, told) for column in _PROGRESS]
+    columns.append(Column("CAUSE", lambda run: _cause(run, told or {}), gives_way=True))
     return columns
 
 
-def run_view(run: Run, progress: Progress | None) -> RenderableType:
-    """One run: where it stands, why, what to do, how far it is, and its pods."""
+def run_view(run: Run, told: Told) -> RenderableType:
+    """One run: where it stands, why, what to do, how far it is, what it waits for, and its pods."""
     gpus = f", {run.gpus} GPUs" if run.gpus else ""
     nodes = f"{run.nodes_running} of {run.nodes} nodes" if run.nodes > 1 else "1 node"
     about = f"{run.kind} in {run.namespace}, {nodes}{gpus}, {span(run.seconds)}"
@@ -60,7 +60,8 @@ def run_view(run: Run, progress: Progress | None) -> RenderableType:
     parts += _facts(
         ("cause", run.cause.sentence if run.cause else ""),
         ("mend", run.cause.mend if run.cause else ""),
-        ("progress", progress.sentence if progress else ""),
+        ("progress", told.progress.sentence if told.progress else ""),
+        ("waiting", told.waiting.sentence if told.waiting else ""),
         ("queue", run.queue),
     )
     if run.pods:
@@ -132,9 +133,15 @@ _PROGRESS: Sequence[tuple[str, Any]] = (
 )
 
 
-def _progress_column(title: str, text: Any, progress: Found) -> Column[Run]:
+def _cause(run: Run, told: Found) -> str:
+    """What holds a run up, as the cluster knows it, or the run itself."""
+    waiting = told.get((run.namespace, run.name), Told()).waiting
+    return run.cause.sentence if run.cause else f"waiting {waiting.sentence}" if waiting else ""
+
+
+def _progress_column(title: str, text: Any, told: Found) -> Column[Run]:
     def shown(run: Run) -> str:
-        found = progress.get((run.namespace, run.name))
+        found = told.get((run.namespace, run.name), Told()).progress
         return text(found) if found else ""
 
     return Column(title, shown, right=True)

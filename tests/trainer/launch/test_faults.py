@@ -1,5 +1,6 @@
 """Faults of what a run stands on: they pass, and the run with them."""
 
+import json
 import os
 import re
 import shutil
@@ -49,6 +50,12 @@ def small_volume(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def waits(log: Path) -> list[dict[str, str]]:
+    """What the run has told programs that it waits for."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    return [line for line in lines if line.get("event") == "waiting"]
+
+
 @pytest.mark.matrix
 def test_a_full_volume_is_waited_for_and_a_stop_goes_through(bert: Path, texts: Path, small_volume: Path) -> None:
     whole, output = small_volume.parent / "whole", small_volume / "out"
@@ -62,9 +69,12 @@ def test_a_full_volume_is_waited_for_and_a_stop_goes_through(bert: Path, texts: 
     assert run.process.returncode == 143, said
     assert "Traceback" not in said and "could NOT be written" in said
 
-    run = Victim(train(bert, texts, output, 1, *STEPS), output)
-    time.sleep(15)
-    assert run.process.poll() is None, run.process.communicate()[1]
+    log = small_volume.parent / "log"
+    run = Victim(train(bert, texts, output, 1, *STEPS), output, printed=log)
+    assert run.wait_for(lambda: len(waits(log)) >= 2), run.process.communicate()[1]
+    first, second = waits(log)[:2]
+    assert "No space left on device; make room, and the run goes on" in first["message"]
+    assert first["since"] == second["since"], "since the first of them"
     ballast.unlink()
     said = run.process.communicate(timeout=240)[1]
     assert run.process.returncode == 0, said

@@ -234,9 +234,12 @@ def test_the_environment_says_which_node_this_is(
 
 
 def test_sagemaker_says_which_node_this_is(tmp_path: Path) -> None:
-    file = tmp_path / "resourceconfig.json"
+    file = tmp_path / "input" / "config" / "resourceconfig.json"
+    file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"current_host": "algo-2", "hosts": ["algo-2", "algo-1"]}))
-    assert this_node(4, {}, resources=file) == Node(1, 2, 4, "algo-1", 29500)
+    environment = {"SAGEMAKER_BASE_DIR": str(tmp_path)}
+    assert this_node(4, environment) == Node(1, 2, 4, "algo-1", 29500)
+    assert this_node(4, environment | PET) == this_node(4, PET)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,19 @@ def test_nodes_are_called_by_their_machines() -> None:
     assert world.run_until(ENOUGH, lambda: not first.alive and not second.alive) and world.volume.finished
 
 
+@pytest.mark.parametrize("fault", ["lost_until", "full_until"])
+def test_a_volume_that_is_away_or_full_is_waited_for_but_not_for_ever(fault: str) -> None:
+    for until, code in ((3000.0, 0), (1e9, 69)):
+        world = World(1)
+        node = world.start(0)
+        world.start(1)
+        node.max_wait = 3600.0
+        setattr(world.volume, fault, until)
+        assert world.run_until(6000, lambda node=node: not node.alive)  # type: ignore[misc]
+        assert node.code == code and world.volume.finished == (code == 0)
+    assert "waited 1 h (checkpoint.max_wait_hours) for what does not pass: the volume " in world.story[-1]
+
+
 def test_another_build_is_refused() -> None:
     world = World(1)
     world.start(0)

@@ -64,7 +64,7 @@ def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 class Victim:
-    """A run in the background that a test kills."""
+    """A run in the background that a test kills. printed: a file for what it prints on stdout, None for nowhere."""
 
     def __init__(
         self,
@@ -72,15 +72,17 @@ class Victim:
         output: Path,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = COMMAND,
+        printed: Path | None = None,
     ):
         self.output = output
-        self.process = subprocess.Popen(
-            [*command, *arguments],
-            env=os.environ | dict(environment or {}),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with (printed or Path(os.devnull)).open("w") as stdout:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                env=os.environ | dict(environment or {}),
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
 
     def wait_for(self, what: Callable[[], object]) -> bool:
         """Waits until `what()` holds; False if the run ends before. Fails when the run makes no progress."""

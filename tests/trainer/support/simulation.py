@@ -38,7 +38,8 @@ class Broken(AssertionError):
 @dataclass
 class Volume:
     """The run's folder. step: of the newest checkpoint, -1 before the first. publishers: the attempt behind each
-    checkpoint. holder: node 0's process that holds its lock. lost_until: until when it answers nobody."""
+    checkpoint. holder: node 0's process that holds its lock. lost_until: until when it answers nobody. full_until:
+    until when no attempt can be recorded."""
 
     attempts: Attempts = field(default_factory=Attempts)
     step: int = -1
@@ -46,6 +47,7 @@ class Volume:
     publishers: list[int] = field(default_factory=list)
     holder: "Supervisor | None" = None
     lost_until: float = 0.0
+    full_until: float = 0.0
 
 
 class World:
@@ -356,6 +358,12 @@ class Supervisor:
     def warn(self, text: str) -> None:
         self.say(text)
 
+    def time(self) -> float:
+        return self.world.now
+
+    def tell_waiting(self, failure: FailureReport, since: float | None) -> None:
+        pass
+
     def connect(self) -> Connection:
         if self.node.first:
             if self._store is not None:
@@ -389,6 +397,8 @@ class Supervisor:
         found = self.attempts()
         if found.token != after.token:
             raise Superseded("another process has begun an attempt")
+        if self.world.now < self.world.volume.full_until:
+            raise VolumeLost("the volume is full")
         if self.world.volume.finished:
             raise Broken(f"{self.nonce} begins another attempt at a finished run")
         begun = following(found, self.world.volume.step, self.by_hand)

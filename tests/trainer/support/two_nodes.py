@@ -1,7 +1,7 @@
 """Two nodes of one run on this machine."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runs import COMMAND, Victim, train
@@ -16,8 +16,10 @@ class Cluster:
             listener.bind(("127.0.0.1", 0))
             self.port = listener.getsockname()[1]
 
-    def node(self, index: int, *more: str, command: Sequence[str] = COMMAND) -> Victim:
-        environment = {
+    def node(
+        self, index: int, *more: str, command: Sequence[str] = COMMAND, environment: Mapping[str, str] | None = None
+    ) -> Victim:
+        own = {
             "PET_NNODES": "2",
             "PET_NODE_RANK": str(index),
             "PET_MASTER_ADDR": "127.0.0.1",
@@ -27,4 +29,4 @@ class Cluster:
             "RUN_NODE_NAME": f"machine-{index}",
         }
         arguments = train(self.bert, self.texts, self.output, 1, *self.arguments, *more)
-        return Victim(arguments, self.output, environment, command)
+        return Victim(arguments, self.output, own | dict(environment or {}), command)

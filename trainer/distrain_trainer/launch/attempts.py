@@ -43,14 +43,14 @@ LONGEST_WAIT = 300.0
 @dataclass
 class Progress:
     """What a node remembers between attempts. after: as a member, the number of the last one. begun: as the
-    coordinator, the last one. in_vain: tries in a row that did not come to start workers. volume_lost: since when the
-    volume does not answer."""
+    coordinator, the last one. in_vain: tries in a row that did not come to start workers. waiting: since when these
+    have failed by what passes, such as a volume that does not answer; None where the last one has not."""
 
     store: Store | None = None
     after: int = 0
     begun: Attempts | None = None
     in_vain: int = 0
-    volume_lost: float | None = None
+    waiting: float | None = None
 
 
 def take_part(around: Surroundings) -> Waiting[None]:
@@ -69,13 +69,8 @@ def take_part(around: Surroundings) -> Waiting[None]:
         except LostPeer as error:
             outcome = AttemptOutcome(FailureReport(error.exit_code, str(error)), again=True)
             progress.store, progress.after = None, 0
-        except VolumeLost as error:
+        except (VolumeLost, Stopped) as error:
             outcome = AttemptOutcome(FailureReport.of(error), again=True)
-            _check_patience(around, progress)
-        except Stopped as error:
-            outcome = AttemptOutcome(FailureReport(error.exit_code, str(error)), again=True)
-        else:
-            progress.volume_lost = None
         if outcome.failure is None:
             if (yield from _finished(around)):
                 return
@@ -87,17 +82,22 @@ def take_part(around: Surroundings) -> Waiting[None]:
                 return
             asked = around.asked() and outcome.again  # whatever failed meanwhile is for the next attempt to meet
             raise RunFailed(replace(outcome.failure, exit_code=Stopped.exit_code) if asked else outcome.failure)
+        _check_patience(around, progress, outcome.failure)
         around.warn(f"{outcome.failure.sentence}; starting again")
-        yield from _pause(around, progress, tries)
+        yield from _pause(around, progress, tries, outcome.failure)
 
 
-def _check_patience(around: Surroundings, progress: Progress) -> None:
-    """Raises RestartsUsedUp where the volume has not answered for too long."""
-    progress.volume_lost = progress.volume_lost or around.now()
-    waited = around.now() - progress.volume_lost
+def _check_patience(around: Surroundings, progress: Progress, failure: FailureReport) -> None:
+    """Raises RestartsUsedUp where no attempt could begin for too long, by what passes: it is not on the volume, which
+    may be what has failed. failure: of the last try."""
+    if not (failure.passes and progress.in_vain):
+        progress.waiting = None
+        return
+    progress.waiting = around.now() if progress.waiting is None else progress.waiting
+    waited = around.now() - progress.waiting
     if waited > around.max_wait:
         raise RestartsUsedUp(
-            f"the output volume has not answered for {waited / 3600:.3g} h (checkpoint.max_wait_hours)"
+            f"waited {waited / 3600:.3g} h (checkpoint.max_wait_hours) for what does not pass: {failure.sentence}"
         )
 
 
@@ -131,8 +131,7 @@ def _coordinate(around: Surroundings, progress: Progress) -> Waiting[AttemptOutc
         yield from coordinator.close(AttemptOutcome(None))
         raise
     except DistrainError as error:
-        again = isinstance(error, Stopped | Superseded | VolumeLost)
-        outcome = AttemptOutcome(FailureReport(error.exit_code, str(error)), again)
+        outcome = AttemptOutcome(FailureReport.of(error), isinstance(error, Stopped | Superseded | VolumeLost))
         yield from coordinator.close(outcome)
         if isinstance(error, Superseded):
             raise
@@ -287,15 +286,19 @@ def pause_after(found: Attempts) -> float:
     return 0.0 if found.excused else min(2.0**found.spent, LONGEST_PAUSE)
 
 
-def _pause(around: Surroundings, progress: Progress, tries: int) -> Waiting[None]:
+def _pause(around: Surroundings, progress: Progress, tries: int, failure: FailureReport) -> Waiting[None]:
     """Waits before the next attempt, but not after being asked to leave. tries: in vain before this one.
 
-    A member waits for the coordinator instead, unless it has come to nothing before.
+    A member waits for the coordinator instead, unless it has come to nothing before. failure: of the last attempt.
     """
-    seconds = min(2.0**tries, LONGEST_PAUSE) if progress.in_vain else 0.0
+    seconds, since = min(2.0**tries, LONGEST_PAUSE) if progress.in_vain else 0.0, None
     if around.node.first and not progress.in_vain:
         found = _unless_volume_fails(around.attempts, Attempts(spent=tries))
-        seconds = pause_after(found)
+        seconds, since = pause_after(found), found.waiting_since
+    elif progress.waiting is not None:
+        since = around.time() - (around.now() - progress.waiting)
+    if around.node.first:
+        around.tell_waiting(failure, since)
     until = around.now() + seconds
     while around.now() < until and not around.asked():
         yield TICK

@@ -51,10 +51,8 @@ def titled(index: int, name: str) -> str:
     return f"node {index} ({name})" if name else f"node {index}"
 
 
-def this_node(
-    processes: int | None, environment: Mapping[str, str] = os.environ, resources: Path = sagemaker.RESOURCES
-) -> Node:
-    """The node that the environment describes: Kubeflow's PET_* variables, then SageMaker's file, else one of one.
+def this_node(processes: int | None, environment: Mapping[str, str] = os.environ) -> Node:
+    """The node that the environment describes: Kubeflow's PET_* variables, then SageMaker's files, else one of one.
 
     (RANK and WORLD_SIZE count nodes in a PyTorchJob and processes under torchrun, so they are not read.)
     processes: asked for by hand, None to take what the environment or the machine offers. Raises SettingsError.
@@ -67,8 +65,9 @@ def this_node(
         address, port = environment.get("PET_MASTER_ADDR", ""), _number(environment, "PET_MASTER_PORT", PORT)
         asked = environment.get("PET_NPROC_PER_NODE", "")
         processes = int(asked) if processes is None and asked.isdigit() else processes
-    elif hosts := sagemaker.read_hosts(resources):
-        count, index, address = len(hosts.names), hosts.index, hosts.names[0]
+    elif job := sagemaker.job_here(environment):
+        count, index, address = len(job.hosts), job.index, job.hosts[0]
+        port = _number(environment, "MASTER_PORT", PORT)
     processes = processes_here(cluster) if processes is None else processes
     if processes < 1:
         raise SettingsError(f"--processes is {processes}; give 1 or more")

@@ -6,10 +6,12 @@ Ctrl-C or SIGTERM asks the workers of all nodes to save and leave (143); a secon
 import hashlib
 import json
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,12 +24,13 @@ from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.messages import Start
 from distrain_trainer.launch.node import Node
 from distrain_trainer.launch.signals import Requests
+from distrain_trainer.launch.spot import heed_notices
 from distrain_trainer.launch.store import Exchange, ExchangeThread, Store, free_port, open_store
 from distrain_trainer.launch.surroundings import RunningWorkers
 from distrain_trainer.launch.workers import Work, Workers
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
-from distrain_trainer.storage.files import write_json, write_text
+from distrain_trainer.storage.files import json_line, write_json, write_text
 from distrain_trainer.storage.lock import FolderLock, Holder
 from distrain_trainer.storage.previous import put_back, remove_previous
 from distrain_trainer.storage.retry import with_retries
@@ -129,6 +132,8 @@ def supervise(job: Job, requests: Requests) -> int:
             remove_previous(job.folder)
         say(f"the run in {job.folder} is finished; give it more schedule.epochs to train on")
         return 0
+    if job.settings.checkpoint.spot_notices:
+        heed_notices(job.settings.checkpoint.spot_notices)
     for seconds in take_part(Machine(job, requests)):
         time.sleep(seconds)
     return 0
@@ -173,6 +178,16 @@ class Machine:
 
     def warn(self, text: str) -> None:
         warn(text)
+
+    def time(self) -> float:
+        return time.time()
+
+    def tell_waiting(self, failure: FailureReport, since: float | None) -> None:
+        if sys.stdout.isatty():
+            return
+        when = datetime.fromtimestamp(self.time() if since is None else since, UTC).isoformat(timespec="seconds")
+        with suppress(OSError, ValueError):  # whoever reads has gone; a run does not end for that
+            print(json_line({"event": "waiting", "message": failure.sentence, "since": when}), flush=True)
 
     def connect(self) -> Store:
         return open_store(self.node, self.run)

@@ -77,6 +77,13 @@ class Surroundings(Meeting, Protocol):
 
     def warn(self, text: str) -> None: ...
 
+    def time(self) -> float:
+        """Seconds since 1970."""
+
+    def tell_waiting(self, failure: FailureReport, since: float | None) -> None:
+        """Tells programs that read the log what the run waits for before its next attempt. since: when that began, in
+        seconds since 1970; None: now."""
+
     def connect(self) -> Store:
         """Node 0's store. Raises LostPeer."""
 

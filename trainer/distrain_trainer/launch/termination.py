@@ -129,11 +129,12 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def last_words(error: Exception, asked: bool, folder: Path | None) -> int:
+def last_words(error: Exception, asked: bool, folder: Path | None, failure_file: Path | None = None) -> int:
     """Says what has ended this node's part of a run, to the person and the cluster, and returns the exit code.
 
     asked: whether it was asked to stop. Exit codes count even while a pod is being deleted, so none may then end the
-    job for good. folder: the run's; it keeps the traceback of an error that nobody has foreseen.
+    job for good. folder: the run's; it keeps the traceback of an error that nobody has foreseen. failure_file: where
+    the service that started this process looks for why the run has failed, None where it does not.
     """
     match error:
         case RunFailed():
@@ -151,7 +152,12 @@ def last_words(error: Exception, asked: bool, folder: Path | None) -> int:
     with suppress(OSError):
         if TERMINATION_LOG.is_file():
             TERMINATION_LOG.write_text(report.sentence[:4000])
-    return Stopped.exit_code if asked and not is_retried(report.exit_code) else report.exit_code
+    code = Stopped.exit_code if asked and not is_retried(report.exit_code) else report.exit_code
+    if failure_file and code != Stopped.exit_code:
+        with suppress(OSError):
+            failure_file.parent.mkdir(parents=True, exist_ok=True)
+            failure_file.write_text(report.sentence[:1024])  # SageMaker shows no more
+    return code
 
 
 def _keep(error: Exception, folder: Path) -> None:

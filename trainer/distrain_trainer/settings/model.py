@@ -316,6 +316,7 @@ MAY_CHANGE = frozenset(
         "checkpoint.background",
         "checkpoint.max_restarts",
         "checkpoint.max_wait_hours",
+        "checkpoint.spot_notices",
         "hub.repo",
         "hub.private",
         "hub.when",

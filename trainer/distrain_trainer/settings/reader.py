@@ -32,15 +32,18 @@ def read_settings(
     flags: Mapping[str, str],
     environment: Mapping[str, str] = os.environ,
     base: Mapping[str, Any] | None = None,
+    hyperparameters: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings of a run, checked.
 
     file: YAML or JSON. flags: dotted names to text, from the command line. base: dotted names to values that stand in
-    for the defaults. Raises SettingsError (64), one sentence.
+    for the defaults. hyperparameters: as flags, from a service that starts the run without a command line; flags go
+    over them. Raises SettingsError (64), one sentence.
     """
     sources: list[tuple[str, dict[str, Any]]] = [
         (f"{{}} in {file}", _from_file(file) if file else {}),
         ("the environment variable {}", _from_environment(environment)),
+        ("the hyperparameter {}", {name: _value(text) for name, text in (hyperparameters or {}).items()}),
         ("--{}", {name: _value(text) for name, text in flags.items()}),
     ]
     values: dict[str, Any] = dict(base or {})

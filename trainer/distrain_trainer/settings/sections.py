@@ -50,6 +50,7 @@ def repository_name(name: str) -> str:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Cloud = Literal["aws", "gcp", "azure"]
 Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
 
@@ -312,6 +313,9 @@ class Checkpoint(Section):
     max_wait_hours: float = Field(12, gt=0)
     """Hours that the run waits for what passes by itself, such as a Hub or a volume that does not answer, which spends
     no restart; then it ends with 69."""
+    spot_notices: Cloud | None = None
+    """The cloud whose metadata server each node asks whether its machine is about to be taken away; a notice counts as
+    SIGTERM for that node. None: nobody is asked."""
 
 
 class Hub(Section):

@@ -6,6 +6,7 @@ New content is written to a temporary file beside the target, synced and renamed
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from numbers import Integral, Real
@@ -72,6 +73,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def link_or_copy(file: Path, target: Path) -> None:
+    """Gives a file a second name, or makes a durable copy where the disks have no such links. Raises OSError."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copy2(file, target)
+        sync_file(target)
 
 
 def bytes_of(paths: Iterable[Path]) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer"
+"""Files of a checkpoint beside its model; the third is how the names of several begin."""
 BEST = "checkpoint-best"
 """The best model so far: a copy of its own, without the training state."""
 LOCK = "lock.json"
@@ -40,6 +42,12 @@ def published_checkpoints(folder: Path) -> list[Path]:
 def checkpoint_step(checkpoint: Path) -> int:
     """The step of a published checkpoint."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def model_files(checkpoint: Path) -> list[Path]:
+    """The files of a checkpoint's model, without those of the training state. Raises OSError."""
+    state = (MANIFEST, STATE)
+    return [p for p in sorted(checkpoint.iterdir()) if p.name not in state and not p.name.startswith(OPTIMIZER)]
 
 
 def temporary(folder: Path) -> list[tuple[Path, int | None]]:
@@ -105,7 +113,7 @@ def is_record(content: object) -> bool:
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether a run has written this folder. One of its files is enough: the others may be damaged or lost."""
-    return any((path / name).is_file() for name in ("manifest.json", "state.json")) or _is_model(path)
+    return any((path / name).is_file() for name in (MANIFEST, STATE)) or _is_model(path)
 
 
 def _is_model(path: Path) -> bool:

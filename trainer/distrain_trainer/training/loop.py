@@ -307,7 +307,7 @@ def warn_of_grace(session: TrainingSession, seconds: float) -> None:
     if seconds > grace / 2:
         session.say(
             f"the checkpoint took {seconds:.0f} s, over half of the {grace:.0f} s that a pod gets to stop; raise "
-            "gracePeriodSeconds"
+            "gracePeriodSeconds of the chart (SageMaker's 120 s are fixed)"
         )
 
 

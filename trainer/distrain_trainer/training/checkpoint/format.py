@@ -11,11 +11,11 @@ from typing import Any
 from safetensors import safe_open
 
 from distrain_trainer.storage.files import write_json
+from distrain_trainer.storage.layout import MANIFEST, STATE
 from distrain_trainer.storage.safetensors_writer import WrittenFile
 
 FORMAT = 1
 """Version of the format; other versions are refused."""
-MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer"
 
 
 @dataclass

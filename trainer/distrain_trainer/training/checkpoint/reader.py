@@ -10,12 +10,10 @@ from distrain_trainer.errors import CheckpointError, DataError
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel
 from distrain_trainer.parallel.collectives import ProcessRank
-from distrain_trainer.storage.layout import published_checkpoints
+from distrain_trainer.storage.layout import MANIFEST, OPTIMIZER, published_checkpoints
 from distrain_trainer.storage.retry import read_when_seen
 from distrain_trainer.training.checkpoint.format import (
     FORMAT,
-    MANIFEST,
-    OPTIMIZER,
     TrainingState,
     open_tensors,
     read_state,

@@ -1,16 +1,15 @@
 """Which checkpoints are kept: the newest, and a copy of the best model. On process 0."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from distrain_trainer.storage.attempts import Fence
-from distrain_trainer.storage.files import sync_folder, write_json
-from distrain_trainer.storage.layout import BEST, published_checkpoints, temporary
-from distrain_trainer.training.checkpoint.format import MANIFEST, OPTIMIZER, STATE, TrainingState, reason
+from distrain_trainer.storage.files import link_or_copy, sync_folder, write_json
+from distrain_trainer.storage.layout import BEST, STATE, model_files, published_checkpoints, temporary
+from distrain_trainer.training.checkpoint.format import TrainingState, reason
 
 NEW_FINAL = "tmp.final"
 """Name of the folder that becomes `final/`."""
@@ -94,14 +93,8 @@ def copy_model(source: Path, name: str) -> Path:
     copy = source.parent / name
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
-    for path in sorted(source.iterdir()):
-        if path.name.startswith(OPTIMIZER) or path.name in (MANIFEST, STATE):
-            continue
-        try:
-            os.link(path, copy / path.name)
-        except OSError:
-            shutil.copy2(path, copy / path.name)
-            sync_folder(copy / path.name)
+    for path in model_files(source):
+        link_or_copy(path, copy / path.name)
     return copy
 
 

@@ -14,11 +14,10 @@ from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel, Shapes, Tensors
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.storage.files import sync_file, sync_folder
-from distrain_trainer.storage.layout import published_checkpoints
+from distrain_trainer.storage.layout import OPTIMIZER, published_checkpoints
 from distrain_trainer.storage.retry import FULL
 from distrain_trainer.storage.safetensors_writer import SafetensorsWriter, WrittenFile
 from distrain_trainer.training.checkpoint.format import (
-    OPTIMIZER,
     TrainingState,
     part_name,
     reason,
