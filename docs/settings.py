@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distrain_trainer.settings.model import MAY_CHANGE, Settings
 from distrain_trainer.settings.reader import variable
-from distrain_trainer.settings.reference import setting_rows
+from distrain_trainer.settings.reference import choices, setting_rows
 
 HEAD = """# Settings
 
@@ -21,7 +21,8 @@ the run starts, written to settings.json, and then holds for the run's life. Set
 def reference() -> str:
     """The whole page."""
     rows = [
-        f"| `{name}`{' *' if name in MAY_CHANGE else ''} | `{default}` | {description} | `{variable(name)}` |"
+        f"| `{name}`{' *' if name in MAY_CHANGE else ''} | `{default}` | {description}{choices(name, '`')} | "
+        f"`{variable(name)}` |"
         for name, default, description in setting_rows(Settings)
     ]
     return HEAD + "\n".join(rows) + "\n"

@@ -5,16 +5,18 @@ client does without the trainer's packages.
 """
 
 import argparse
+import difflib
 import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from distrain_k8s import commands as client
 from distrain_trainer import cli as trainer
-from distrain_trainer.cli import Command
+from distrain_trainer.cli import Command, Parser
 from distrain_trainer.errors import DistrainError, SettingsError
 
 COMMANDS = (*trainer.COMMANDS, *client.COMMANDS)
@@ -40,15 +42,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Parses the arguments and runs what they ask for; the exit code. Raises DistrainError."""
-    arguments = command_first(arguments)
+    arguments = ["version"] if arguments == ["--version"] else command_first(arguments)
     command = next((command for command in COMMANDS if command.name == arguments[0]), None) if arguments else None
     parser = build_parser(command)
     if command is None:
-        parser.parse_args(arguments)  # which answers --help, or says what is wrong, and exits
+        if arguments and not arguments[0].startswith("-"):
+            raise SettingsError(unknown_command(arguments[0]))
+        parser.parse_args(arguments)  # which answers --help, or says what is wrong
         raise AssertionError(arguments)
     if command.name != "train" and sys.platform != "win32":  # which listens for it; in the image it is blocked at first
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    flags, rest = settings_flags(command, arguments, parser)
+    flags, rest = settings_flags(command, arguments)
     chosen = parser.parse_args(rest)
     module, _, function = command.run.partition(":")
     try:
@@ -62,9 +66,15 @@ def run(arguments: list[str]) -> int:
     return code or 0
 
 
-def settings_flags(
-    command: Command, arguments: list[str], parser: argparse.ArgumentParser
-) -> tuple[dict[str, str], list[str]]:
+def unknown_command(name: str) -> str:
+    """The sentence about a word that is no command: the nearest one, or what was left out before a file."""
+    if Path(name).is_file():
+        return f"{name} is not a command; did you mean distrain train {name}?"
+    close = difflib.get_close_matches(name, [command.name for command in COMMANDS], n=1)
+    return f"{name} is not a command; " + (f"did you mean {close[0]}?" if close else "see distrain --help")
+
+
+def settings_flags(command: Command, arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     """The settings among a command's arguments, and the rest. A command that takes none does without their reader."""
     known = options([command])
     if command.takes_settings:
@@ -72,8 +82,9 @@ def settings_flags(
 
         return split_flags(arguments, known)
     for argument in arguments:
-        if argument.startswith("--") and argument.partition("=")[0][2:] not in known and argument != "--":
-            parser.error(f"distrain {command.name} has no option {argument.partition('=')[0]}")
+        name = argument.partition("=")[0]
+        if name.startswith("--") and name[2:] not in known and argument != "--":
+            raise SettingsError(f"distrain {command.name} has no option {name}; see distrain {command.name} --help")
     return {}, arguments
 
 
@@ -113,12 +124,13 @@ def options(commands: Iterable[Command]) -> Mapping[str, bool]:
 
 def build_parser(command: Command | None) -> argparse.ArgumentParser:
     """The command line. command: the one whose arguments are wanted; the others are only named."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="distrain",
         description="Fine-tune Hugging Face models: a run ends the same whatever dies on the way, and whatever number "
         "of processes it ran on.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="store_true", help="print the version, as the command version does")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for other in COMMANDS:
         added = commands.add_parser(other.name, help=other.help, description=other.help, allow_abbrev=False)

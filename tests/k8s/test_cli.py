@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
@@ -55,8 +57,56 @@ def test_an_option_of_another_command_is_refused(
 ) -> None:
     with pytest.raises(SystemExit) as left:
         main([*arguments])
-    assert left.value.code == 2
-    assert "distrain version has no option --batch.tokens" in capsys.readouterr().err
+    assert left.value.code == 64
+    said = "distrain: distrain version has no option --batch.tokens; see distrain version --help\n"
+    assert capsys.readouterr().err == said
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence with which `distrain ARGUMENTS` ends."""
+    with pytest.raises(SystemExit) as left:
+        main([*arguments])
+    said = capsys.readouterr()
+    assert left.value.code == 64 and not said.out, said
+    assert said.err.startswith("distrain: ") and said.err.count("\n") == 1
+    return said.err.removeprefix("distrain: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("", "the following arguments are required: COMMAND; see distrain --help"),
+        ("trian", "trian is not a command; did you mean train?"),
+        ("nonsense", "nonsense is not a command; see distrain --help"),
+        ("--nonsense", "the following arguments are required: COMMAND; see distrain --help"),
+        ("predict", "the following arguments are required: PATH; see distrain predict --help"),
+        ("train --processes", "--processes: expected one argument; see distrain train --help"),
+        ("train --processes two", "--processes: invalid int value: 'two'; see distrain train --help"),
+        ("train --processes 0", "--processes is 0; give 1 or more"),
+        ("train a.yaml b.yaml", "unrecognized arguments: b.yaml; see distrain --help"),
+        ("merge run --dtype fp8", "--dtype: invalid choice: 'fp8' (choose from 'fp32', 'bf16', 'fp16'); see"),
+        ("train --output_dir", "--output_dir needs a value, such as --output_dir out"),
+        ("train --nonsense", "--nonsense is not a setting; distrain train --help lists them all"),
+        ("status --contxt a run", "distrain status has no option --contxt; see distrain status --help"),
+    ],
+)
+def test_a_fault_of_the_command_line_is_one_sentence_and_64(
+    typed: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, *typed.split()).startswith(sentence)
+
+
+def test_a_file_without_a_command_is_taken_for_what_train_takes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.touch()
+    assert refused(capsys, str(file)) == f"{file} is not a command; did you mean distrain train {file}?"
+
+
+def test_the_version_is_an_option_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert validated(capsys, "--version") == validated(capsys, "version") == f"{version('distrain')}\n"
+    assert "--version" in validated(capsys, "--help")
 
 
 def test_every_command_of_the_table_is_there() -> None:

@@ -4,18 +4,21 @@ Its arguments are those of `distrain train`. What fails is one sentence: in the 
 with the exit code, or else on stderr.
 """
 
-import argparse
 import faulthandler
+import logging
 import os
 import signal
 import sys
+import warnings
+from argparse import Namespace
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from distrain_trainer import console
-from distrain_trainer.errors import StopNow
+from distrain_trainer.cli import Parser
+from distrain_trainer.errors import SettingsError, StopNow
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import speaker
 from distrain_trainer.launch.parent import die_with_parent
@@ -27,24 +30,17 @@ from distrain_trainer.settings.reader import read_settings, split_flags
 if TYPE_CHECKING:
     from distrain_trainer.training.session import TrainingSession
 
-OPTIONS = {"resume": False, "attempt": True, "previous": True, "signs": True}
+OPTIONS = {"resume": False, "overwrite": False, "processes": True, "attempt": True, "previous": True, "signs": True}
 
 
 def main(arguments: list[str]) -> NoReturn:
     """Runs one worker and leaves with its exit code."""
-    flags, rest = split_flags(arguments, OPTIONS)
-    parser = argparse.ArgumentParser(prog="python -m distrain_trainer", allow_abbrev=False)
-    parser.add_argument("file", nargs="?", help="settings, YAML or JSON")
-    parser.add_argument("--resume", action="store_true", help="continue the run in output_dir")
-    parser.add_argument("--attempt", type=int, help="number of this attempt, from the supervisor")
-    parser.add_argument("--signs", type=Path, help="folder for signs of life, from the supervisor")
-    parser.add_argument("--previous", help="what the run that is replaced will be called, from the supervisor")
-    options = parser.parse_args(rest)
-    if options.attempt:
-        die_with_parent()
-    signs = watched(options.signs, int(os.environ.get("LOCAL_RANK", 0)))
     cluster: ClusterEnvironment | None = None
     try:
+        options, flags = parsed(arguments)
+        if options.attempt:
+            die_with_parent()
+        signs = watched(options.signs, int(os.environ.get("LOCAL_RANK", 0)))
         cluster = ClusterEnvironment.read()
         settings = read_settings(options.file, flags)
         console.configure(settings.log_level, speaker())
@@ -56,6 +52,31 @@ def main(arguments: list[str]) -> NoReturn:
         report = report_of(error, int(os.environ.get("RANK", 0)), cluster.node_name if cluster else None)
         write_error_file(report)
         leave(report.exit_code)
+
+
+def parsed(arguments: list[str]) -> tuple[Namespace, dict[str, str]]:
+    """The worker's own options, and the settings among its arguments, of which the first may be the word `train`.
+
+    Raises SettingsError.
+    """
+    flags, rest = split_flags(arguments[1:] if arguments[:1] == ["train"] else arguments, OPTIONS)
+    parser = Parser(prog="python -m distrain_trainer", allow_abbrev=False)
+    parser.add_argument("file", nargs="?", help="settings, YAML or JSON")
+    parser.add_argument("--resume", action="store_true", help="continue the run in output_dir")
+    parser.add_argument("--overwrite", action="store_true", help="for `distrain train` alone")
+    parser.add_argument("--processes", help="for `distrain train` alone")
+    parser.add_argument("--attempt", type=int, help="number of this attempt, from the supervisor")
+    parser.add_argument("--signs", type=Path, help="folder for signs of life, from the supervisor")
+    parser.add_argument("--previous", help="what the run that is replaced will be called, from the supervisor")
+    options = parser.parse_args(rest)
+    if options.processes is not None:
+        raise SettingsError(
+            "--processes is for distrain train, which starts processes itself; this program is one of them, so give "
+            "their number to its launcher, such as torchrun --nproc-per-node, or run distrain train"
+        )
+    if options.overwrite:
+        raise SettingsError("--overwrite is for distrain train; remove the old run's folder first, or run that")
+    return options, flags
 
 
 def watched(folder: Path | None, local_rank: int) -> Signs:
@@ -106,13 +127,21 @@ def preload() -> None:
 
 
 def quieten_libraries() -> None:
-    """Leaves the terminal to this program: what libraries say of their own loading is no news."""
+    """Leaves the terminal to this program: what libraries say of their own loading and future is no news."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from transformers.utils import logging
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("DeepSpeed", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).addFilter(is_news)
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether what a library logs is more than that there is no GPU, or no faster kernel for a CPU."""
+    return not record.getMessage().startswith(("Setting accelerator to CPU", "Failed to load CPU gemm_4bit_forward"))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,18 @@
 Importing it imports nothing else of the trainer: what a command needs is imported when it runs.
 """
 
+import argparse
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose faults are one sentence: SettingsError, where argparse prints its usage and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        from distrain_trainer.errors import SettingsError
+
+        raise SettingsError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
 
 @dataclass(frozen=True)

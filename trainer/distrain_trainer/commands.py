@@ -63,6 +63,7 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     from distrain_trainer.launch.cluster_environment import ClusterEnvironment
     from distrain_trainer.launch.node import gpus_here, this_node
     from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory
+    from distrain_trainer.settings.deepspeed_file import processes_sentence
     from distrain_trainer.storage.lock import hold
     from distrain_trainer.storage.run_folder import check_writable, claim, is_finished, read_claim
 
@@ -77,6 +78,8 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
         )
     if chosen.overwrite and node.count > 1:
         raise SettingsError("--overwrite cannot be used on several nodes; remove the old run's folder first")
+    if node.first and (sentence := processes_sentence(settings.strategy.config, node.count * node.processes)):
+        console.say(sentence)
     check_shared_memory(settings, node.processes, gpus_here(cluster))
     check_rdma(cluster.rdma)
     check_locked_memory(node.count)
@@ -220,15 +223,20 @@ def validate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     """Checks settings without starting anything, and prints all of them as YAML."""
     import yaml
 
+    from distrain_trainer.settings.deepspeed_file import read_user_config
+
     settings = read_settings(chosen.file, flags)
     print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
     if settings.strategy.kind in ZERO:
         show_deepspeed(settings, chosen.processes)
+    if settings.strategy.config is not None:
+        for note in read_user_config(settings.strategy.config).notes:
+            print(note, file=sys.stderr)
     print("the settings are valid", file=sys.stderr)
 
 
 def show_deepspeed(settings: Settings, processes: int | None) -> None:
-    """Prints what DeepSpeed will be given, as a comment to the settings, and what has no effect in a user's file.
+    """Prints what DeepSpeed will be given, as a comment to the settings.
 
     Bucket sizes follow from the model, of whose files the headers are read.
     """
@@ -236,7 +244,7 @@ def show_deepspeed(settings: Settings, processes: int | None) -> None:
     from distrain_trainer.memory.advice import read_model
     from distrain_trainer.memory.estimate import held
     from distrain_trainer.parallel.zero_config import generated, merged
-    from distrain_trainer.settings.deepspeed_file import apply, read_user_config
+    from distrain_trainer.settings.deepspeed_file import apply
 
     node = this_node(processes)
     world = node.count * node.processes
@@ -244,8 +252,6 @@ def show_deepspeed(settings: Settings, processes: int | None) -> None:
     config = generated(settings, world, sizes.trained, sizes.largest)
     print(f"# What DeepSpeed is given on {world} process{'es' * (world > 1)}:")
     print(textwrap.indent(json.dumps(merged(config, apply(settings)[1]), indent=2), "# "))
-    for note in read_user_config(settings.strategy.config).notes if settings.strategy.config else ():
-        print(note, file=sys.stderr)
 
 
 def plan(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from distrain_k8s.render import Values, chart_folder
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.settings.documents import load_yaml, yaml_fault
 from distrain_trainer.settings.model import Settings
 
 LONGEST = 40
@@ -66,15 +67,11 @@ def is_trainer_file(content: Mapping[str, Any], file: str) -> bool:
 
 def _content(file: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(file).read_text())
+        content = load_yaml(Path(file).read_text())
     except OSError as error:
         raise SettingsError(f"the file {file} cannot be read: {error.strerror}; check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise SettingsError(
-            f"{file} is not valid YAML{line}: {getattr(error, 'problem', None) or 'not text'}"
-        ) from None
+        raise SettingsError(f"{file} is not valid YAML{yaml_fault(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -14,7 +14,7 @@ from distrain_trainer.commands import show_deepspeed
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.parallel.zero_config import generated, merged
 from distrain_trainer.settings.deepspeed_buckets import BUCKET, bucket_elements
-from distrain_trainer.settings.deepspeed_file import apply, read_user_config
+from distrain_trainer.settings.deepspeed_file import apply, processes_sentence, read_user_config
 from distrain_trainer.settings.deepspeed_keys import ACCELERATE, ALIASES, DEEPSPEED, Passes, Sets
 from distrain_trainer.settings.model import Settings, explicit, flat
 from distrain_trainer.settings.reader import read_settings
@@ -260,6 +260,58 @@ TAKEN: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         },
         {"zero_optimization": {"leaf_module": {"classes": ["MixtralSparseMoeBlock", "Other"]}}},
     ),
+    "accelerate's own answer for several GPUs": (
+        """
+        compute_environment: LOCAL_MACHINE
+        debug: false
+        distributed_type: MULTI_GPU
+        downcast_bf16: 'no'
+        enable_cpu_affinity: false
+        gpu_ids: all
+        machine_rank: 0
+        main_training_function: main
+        mixed_precision: bf16
+        num_machines: 2
+        num_processes: 16
+        rdzv_backend: static
+        same_network: true
+        tpu_env: []
+        tpu_use_cluster: false
+        tpu_use_sudo: false
+        use_cpu: false
+        """,
+        {"strategy.kind": "ddp", "precision": "bf16"},
+        {},
+    ),
+    "accelerate's answer of earlier versions": (
+        """
+        compute_environment: LOCAL_MACHINE
+        deepspeed_config: {}
+        distributed_type: MULTI_GPU
+        fsdp_config: {}
+        megatron_lm_config: {}
+        command_file: null
+        mixed_precision: fp16
+        num_processes: 2
+        """,
+        {"strategy.kind": "ddp", "precision": "fp16"},
+        {},
+    ),
+    "accelerate on CPUs": (
+        "{distributed_type: MULTI_CPU, mixed_precision: no, num_processes: 4, use_cpu: true}",
+        {"strategy.kind": "ddp", "precision": "fp32"},
+        {},
+    ),
+    "accelerate in one process": (
+        "{distributed_type: 'NO', mixed_precision: 'no', num_processes: 1}",
+        {"strategy.kind": "single", "precision": "fp32"},
+        {},
+    ),
+    "accelerate in one process, as YAML reads it": (
+        "{distributed_type: NO, compute_environment: LOCAL_MACHINE}",
+        {"strategy.kind": "single"},
+        {},
+    ),
     "accelerate's FSDP": (
         """
         distributed_type: FSDP
@@ -300,7 +352,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "fsdp_config.fsdp_version?",
     ),
     "a misspelt key far inside": (zero(offload_optimizer={"devise": "cpu"}), "offload_optimizer.device?"),
-    "no stage": ({"gradient_clipping": 1.0}, "strategy.config {} names no stage of ZeRO and no FSDP"),
+    "no stage": ({"gradient_clipping": 1.0}, "strategy.config {} names no stage of ZeRO and no distributed_type"),
     "stage 0": (zero(0), "zero_optimization.stage in {} is 0, but only the stages 1, 2 and 3 are ZeRO"),
     "stage 4": (zero(4), "zero_optimization.stage in {} is 4"),
     "the first form of ZeRO": ({"zero_optimization": True}, "is an old form"),
@@ -315,11 +367,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "fp16.enabled True and bf16.enabled True contradict each other",
     ),
     "bf16 weights": (zero() | {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, "stay fp32"),
-    "accumulation": (zero() | {"gradient_accumulation_steps": 4}, "accumulation follows from batch.micro_batches"),
-    "a batch that does not divide": (
-        zero() | {"train_batch_size": 10, "train_micro_batch_size_per_gpu": 4},
-        "train_batch_size in {} is 10, which is not a multiple of",
-    ),
     "another optimizer": (
         zero() | {"optimizer": {"type": "Lamb"}},
         "optimizer.type in {} is 'Lamb', but optimizer.name",
@@ -355,13 +402,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a block that is none": (zero() | {"timers": 3}, "should be a block of keys"),
     "a key twice": ('{"gradient_clipping": 1, "gradient_clipping": 2}', "gradient_clipping stands twice"),
     "nothing": ("", "holds no keys"),
+    "a key twice in YAML": ("distributed_type: FSDP\ndistributed_type: FSDP", "line 2: distributed_type stands twice"),
     "something else": ("{a: [", "is neither JSON nor YAML at line"),
-    "accelerate without sharding": ("{distributed_type: MULTI_GPU}", "only DEEPSPEED and FSDP say more"),
+    "accelerate's other devices": ("{distributed_type: XLA}", "only NO, MULTI_GPU, MULTI_CPU, FSDP and DEEPSPEED"),
     "accelerate's fp8": ("{distributed_type: FSDP, mixed_precision: fp8}", "precision knows fp32, bf16 and fp16"),
-    "accelerate's accumulation": (
-        "{distributed_type: DEEPSPEED, deepspeed_config: {zero_stage: 2, gradient_accumulation_steps: 8}}",
-        "deepspeed_config.gradient_accumulation_steps in {} is 8, but accumulation",
-    ),
     "FSDP that offloads": ("{distributed_type: FSDP, fsdp_config: {fsdp_offload_params: true}}", "zero3 can offload"),
     "FSDP that shards less": (
         "{distributed_type: FSDP, fsdp_config: {fsdp_reshard_after_forward: SHARD_GRAD_OP}}",
@@ -418,7 +462,7 @@ def test_whatever_stands_in_a_file_is_taken_or_refused(
         assert "\n" not in str(error)
         return
     assert apply(taken) == (taken, extra)
-    assert taken.strategy.kind in (*ZERO, "fsdp") and "auto" not in extra.values()
+    assert taken.strategy.kind in (*ZERO, "fsdp", "ddp", "single") and "auto" not in extra.values()
 
 
 DISAGREES = [
@@ -444,6 +488,12 @@ DISAGREES = [
         "schedule.epochs is 3 but {} says scheduler.params.total_num_steps 100, which replaces it",
     ),
     ({"gradient_clipping": 1.0}, {"strategy.kind": "fsdp"}, "{} is for DeepSpeed but strategy.kind is fsdp"),
+    ({"gradient_clipping": 1.0}, {"strategy.kind": "ddp"}, "{} is for DeepSpeed but strategy.kind is ddp"),
+    (
+        {"distributed_type": "MULTI_GPU"},
+        {"strategy.kind": "zero2"},
+        "strategy.kind is 'zero2' but {} says distributed_type 'MULTI_GPU'",
+    ),
 ]
 
 
@@ -513,7 +563,6 @@ def test_accelerates_own_file_round_trips(tmp_path: Path) -> None:
         ({"strategy.offload_optimizer": "true"}, "is for zero1, zero2 and zero3 but strategy.kind is None"),
         ({"strategy.offload_optimizer": "true", "strategy.kind": "fsdp"}, "but strategy.kind is fsdp"),
         ({"strategy.offload_parameters": "true", "strategy.kind": "zero2"}, "is for zero3 but strategy.kind is zero2"),
-        ({"strategy.config": "ds.json", "strategy.kind": "ddp"}, "is for ZeRO and FSDP but strategy.kind is ddp"),
         ({"strategy.kind": "zero1", "precision": "fp16"}, "choose bf16 or fp32"),
     ],
 )
@@ -533,6 +582,20 @@ def test_validate_shows_what_deepspeed_is_given(run_command: RunCommand, bert: P
     assert config["train_batch_size"] == 2 and config["zero_optimization"]["overlap_comm"] is True
     assert 400 * 32 < config["zero_optimization"]["reduce_bucket_size"] < 100_000
     assert "aio.block_size" in done.stderr and "has no effect" in done.stderr
+
+
+def test_the_processes_of_accelerates_file_are_told(tmp_path: Path, run_command: RunCommand) -> None:
+    path = written(tmp_path, "{distributed_type: MULTI_GPU, num_processes: 4, num_machines: 2}", "multi.yaml")
+    done = run_command("validate", "--strategy.config", path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"num_processes 4 in {path} starts none: processes are started by `distrain train --processes`" in done.stderr
+    )
+    assert f"num_machines 2 in {path} has no effect: processes are started by" in done.stderr
+    assert processes_sentence(path, 4) is None and processes_sentence(None, 4) is None
+    assert processes_sentence(path, 2) == (
+        f"{path} is for 4 processes and this run has 2; --processes says how many each node starts"
+    )
 
 
 def test_validate_counts_what_is_trained(bert: Path, capsys: pytest.CaptureFixture[str]) -> None:

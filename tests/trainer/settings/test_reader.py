@@ -1,14 +1,17 @@
 """Settings: one name everywhere, a precedence, and one clear sentence for whatever is wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.settings.documents import load_yaml
 from distrain_trainer.settings.model import Settings, explicit, flat, nested
-from distrain_trainer.settings.reader import read_settings, split_flags, variable
-from distrain_trainer.settings.reference import setting_rows
+from distrain_trainer.settings.other_names import ACCUMULATION, OTHER_NAMES
+from distrain_trainer.settings.reader import allowed_values, read_settings, split_flags, variable
+from distrain_trainer.settings.reference import choices, setting_rows, settings_help
 
 
 def test_the_command_line_goes_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
@@ -57,6 +60,19 @@ def test_every_setting_is_described() -> None:
 REFUSED = [
     ({"batch.tokn": "1"}, {}, "--batch.tokn is not a setting; did you mean batch.tokens?"),
     ({"learning_rate": "1"}, {}, "--learning_rate is not a setting; did you mean optimizer.learning_rate?"),
+    ({"lr": "1"}, {}, "--lr is not a setting; did you mean optimizer.learning_rate?"),
+    ({"output-dir": "x"}, {}, "--output-dir is not a setting; did you mean output_dir?"),
+    ({"num-train-epochs": "1"}, {}, "did you mean schedule.epochs?"),
+    ({"per_device_train_batch_size": "8"}, {}, "did you mean batch.samples?"),
+    ({"trainer.lr": "8"}, {}, "did you mean optimizer.learning_rate?"),
+    ({"nonsense": "1"}, {}, "--nonsense is not a setting; distrain train --help lists them all"),
+    ({}, {"DISTRAIN_LR": "1"}, "DISTRAIN_LR is not a setting; did you mean DISTRAIN_OPTIMIZER__LEARNING_RATE?"),
+    (
+        {"gradient_accumulation_steps": "8"},
+        {},
+        "--gradient_accumulation_steps is not a setting: set batch.micro_batches to this number times the number of "
+        "processes, and accumulation follows",
+    ),
     (
         {},
         {"DISTRAIN_BACH__TOKENS": "1"},
@@ -66,8 +82,15 @@ REFUSED = [
     ({"batch.tokens": "many"}, {}, "--batch.tokens is 'many', but it should be a valid integer"),
     ({}, {"DISTRAIN_SEED": "-1"}, "the environment variable DISTRAIN_SEED is '-1'"),
     ({"precision": "fp8"}, {}, "--precision is 'fp8', but it should be 'fp32', 'bf16' or 'fp16'"),
-    ({"optimizer.betas": "0.9"}, {}, "--optimizer.betas"),
-    ({"optimizer.betas": "0.9,1.5"}, {}, "--optimizer.betas"),
+    ({"optimizer.betas": "0.9"}, {}, "--optimizer.betas is '0.9', but it should be 2 values, such as 0.9,0.999 ("),
+    ({"optimizer.betas": "0.9,0.9,0.9"}, {}, "--optimizer.betas is '0.9,0.9,0.9', but it should be 2 values"),
+    ({"optimizer.betas": "0.9,1.5"}, {}, "--optimizer.betas is '1.5', but it should be less than 1"),
+    ({"quantization.bits": "3"}, {}, "--quantization.bits is 3, but it should be 4 or 8"),
+    (
+        {"task": "[]"},
+        {},
+        "--task is [], but it should be 'sequence-classification', 'causal-lm', 'masked-lm' or 'chat'",
+    ),
     ({"data.name": "x", "data.files": "y"}, {}, "data.name and data.files are both set"),
     ({"data.max_length": "512", "batch.tokens": "256"}, {}, "raise batch.tokens to at least 512"),
     ({"data.stride": "100", "data.max_length": "128"}, {}, "lower data.stride"),
@@ -94,6 +117,10 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(
     [
         ("batch: {tokn: 1}", "batch.tokn in {file} is not a setting; did you mean batch.tokens?"),
         ("batch: [1", "{file} is not valid YAML at line"),
+        ("seed: 1\nbatch: {tokens: 8}\nseed: 2", "{file} is not valid YAML at line 3: seed stands twice; keep one of"),
+        ("batch:\n  tokens: 8\n  tokens: 9", "line 3: tokens stands twice"),
+        ('{"seed": 1, "seed": 1}', "line 1: seed stands twice"),
+        ("seed: \0", "{file} is not valid YAML: not a text file"),
         ("just words", "{file} holds no settings"),
         ("seed: x", "seed in {file} is 'x', but it should be a valid integer"),
     ],
@@ -122,6 +149,55 @@ def test_a_switch_takes_no_word_that_is_not_its_value() -> None:
     flags, rest = split_flags(["--deterministic", "run.yaml", "--batch.packing", "false", "--model.compile"], {})
     assert flags == {"deterministic": "true", "batch.packing": "false", "model.compile": "true"}
     assert rest == ["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--output_dir",), "--output_dir needs a value, such as --output_dir out"),
+        (("--output_dir", "--seed", "3"), "--output_dir needs a value, such as --output_dir out"),
+        (("--batch.tokens", "--resume"), "--batch.tokens needs a value, such as --batch.tokens 4096"),
+        (("--precision",), "--precision needs a value: fp32, bf16 or fp16"),
+        (("--optimizer.betas",), "--optimizer.betas needs a value, such as --optimizer.betas 0.9,0.999"),
+        (("--data.files",), "--data.files needs a value"),
+    ],
+)
+def test_a_setting_without_its_value_is_refused(arguments: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        split_flags(arguments, {"resume": False})
+    assert str(refused.value) == sentence
+
+
+def test_a_block_that_is_merged_into_another_may_be_changed_there() -> None:
+    assert load_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: *a, x: 4}") == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 1, "y": 3},
+        "c": {"x": 4, "y": 2},
+    }
+
+
+def test_names_of_other_tools_lead_to_settings() -> None:
+    names = set(flat(Settings()))
+    assert set(OTHER_NAMES.values()) <= names
+    assert not set(OTHER_NAMES) & (names | set(ACCUMULATION))
+    assert all(name == name.lower() and not set(name) & set(".- ") for name in (*OTHER_NAMES, *ACCUMULATION))
+
+
+def test_the_reference_shows_what_a_setting_may_be() -> None:
+    shown = " ".join(settings_help().split())
+    for name in flat(Settings()):
+        for value in allowed_values(name):
+            assert re.search(rf"--{name} \[[^\]]*\].*? One of [^.]*\b{value}\b", shown), (name, value)
+    assert allowed_values("quantization.bits") == ("4", "8") and allowed_values("batch.tokens") == ()
+    assert choices("precision", "`") == " One of `fp32`, `bf16`, `fp16`."
+
+
+def test_in_a_container_a_folder_is_said_as_it_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings(None, {}, {}).output_dir == "out"
+    assert read_settings(None, {"output_dir": "~/runs"}, {}).output_dir == str(Path.home() / "runs")
+    monkeypatch.chdir("/")
+    assert read_settings(None, {}, {}).output_dir == "/out"
+    assert read_settings(None, {"output_dir": "/data/a"}, {}).output_dir == "/data/a"
 
 
 def test_flat_and_nested_are_inverse() -> None:

@@ -16,7 +16,19 @@ import yaml
 from pydantic import ValidationError
 
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.settings.deepspeed_keys import ACCELERATE, ALIASES, DEEPSPEED, Ignored, Passes, Refused, Rule
+from distrain_trainer.settings.deepspeed_batch import BatchKeys
+from distrain_trainer.settings.deepspeed_keys import (
+    ACCELERATE,
+    ALIASES,
+    DEEPSPEED,
+    LAUNCHES,
+    Counts,
+    Ignored,
+    Passes,
+    Refused,
+    Rule,
+)
+from distrain_trainer.settings.documents import load_yaml, yaml_fault
 from distrain_trainer.settings.model import Settings, explicit, first_fault, flat, nested
 from distrain_trainer.settings.sections import ZERO
 
@@ -27,7 +39,8 @@ IN_PLACE_OF = {"schedule.max_steps": "schedule.epochs", "schedule.warmup_steps":
 @dataclass
 class UserConfig:
     """What a user's file says. settings: dotted names to values. sources: their names -> the key and value that said
-    so. passed: dotted keys to values that DeepSpeed is to get besides. notes: sentences on what has no effect here."""
+    so. passed: dotted keys to values that DeepSpeed is to get besides. notes: sentences on what has no effect here.
+    batch: what it says of a step."""
 
     path: str
     settings: dict[str, object] = field(default_factory=dict)
@@ -35,6 +48,10 @@ class UserConfig:
     passed: dict[str, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_deepspeed: bool = True
+    batch: BatchKeys = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batch = BatchKeys(self.path)
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -60,6 +77,8 @@ def apply(settings: Settings) -> tuple[Settings, dict[str, Any]]:
     user = read_user_config(path)
     names, values = explicit(settings), flat(settings)
     values = {name: value for name, value in values.items() if name in names}
+    for name, (number, source) in user.batch.settings(values).items():
+        user.sets(name, number, source)
     for name, value in user.settings.items():
         other = IN_PLACE_OF.get(name, "")
         if values.get(name) is not None and values[name] != value:
@@ -77,9 +96,9 @@ def apply(settings: Settings) -> tuple[Settings, dict[str, Any]]:
     except ValidationError as error:
         raise SettingsError(_sentence(error, user)) from None
     kind = resolved.strategy.kind
-    if kind not in (*ZERO, "fsdp"):
+    if kind is None:
         raise SettingsError(
-            f"strategy.config {path} names no stage of ZeRO and no FSDP; set strategy.kind, or remove it"
+            f"strategy.config {path} names no stage of ZeRO and no distributed_type; set strategy.kind, or remove it"
         )
     if user.is_deepspeed and kind not in ZERO:
         raise SettingsError(f"strategy.config {path} is for DeepSpeed but strategy.kind is {kind}; choose one of them")
@@ -109,6 +128,17 @@ def read_user_config(path: str) -> UserConfig:
     return user
 
 
+def processes_sentence(path: str | None, world: int) -> str | None:
+    """Says that a run has another number of processes than its Accelerate file was made for; None where it has not."""
+    meant = read_user_config(path).batch.values.get("processes", world) if path is not None else world
+    if meant == world:
+        return None
+    return (
+        f"{path} is for {meant} process{'es' * (meant > 1)} and this run has {world}; --processes says how many each "
+        "node starts"
+    )
+
+
 def _take_deepspeed(user: UserConfig, path: str, tree: dict[str, Any]) -> None:
     """What a DeepSpeed configuration says, with what follows from several of its keys together."""
     if isinstance(tree.get("zero_optimization"), bool):
@@ -125,15 +155,6 @@ def _take_deepspeed(user: UserConfig, path: str, tree: dict[str, Any]) -> None:
             f"scheduler.params in {path} has no warmup_type, which is log to DeepSpeed, but the learning rate rises "
             "linearly here; write warmup_type linear, or auto for warmup_num_steps"
         )
-    rows, step = tree.get("train_micro_batch_size_per_gpu"), tree.get("train_batch_size")
-    if isinstance(rows, int) and isinstance(step, int):
-        if rows < 1 or step % rows:
-            raise SettingsError(
-                f"train_batch_size in {path} is {step}, which is not a multiple of train_micro_batch_size_per_gpu "
-                f"{rows}; change one of them"
-            )
-        user.sets("batch.micro_batches", step // rows, f"train_batch_size {step} in micro-batches of {rows}")
-        user.notes = [note for note in user.notes if not note.startswith("train_batch_size ")]
 
 
 def _take(user: UserConfig, path: str, tree: dict[str, Any], rules: dict[str, Rule]) -> None:
@@ -144,7 +165,11 @@ def _take(user: UserConfig, path: str, tree: dict[str, Any], rules: dict[str, Ru
             if value not in rule.unless and not _is_off(value):
                 raise SettingsError(f"{shown}, but {rule.why}")
         elif isinstance(rule, Ignored):
-            user.notes.append(f"{key} in {path} has no effect: {rule.why}")
+            user.notes.append(f"{key} {value!r} in {path} has no effect: {rule.why}")
+        elif isinstance(rule, Counts):
+            user.batch.take(rule.part, key, _number(value), path)
+            if rule.part == "processes":
+                user.notes.append(f"{key} {value!r} in {path} starts none: {LAUNCHES}")
         elif isinstance(rule, Passes):
             user.passed[key] = _checked(value, rule, shown)
         elif not rule.values:
@@ -206,11 +231,9 @@ def _read(path: str) -> dict[str, Any]:
         tree = json.loads(text, object_pairs_hook=once)
     except ValueError:
         try:
-            tree = yaml.safe_load(text)
+            tree = load_yaml(text)
         except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f" at line {mark.line + 1}" if mark else ""
-            raise SettingsError(f"strategy.config {path} is neither JSON nor YAML{where}; correct it") from None
+            raise SettingsError(f"strategy.config {path} is neither JSON nor YAML{yaml_fault(error)}") from None
     if not isinstance(tree, dict) or not tree:
         raise SettingsError(f"strategy.config {path} holds no keys; give DeepSpeed's JSON or what accelerate wrote")
     return {ALIASES.get(str(key), str(key)): value for key, value in tree.items()}

@@ -45,7 +45,14 @@ class Refused:
     unless: tuple[Any, ...] = (None, False)
 
 
-Rule = Sets | Passes | Ignored | Refused
+@dataclass(frozen=True)
+class Counts:
+    """A part of the batch, of which all parts together become settings (`deepspeed_batch`)."""
+
+    part: str
+
+
+Rule = Sets | Passes | Ignored | Refused | Counts
 
 
 def _under(prefix: str, names: str, rule: Rule) -> dict[str, Rule]:
@@ -68,10 +75,6 @@ ROUNDED = "it rounds what processes exchange, so losses would depend on their nu
 FP32 = "weights, gradients and the optimizer's state stay fp32 here; remove it, precision chooses the forward pass"
 OWN_CHECKPOINTS = "distrain writes checkpoints of its own"
 SPLITS_MODEL = "distrain splits the batch over processes and shards by ZeRO, it does not split layers; remove it"
-ACCUMULATES = (
-    "accumulation follows from batch.micro_batches and the number of processes; write 1 or auto here and set "
-    "batch.micro_batches to this number times the processes"
-)
 MONITORS = "distrain reports every step itself, in metrics.jsonl and report.html; remove it"
 LAUNCHES = "processes are started by `distrain train --processes`, by the chart or by a launcher"
 OTHER_DATA = "distrain plans batches itself, the same for every number of processes; remove it"
@@ -80,9 +83,9 @@ FROM_ZERO = "the learning rate starts from zero here; write 0 or auto"
 
 DEEPSPEED: dict[str, Rule] = {
     # The batch.
-    "train_micro_batch_size_per_gpu": Sets("batch.samples"),
-    "train_batch_size": Ignored("a step is batch.micro_batches micro-batches of at most batch.tokens tokens"),
-    "gradient_accumulation_steps": Refused(ACCUMULATES, unless=(None, 1)),
+    "train_micro_batch_size_per_gpu": Counts("rows"),
+    "train_batch_size": Counts("step"),
+    "gradient_accumulation_steps": Counts("accumulation"),
     "managed_gradient_accumulation": Refused("distrain says itself which micro-batch is a step's last", (True,)),
     # The optimizer and its schedule.
     "gradient_clipping": Sets("optimizer.max_grad_norm"),
@@ -291,8 +294,8 @@ ACCELERATE: dict[str, Rule] = {
     "compute_environment": Refused("only LOCAL_MACHINE can be read", (None, "LOCAL_MACHINE")),
     "distributed_type": Sets(
         "strategy.kind",
-        {"deepspeed": None, "fsdp": "fsdp"},
-        "only DEEPSPEED and FSDP say more than strategy.kind does; remove strategy.config",
+        {"no": "single", False: "single", "multi_gpu": "ddp", "multi_cpu": "ddp", "fsdp": "fsdp", "deepspeed": None},
+        "only NO, MULTI_GPU, MULTI_CPU, FSDP and DEEPSPEED can be read; set strategy.kind instead of strategy.config",
     ),
     "mixed_precision": Sets(
         "precision",
@@ -301,9 +304,10 @@ ACCELERATE: dict[str, Rule] = {
     ),
     "fp16": Sets("precision", {True: "fp16", False: None}),
     "use_cpu": Ignored("the GPU is used where there is one"),
+    "num_processes": Counts("processes"),
     **_under(
         "",
-        "debug num_processes machine_rank num_machines gpu_ids main_process_ip main_process_port rdzv_backend "
+        "debug machine_rank num_machines gpu_ids main_process_ip main_process_port rdzv_backend "
         "same_network main_training_function enable_cpu_affinity mpirun_config",
         Ignored(LAUNCHES),
     ),
@@ -330,7 +334,7 @@ ACCELERATE: dict[str, Rule] = {
         "offload_optimizer_nvme_path offload_param_nvme_path",
         Refused(NO_NVME, (None, False, "none")),
     ),
-    "deepspeed_config.gradient_accumulation_steps": Refused(ACCUMULATES, unless=(None, 1)),
+    "deepspeed_config.gradient_accumulation_steps": Counts("accumulation"),
     "deepspeed_config.gradient_clipping": Sets("optimizer.max_grad_norm"),
     "deepspeed_config.zero3_save_16bit_model": Ignored(OWN_CHECKPOINTS),
     "deepspeed_config.zero3_init_flag": Ignored("distrain decides itself how weights are loaded"),

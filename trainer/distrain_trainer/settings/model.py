@@ -227,10 +227,6 @@ def strategy_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"strategy.offload_parameters is for zero3 but strategy.kind is {strategy.kind}; change one of them",
         ),
         (
-            strategy.config is not None and strategy.kind in ("single", "ddp"),
-            f"strategy.config is for ZeRO and FSDP but strategy.kind is {strategy.kind}; remove one of them",
-        ),
-        (
             strategy.kind in (*ZERO, *SHARDED) and s.precision == "fp16",
             f"strategy.kind is {strategy.kind} and precision fp16, whose small gradients are scaled under single and "
             "ddp only; choose bf16 or fp32, or ddp",

@@ -9,9 +9,9 @@ the others, so a misspelt one would be lost; hence these few lines.)
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -19,10 +19,14 @@ from pydantic.fields import FieldInfo
 
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.deepspeed_file import apply
+from distrain_trainer.settings.documents import load_yaml, yaml_fault
 from distrain_trainer.settings.model import Settings, first_fault, flat, nested
+from distrain_trainer.settings.other_names import ACCUMULATION, OTHER_NAMES
 from distrain_trainer.settings.sections import Section
 
 PREFIX = "DISTRAIN_"
+NEAR = 0.6
+"""How alike two names must be for one to be taken for a misspelling of the other, of 1 (difflib's ratio)."""
 SWITCH_VALUES = ("true", "t", "yes", "y", "on", "1", "false", "f", "no", "n", "off", "0", "null", "none")
 """What may stand behind a setting that is true or false; other words behind it are not its value."""
 
@@ -57,7 +61,17 @@ def read_settings(
         settings = Settings.model_validate(nested(values))
     except ValidationError as error:
         raise SettingsError(_sentence(error, places)) from None
-    return apply(settings)[0] if "strategy.config" in places else settings
+    return _placed(apply(settings)[0] if "strategy.config" in places else settings)
+
+
+def _placed(settings: Settings) -> Settings:
+    """The settings with an `output_dir` that can be pasted as it is said.
+
+    In a container the working folder is the root, where `out` is said of /out, which is another folder anywhere else.
+    """
+    folder = Path(settings.output_dir).expanduser()
+    folder = folder.absolute() if Path.cwd() == Path("/") else folder
+    return settings if folder == Path(settings.output_dir) else settings.model_copy(update={"output_dir": str(folder)})
 
 
 def variable(name: str) -> str:
@@ -65,10 +79,11 @@ def variable(name: str) -> str:
     return PREFIX + name.replace(".", "__").upper()
 
 
-def split_flags(arguments: list[str], options: Mapping[str, bool]) -> tuple[dict[str, str], list[str]]:
+def split_flags(arguments: Sequence[str], options: Mapping[str, bool]) -> tuple[dict[str, str], list[str]]:
     """Takes `--section.name value`, `--section.name=value` and `--name` (true) out of the arguments.
 
-    options: the command's own options, which stay, and whether each takes a value. Returns (flags, the rest).
+    options: the command's own options, which stay, and whether each takes a value. Returns (flags, the rest). Raises
+    SettingsError for a setting without the value that it needs.
     """
     flags: dict[str, str] = {}
     rest: list[str] = []
@@ -84,8 +99,12 @@ def split_flags(arguments: list[str], options: Mapping[str, bool]) -> tuple[dict
                 rest.append(waiting.pop(0))
         elif equals:
             flags[name] = value
+        elif takes_next(name, waiting):
+            flags[name] = waiting.pop(0)
+        elif name in flat(Settings()) and bool not in _types(name):
+            raise SettingsError(f"--{name} needs a value{_example(name)}")
         else:
-            flags[name] = waiting.pop(0) if takes_next(name, waiting) else "true"
+            flags[name] = "true"
     return flags, rest
 
 
@@ -103,14 +122,11 @@ def takes_next(name: str, following: list[str]) -> bool:
 def _from_file(file: str) -> dict[str, Any]:
     """Dotted names to values of a YAML or JSON file."""
     try:
-        content = yaml.safe_load(Path(file).read_text())
+        content = load_yaml(Path(file).read_text())
     except OSError as error:
         raise SettingsError(f"the settings file {file} cannot be read: {error.strerror}; check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        what = getattr(error, "problem", None) or "not a text file"
-        raise SettingsError(f"the settings file {file} is not valid YAML{line}: {what}") from None
+        raise SettingsError(f"the settings file {file} is not valid YAML{yaml_fault(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -149,20 +165,37 @@ def _value(text: str) -> Any:
     return text
 
 
-def _check_name(name: str, shown: str, spell: Any) -> None:
-    """Refuses a name that is not a setting."""
+def _check_name(name: str, shown: str, spell: Callable[[str], str]) -> None:
+    """Refuses a name that is not a setting. spell: a setting's name as it would be written in the same place."""
     names = list(flat(Settings()))
     if name in names:
         return
-    if any(known.startswith(f"{name}.") for known in names):
-        inner = [known for known in names if known.startswith(f"{name}.")]
+    if inner := [known for known in names if known.startswith(f"{name}.")]:
         raise SettingsError(f"{shown} is a group of settings, not one; set {spell(inner[0])} or another of its group")
-    if "." not in name:
-        ends = [known for known in names if known.rpartition(".")[2] == name]
-        nearest = ends or difflib.get_close_matches(name, names, n=1, cutoff=0)
-    else:
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)
-    raise SettingsError(f"{shown} is not a setting; did you mean {spell(nearest[0])}?")
+    last = name.rpartition(".")[2].replace("-", "_").lower()
+    if last in ACCUMULATION:
+        raise SettingsError(
+            f"{shown} is not a setting: set {spell('batch.micro_batches')} to this number times the number of "
+            "processes, and accumulation follows"
+        )
+    nearest = _nearest(name.replace("-", "_"), last, names)
+    raise SettingsError(
+        f"{shown} is not a setting; "
+        + (f"did you mean {spell(nearest)}?" if nearest else "distrain train --help lists them all")
+    )
+
+
+def _nearest(name: str, last: str, names: list[str]) -> str | None:
+    """The setting that may have been meant; None where nothing is near. last: the part of the name after its dots."""
+    ends = {known.rpartition(".")[2]: known for known in reversed(names)}
+    if last in OTHER_NAMES:
+        return OTHER_NAMES[last]
+    if "." not in name and last in ends:
+        return ends[last]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=NEAR)
+    if not close:
+        close = [ends[end] for end in difflib.get_close_matches(last, ends, n=1, cutoff=NEAR)]
+    return close[0] if close else None
 
 
 def _sentence(error: ValidationError, places: Mapping[str, str]) -> str:
@@ -174,9 +207,37 @@ def _sentence(error: ValidationError, places: Mapping[str, str]) -> str:
     if not path:
         return message
     wanted = message.replace("Input should be", "it should be").replace("Input", "the value")
+    given = first["input"]
+    if get_origin(_field(name).annotation) is tuple and first["type"] in ("missing", "too_long"):
+        default = _written(_field(name).default)
+        wanted = f"it should be {len(get_args(_field(name).annotation))} values, such as {default}"
+        given = _written(given)
     description = _field(name).description or ""
     about = f" ({description.split('. ')[0].rstrip('.')})" if description else ""
-    return f"{places.get(name, name)} is {first['input']!r}, but {wanted}{about}"
+    return f"{places.get(name, name)} is {given!r}, but {wanted}{about}"
+
+
+def allowed_values(name: str) -> tuple[str, ...]:
+    """What a setting may be where that is one of a few words or numbers; empty for all others."""
+    annotation = _field(name).annotation
+    parts = [annotation] if get_origin(annotation) is Literal else list(get_args(annotation))
+    kinds = [part for part in parts if part is not type(None)]
+    if not kinds or any(get_origin(kind) is not Literal for kind in kinds):
+        return ()
+    return tuple(str(value) for kind in kinds for value in get_args(kind))
+
+
+def _example(name: str) -> str:
+    """What may follow the setting on the command line, for a sentence."""
+    if values := allowed_values(name):
+        return f": {', '.join(values[:-1])} or {values[-1]}"
+    default = flat(Settings())[name]
+    return f", such as --{name} {_written(default)}" if default is not None else ""
+
+
+def _written(value: object) -> str:
+    """A value as the command line has it: lists with commas."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _types(name: str) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ import textwrap
 from typing import Any
 
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.settings.reader import variable
+from distrain_trainer.settings.reader import allowed_values, variable
 from distrain_trainer.settings.sections import Section
 
 
@@ -17,8 +17,15 @@ def settings_help() -> str:
     ]
     for name, default, description in setting_rows(Settings):
         lines.append(f"  --{name} [{default}]")
-        lines += textwrap.wrap(description, 92, initial_indent="      ", subsequent_indent="      ")
+        lines += textwrap.wrap(description + choices(name), 92, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
+
+
+def choices(name: str, mark: str = "") -> str:
+    """` One of fp32, bf16, fp16.`, to stand behind a description; empty where a setting is no choice. mark: what stands
+    on both sides of each."""
+    values = allowed_values(name)
+    return f" One of {', '.join(f'{mark}{value}{mark}' for value in values)}." if values else ""
 
 
 def setting_rows(section: type[Section], prefix: str = "") -> list[tuple[str, Any, str]]:
