@@ -12,8 +12,8 @@ from distrain_trainer.hub.pushed import note_push, pushed_step, step_of
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.sections import Hub
 from distrain_trainer.storage.attempts import Fence
-from distrain_trainer.storage.layout import BEST
-from distrain_trainer.training.checkpoint.format import STATE, reason
+from distrain_trainer.storage.layout import BEST, STATE
+from distrain_trainer.training.checkpoint.format import reason
 from distrain_trainer.training.checkpoint.retention import copy_model
 
 
