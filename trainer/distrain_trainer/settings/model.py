@@ -14,6 +14,7 @@ from distrain_trainer.settings.sections import (
     Chat,
     Checkpoint,
     Data,
+    Elastic,
     Evaluation,
     Lora,
     Model,
@@ -44,6 +45,7 @@ class Settings(Section):
     chat: Chat = Chat()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
+    elastic: Elastic = Elastic()
     seed: int = Field(42, ge=0, lt=2**31)
     """Seed of data order, dropout, masks and new layers."""
     deterministic: bool = False
@@ -202,6 +204,10 @@ def strategy_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"strategy.offload_parameters is for zero3 but strategy.kind is {strategy.kind}; change one of them",
         ),
         (
+            s.elastic.min_nodes is None and s.elastic != Elastic(),
+            "elastic.wait_minutes is set but elastic.min_nodes is not, which lets a run go on with fewer nodes; set it",
+        ),
+        (
             strategy.config is not None and strategy.kind in ("single", "ddp"),
             f"strategy.config is for ZeRO and FSDP but strategy.kind is {strategy.kind}; remove one of them",
         ),
@@ -291,6 +297,8 @@ MAY_CHANGE = frozenset(
         "checkpoint.background",
         "checkpoint.max_restarts",
         "checkpoint.max_wait_hours",
+        "elastic.min_nodes",
+        "elastic.wait_minutes",
         "optimizer.nonfinite_limit",
         "deterministic",
         "max_hours",
