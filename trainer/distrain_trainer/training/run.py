@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -125,7 +126,7 @@ def run(
             record=record_line,
             watch=watch,
         )
-        record_line({"step": state.step, "event": "resume" if state.step else "start", "attempt": attempt})
+        record_line(opening_line(state.step, attempt, process))
         try:
             train(session)
         except DistrainError as error:
@@ -134,6 +135,13 @@ def run(
         record_line({"step": state.step, "event": "end"})
     results.publish(session, record)
     return session
+
+
+def opening_line(step: int, attempt: int, process: ProcessRank) -> dict[str, Any]:
+    """The event with which a session begins: who takes part. On all processes."""
+    absent = set(range(process.nodes)) - set(collectives.gather(process.node))
+    line = {"step": step, "event": "resume" if step else "start", "attempt": attempt, "processes": process.world}
+    return line | {"nodes": process.nodes_here, "absent": sorted(absent)}
 
 
 @contextmanager
