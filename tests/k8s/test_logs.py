@@ -297,6 +297,14 @@ def test_progress_is_read_from_the_end_of_a_log() -> None:
     assert found.sentence == "step 30 of 100, epoch 0.30, loss 0.0333, 1.23k tokens/s, 35s left"
 
 
+def test_progress_says_how_many_nodes_take_part_where_not_all_do() -> None:
+    line = json.dumps({"step": 5, "loss": 0.5, "nodes": 2, "steps": 9})
+    found = read_progress([line], of_nodes=3)
+    assert found and found.sentence == "step 5 of 9, loss 0.5000, on 2 of 3 nodes"
+    whole = read_progress([line], of_nodes=2)
+    assert whole and whole.sentence == "step 5 of 9, loss 0.5000"
+
+
 def test_progress_of_a_run_that_went_back_to_a_checkpoint_is_that_after_it() -> None:
     found = read_progress([step(10, 0), step(80, 7), step(50, 100), step(60, 110)])
     assert found and (found.step, found.seconds_left) == (60, 40.0)

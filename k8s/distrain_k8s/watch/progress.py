@@ -23,7 +23,8 @@ AT_ONCE = 8
 class Progress:
     """step: of `steps` in all, None where an older trainer does not say. tokens_per_second: real tokens, of all
     processes. seconds_left: at the speed of the last lines. at: when the line was written, as the machine's clock has
-    it. straggler: the process that all wait for, in words; None where there is none."""
+    it. straggler: the process that all wait for, in words; None where there is none. nodes: those that took part; None
+    where an older trainer does not say. of_nodes: those of the run, None where that is not known."""
 
     step: int
     steps: int | None
@@ -33,6 +34,8 @@ class Progress:
     seconds_left: float | None
     at: datetime | None = None
     straggler: str | None = None
+    nodes: int | None = None
+    of_nodes: int | None = None
 
     @property
     def sentence(self) -> str:
@@ -46,6 +49,8 @@ class Progress:
             parts.append(f"{short(self.tokens_per_second)} tokens/s")
         if self.seconds_left is not None:
             parts.append(f"{span(self.seconds_left)} left")
+        if self.nodes and self.of_nodes and self.nodes < self.of_nodes:
+            parts.append(f"on {self.nodes} of {self.of_nodes} nodes")
         if self.straggler:
             parts.append(self.straggler)
         return ", ".join(parts)
@@ -56,8 +61,11 @@ class Progress:
         return asdict(self)
 
 
-def read_progress(lines: Iterable[str]) -> Progress | None:
-    """The progress that a log tells; None where none of its lines is of a step. lines: with or without times."""
+def read_progress(lines: Iterable[str], of_nodes: int | None = None) -> Progress | None:
+    """The progress that a log tells; None where none of its lines is of a step.
+
+    lines: with or without times. of_nodes: nodes of the run.
+    """
     steps: list[tuple[datetime | None, Mapping[str, Any]]] = []
     for raw in lines:
         line = read_line(raw)
@@ -86,6 +94,8 @@ def read_progress(lines: Iterable[str]) -> Progress | None:
         seconds_left=None if total is None or pace is None else (total - last["step"]) * pace,
         at=at,
         straggler=_straggler(last.get("straggler")),
+        nodes=last.get("nodes"),
+        of_nodes=of_nodes,
     )
 
 
@@ -97,7 +107,7 @@ def progress_of(api: Api, run: Run) -> Progress | None:
     query = {"tailLines": LINES, "timestamps": True}
     try:
         with api.stream(PODS, master.name, "log", query, read=api.patience.read, namespace=run.namespace) as lines:
-            return read_progress(line.decode(errors="replace") for line in lines)
+            return read_progress((line.decode(errors="replace") for line in lines), run.nodes)
     except (NotFound, Rejected):
         return None
 
