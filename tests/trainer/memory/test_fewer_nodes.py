@@ -64,7 +64,8 @@ def test_automatic_tokens_are_what_the_fewest_have_room_for(bert: Path, monkeypa
     for min_nodes, world in ((1, 2), (None, 8)):
         settings = changed(settings_of(bert, min_nodes, "zero3"), {"batch.tokens": "auto"})
         assert fewest_processes(settings, NODES, PROCESSES) == world
-        tokens.append(resolve.with_tokens_for_memory(settings, process, lambda text: None).batch.tokens)
+        found = resolve.with_tokens_for_memory(settings, process, lambda text: None).batch.tokens
+        tokens.append(int(found))
         assert tokens[-1] == auto_tokens(read_model(settings), settings, "zero3", world, memory, "cpu")
     assert tokens[0] < tokens[1]
 
