@@ -95,6 +95,10 @@ REFUSED = [
         "{gpus: 16, trainer: {strategy: {kind: single}}}",
         "trainer.strategy.kind is single, but the run has 16 processes",
     ),
+    (
+        "{gpus: 16, trainer: {elastic: {min_nodes: '3'}}}",
+        "trainer.elastic.min_nodes is 3, but the run has 2 nodes; lower it",
+    ),
     ("trainer: {precision: fp16}", "trainer.precision is fp16, but the run has no GPUs; set gpus, or choose bf16"),
     # Secrets as plain values
     ("secrets: {HF_TOKEN: hf_abc}", "at '/secrets/HF_TOKEN': got string, want null or object"),

@@ -290,8 +290,8 @@ def step(number: int, second: float, **more: object) -> str:
     return f"{when:%Y-%m-%dT%H:%M:%S.%f}000Z {json.dumps(line)}"
 
 
-def read_progress(lines: Iterable[str]) -> Progress | None:
-    return read_told(lines).progress
+def read_progress(lines: Iterable[str], of_nodes: int | None = None) -> Progress | None:
+    return read_told(lines, of_nodes).progress
 
 
 def test_progress_is_read_from_the_end_of_a_log() -> None:
@@ -299,6 +299,14 @@ def test_progress_is_read_from_the_end_of_a_log() -> None:
     found = read_progress(log)
     assert found and (found.step, found.steps, found.loss, found.seconds_left) == (30, 100, 1 / 30, 35.0)
     assert found.sentence == "step 30 of 100, epoch 0.30, loss 0.0333, 1.23k tokens/s, 35s left"
+
+
+def test_progress_says_how_many_nodes_take_part_where_not_all_do() -> None:
+    line = json.dumps({"step": 5, "loss": 0.5, "nodes": 2, "steps": 9})
+    found = read_progress([line], of_nodes=3)
+    assert found and found.sentence == "step 5 of 9, loss 0.5000, on 2 of 3 nodes"
+    whole = read_progress([line], of_nodes=2)
+    assert whole and whole.sentence == "step 5 of 9, loss 0.5000"
 
 
 def test_progress_of_a_run_that_went_back_to_a_checkpoint_is_that_after_it() -> None:

@@ -1,5 +1,6 @@
 """The phase of a run follows from its pods, whatever kind of job it is and whoever made it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,6 +92,25 @@ def test_a_pod_that_failed_and_will_be_made_anew_is_a_restart(kind: str) -> None
     assert found.cause and found.cause.sentence == "node 1 ended: lost node 0"
     leaving = pod(kind=kind, rank=1, deleted=-20)
     assert run(job_of(kind), pod(kind=kind), leaving).phase is Phase.RESTARTING
+
+
+def test_a_run_that_goes_on_with_fewer_nodes_runs_and_says_what_is_missing() -> None:
+    elastic = {"DISTRAIN_ELASTIC__MIN_NODES": "2"}
+    lost = pod(rank=2, unscheduled="0/2 nodes are available: 2 Insufficient nvidia.com/gpu.")
+    failed = event("ExitedWithCode", "Pod: team.run1-worker-1 exited with code 138")
+    job = pytorchjob(nodes=3)
+
+    def phase(*pods: Object, settings: dict[str, str] = elastic) -> Phase:
+        return status_of(replace(seen(job, *pods, events=(failed,)), settings=settings)).phase
+
+    assert phase(pod(), pod(rank=1), lost) is Phase.RUNNING
+    assert phase(pod(), pod(rank=1), lost, settings={}) is Phase.RESTARTING
+    assert phase(pod(), pod(rank=1, deleted=-20), lost) is Phase.RESTARTING, "one is too few"
+    assert phase(pod(deleted=-20), pod(rank=1), pod(rank=2)) is Phase.RESTARTING, "node 0 must be there"
+    found = status_of(replace(seen(job, pod(), pod(rank=1), lost, events=(failed,)), settings=elastic))
+    assert found.cause and found.cause.name == "unschedulable: GPU" and found.nodes_running == 2
+    whole = status_of(replace(seen(job, pod(), pod(rank=1), pod(rank=2), events=(failed,)), settings=elastic))
+    assert whole.phase is Phase.RUNNING and whole.cause is None
 
 
 def test_restarts_are_counted_over_pods_that_are_gone() -> None:

@@ -76,6 +76,11 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
             f"strategy.kind is single but there are {node.count * node.processes} processes; start one, or set "
             "strategy.kind to ddp"
         )
+    if settings.elastic.min_nodes is not None and settings.elastic.min_nodes > node.count:
+        raise SettingsError(
+            f"elastic.min_nodes is {settings.elastic.min_nodes} but the run has {node.count} "
+            f"node{'s' * (node.count > 1)}; lower it, or remove it to wait for all"
+        )
     if chosen.overwrite and node.count > 1:
         raise SettingsError("--overwrite cannot be used on several nodes; remove the old run's folder first")
     if node.first and (sentence := processes_sentence(settings.strategy.config, node.count * node.processes)):

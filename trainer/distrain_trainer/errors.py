@@ -22,6 +22,7 @@ class FailureReport:
     where it is none of the workers. node: Kubernetes' name of the machine, None where that is not known. follows:
     whether it follows from another failure, as the loss of a peer does, which explains it better. passes: whether it
     passes by itself, as a volume that does not answer, so that the run waits for it without spending a restart.
+    regroups: whether nothing has failed, and all meet again behind a checkpoint because a node is back.
     """
 
     exit_code: int
@@ -30,17 +31,19 @@ class FailureReport:
     node: str | None = None
     follows: bool = False
     passes: bool = False
+    regroups: bool = False
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> "FailureReport":
         """The report in a JSON object, of which names that are not known here are ignored. Raises KeyError."""
-        optional = {name: values[name] for name in ("rank", "node", "follows", "passes") if name in values}
+        names = ("rank", "node", "follows", "passes", "regroups")
+        optional = {name: values[name] for name in names if name in values}
         return FailureReport(values["exit_code"], values["sentence"], **optional)
 
     @staticmethod
     def of(error: "DistrainError", rank: int | None = None, node: str | None = None) -> "FailureReport":
         """How an error with a sentence ends a part of a run."""
-        return FailureReport(error.exit_code, str(error), rank, node, error.follows, error.passes)
+        return FailureReport(error.exit_code, str(error), rank, node, error.follows, error.passes, error.regroups)
 
 
 class DistrainError(Exception):
@@ -49,6 +52,7 @@ class DistrainError(Exception):
     exit_code = 70
     follows = False
     passes = False
+    regroups = False
     away = False
     """Whether it is about a service that cannot be reached, as a run that has begun waits for."""
 
@@ -132,6 +136,12 @@ class Stopped(DistrainError):
     """The run was asked to stop and has left a checkpoint."""
 
     exit_code = 143
+
+
+class Regrouping(Stopped):
+    """All processes have left behind a checkpoint, so that a node that is back takes part from there on."""
+
+    regroups = True
 
 
 class StopNow(BaseException):

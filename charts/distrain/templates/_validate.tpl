@@ -77,6 +77,10 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- if and (eq (toString (.trainer.strategy | default dict).kind) "single") (gt (int $world) 1) }}
   {{- fail (printf "trainer.strategy.kind is single, but the run has %d processes; choose another strategy, or ask for one process" $world) }}
 {{- end }}
+{{- $fewest := (.trainer.elastic | default dict).min_nodes | default 1 }}
+{{- if gt (int $fewest) (int .topology.nodes) }}
+  {{- fail (printf "trainer.elastic.min_nodes is %d, but the run has %d nodes; lower it, or remove it to wait for all" (int $fewest) (int .topology.nodes)) }}
+{{- end }}
 {{- if and (eq (toString .trainer.precision) "fp16") (not .topology.gpusPerNode) }}
   {{- fail "trainer.precision is fp16, but the run has no GPUs; set gpus, or choose bf16 or fp32" }}
 {{- end }}

@@ -4,20 +4,21 @@ from dataclasses import dataclass
 
 from distrain_k8s.runs.request import Request
 from distrain_trainer.errors import DistrainError
-from distrain_trainer.memory.advice import disk_sentence, read_model, size
+from distrain_trainer.memory.advice import disk_sentence, fewer_nodes_problem, read_model, size
 from distrain_trainer.memory.disk import DiskNeed, disk_need
-from distrain_trainer.memory.estimate import USED, Bytes, auto_tokens, held, kind_of, plan
+from distrain_trainer.memory.estimate import USED, Bytes, auto_tokens, fewest_processes, held, kind_of, plan
 
 
 @dataclass(frozen=True)
 class Estimate:
     """bytes: of a process. tokens: padded tokens of a micro-batch. disk: what the run's folder holds at its fullest.
-    unknown: why nothing could be estimated."""
+    fewer: why it would not fit `elastic.min_nodes`. unknown: why nothing could be estimated."""
 
     strategy: str
     bytes: Bytes | None = None
     tokens: int | None = None
     disk: DiskNeed | None = None
+    fewer: str | None = None
     unknown: str | None = None
 
 
@@ -32,13 +33,18 @@ def estimate(request: Request, gpu_memory: int | None) -> Estimate:
         if tokens == "auto":
             if gpu_memory is None:
                 return Estimate(strategy, unknown="batch.tokens is auto, which is decided on the GPU")
-            tokens = auto_tokens(weights, settings, strategy, world, gpu_memory, device)
+            fewest = fewest_processes(settings, request.nodes, request.processes)
+            tokens = auto_tokens(weights, settings, strategy, fewest, gpu_memory, device)
         sizes = held(weights, settings)
         planned = plan(weights, settings, strategy, world, tokens, device)
+        fewer = None
+        if request.gpus and gpu_memory:
+            shape = tokens, request.nodes, request.processes
+            fewer = fewer_nodes_problem(weights, settings, *shape, gpu_memory, device)
     except DistrainError as error:
         return Estimate(strategy, unknown=str(error))
     # Whether the claim's volume has hard links is not known here.
-    return Estimate(strategy, planned, tokens, disk_need(sizes, settings))
+    return Estimate(strategy, planned, tokens, disk_need(sizes, settings), fewer)
 
 
 def memory_line(found: Estimate, request: Request, gpu_memory: int | None) -> str:

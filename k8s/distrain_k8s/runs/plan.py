@@ -42,7 +42,7 @@ class Plan:
         """Why nothing may be made."""
         found = self.checked.of("refused") if self.checked else []
         too_small = None if self.checked and self.checked.claim_exists else disk_problem(self.estimate, self.request)
-        return [*found, *([too_small] if too_small else [])]
+        return [*found, *filter(None, (too_small, self.estimate.fewer))]
 
     @property
     def warnings(self) -> list[str]:

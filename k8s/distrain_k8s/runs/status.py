@@ -21,7 +21,8 @@ class Phase(StrEnum):
     """Where a run stands.
 
     Pending: something holds it up, or nobody has taken it on yet. Queued: it waits for quota. Starting: its pods have
-    machines, and not all of them run yet. Running: all pods run. Restarting: it has run, and not all pods do now.
+    machines, and not all of them run yet. Running: all pods run, or with `elastic.min_nodes` enough of them to go on.
+    Restarting: it has run, and not all pods do now.
     Succeeded, Failed: it has ended. Stopped: it was suspended, or is being removed.
     """
 
@@ -126,15 +127,27 @@ def phase_of(seen: Evidence) -> Phase:
     if job.suspended:
         by_hand = seen.workload is not None and not seen.workload.active
         return Phase.STOPPED if by_hand or not job.queue else Phase.QUEUED
-    live = [pod for pod in seen.current.values() if pod.deleted is None]
-    done = [pod for pod in live if pod.is_running or pod.phase == "Succeeded"]
-    if len(done) >= max(job.nodes, 1):
+    there = _there(seen)
+    if len(there) >= max(job.nodes, 1):
         return Phase.RUNNING
     if has_run(seen):
-        return Phase.RESTARTING
+        return Phase.RUNNING if 0 in there and len(there) >= _fewest(seen) else Phase.RESTARTING
+    live = [pod for pod in seen.current.values() if pod.deleted is None]
     if any(pod.node for pod in live) and cause_of(seen, Stage.HOLDING) is None:
         return Phase.STARTING
     return Phase.PENDING
+
+
+def _there(seen: Evidence) -> set[int]:
+    """Ranks of the nodes whose pods run, or are done."""
+    live = {rank: pod for rank, pod in seen.current.items() if pod.deleted is None}
+    return {rank for rank, pod in live.items() if pod.is_running or pod.phase == "Succeeded"}
+
+
+def _fewest(seen: Evidence) -> int:
+    """Nodes with which the run goes on, as far as its settings are known."""
+    text = seen.settings.get("DISTRAIN_ELASTIC__MIN_NODES", "")
+    return int(text) if text.isdigit() else max(seen.job.nodes, 1)
 
 
 def has_run(seen: Evidence) -> bool:
@@ -155,6 +168,8 @@ def _cause(seen: Evidence, phase: Phase) -> Cause | None:
             return cause_of(seen, Stage.QUEUED)
         case Phase.PENDING:
             return cause_of(seen, Stage.HOLDING)
+        case Phase.RUNNING if len(_there(seen)) < seen.job.nodes:
+            return cause_of(seen, Stage.RESTARTING)
         case Phase.RESTARTING:
             return cause_of(seen, Stage.RESTARTING)
         case Phase.STOPPED if seen.job.deleted:

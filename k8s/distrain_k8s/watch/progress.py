@@ -26,7 +26,8 @@ AT_ONCE = 8
 class Progress:
     """step: of `steps` in all, None where an older trainer does not say. tokens_per_second: real tokens, of all
     processes. seconds_left: at the speed of the last lines. at: when the line was written, as the machine's clock has
-    it. straggler: the process that all wait for, in words; None where there is none."""
+    it. straggler: the process that all wait for, in words; None where there is none. nodes: those that took part; None
+    where an older trainer does not say. of_nodes: those of the run, None where that is not known."""
 
     step: int
     steps: int | None
@@ -36,6 +37,8 @@ class Progress:
     seconds_left: float | None
     at: datetime | None = None
     straggler: str | None = None
+    nodes: int | None = None
+    of_nodes: int | None = None
 
     @property
     def sentence(self) -> str:
@@ -49,6 +52,8 @@ class Progress:
             parts.append(f"{short(self.tokens_per_second)} tokens/s")
         if self.seconds_left is not None:
             parts.append(f"{span(self.seconds_left)} left")
+        if self.nodes and self.of_nodes and self.nodes < self.of_nodes:
+            parts.append(f"on {self.nodes} of {self.of_nodes} nodes")
         if self.straggler:
             parts.append(self.straggler)
         return ", ".join(parts)
@@ -89,8 +94,8 @@ class Told:
         }
 
 
-def read_told(lines: Iterable[str]) -> Told:
-    """What a log tells. lines: with or without times."""
+def read_told(lines: Iterable[str], of_nodes: int | None = None) -> Told:
+    """What a log tells. lines: with or without times. of_nodes: nodes of the run."""
     steps: list[tuple[datetime | None, Mapping[str, Any]]] = []
     waiting: Waiting | None = None
     for raw in lines:
@@ -112,7 +117,7 @@ def read_told(lines: Iterable[str]) -> Told:
                 if steps and found["step"] <= steps[-1][1]["step"]:
                     steps.clear()  # the run was started again, from a checkpoint
                 steps.append((line.time, found))
-    return Told(_progress(steps), waiting)
+    return Told(_progress(steps, of_nodes), waiting)
 
 
 def _waiting(found: Mapping[str, Any]) -> Waiting | None:
@@ -122,7 +127,7 @@ def _waiting(found: Mapping[str, Any]) -> Waiting | None:
         return None
 
 
-def _progress(steps: list[tuple[datetime | None, Mapping[str, Any]]]) -> Progress | None:
+def _progress(steps: list[tuple[datetime | None, Mapping[str, Any]]], of_nodes: int | None) -> Progress | None:
     if not steps:
         return None
     at, last = steps[-1]
@@ -137,6 +142,8 @@ def _progress(steps: list[tuple[datetime | None, Mapping[str, Any]]]) -> Progres
         seconds_left=None if total is None or pace is None else (total - last["step"]) * pace,
         at=at,
         straggler=_straggler(last.get("straggler")),
+        nodes=last.get("nodes"),
+        of_nodes=of_nodes,
     )
 
 
@@ -148,7 +155,7 @@ def told_by(api: Api, run: Run) -> Told:
     query = {"tailLines": LINES, "timestamps": True}
     try:
         with api.stream(PODS, master.name, "log", query, read=api.patience.read, namespace=run.namespace) as lines:
-            told = read_told(line.decode(errors="replace") for line in lines)
+            told = read_told((line.decode(errors="replace") for line in lines), run.nodes)
     except (NotFound, Rejected):
         return Told()
     return replace(told, waiting=None) if run.phase.is_end else told

@@ -13,7 +13,7 @@ from distrain_trainer.reporting import svg
 from distrain_trainer.reporting.report import write_report
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.files import write_json
-from distrain_trainer.storage.metrics_log import MetricsLog
+from distrain_trainer.storage.metrics_log import MetricsLog, read_metrics
 
 TOPICS = [
     "dates",
@@ -257,6 +257,21 @@ def test_a_finished_run_shows_numbers_curves_classes_and_what_to_type_next(tmp_p
     ):
         assert text in page.text
     assert "%" not in {text for tag, a in page.elements if tag == "path" for text in a["d"] or ""}
+
+
+def test_it_says_how_many_nodes_took_part_when(tmp_path: Path) -> None:
+    language_run(tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    resumed = {"step": 40, "event": "resume", "attempt": 2, "processes": 4, "nodes": 2, "absent": [1, 3]}
+    with MetricsLog(tmp_path / "new") as log:
+        for line in lines:
+            log.write(line | ({"nodes": 2 if 40 < line["step"] <= 90 else 4} if "loss" in line else {}))
+            if line["step"] == 40:
+                log.write(resumed)
+    (tmp_path / "new").rename(tmp_path / "metrics.jsonl")
+    page = report(tmp_path)
+    assert "nodes 4 in steps 1 to 40, 2 in steps 41 to 90, 4 in steps 91 to 120" in page.text
+    assert "resumed attempt 2, processes 4, nodes 2, absent 1, 3" in page.text
 
 
 def test_settings_that_differ_from_their_default_stand_out(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.distributed import DistError
 
-from distrain_trainer.errors import DistrainError, FailureReport, LostPeer, Stopped, Superseded, VolumeLost
+from distrain_trainer.errors import DistrainError, FailureReport, LostPeer, Regrouping, Stopped, Superseded, VolumeLost
 from distrain_trainer.launch import attempts as real
 from distrain_trainer.launch.messages import Start
 from distrain_trainer.launch.node import Node
@@ -24,6 +24,8 @@ from distrain_trainer.storage.attempts import Attempts, check_budget, ended, fol
 
 STEPS = 6
 """Steps of a run, each of which publishes a checkpoint."""
+LET_IN_WITHIN = 6
+"""Steps in a row at which a node may be there without taking part."""
 STARTING = (5.0, 20.0)
 """Seconds between the start of workers and their first step."""
 RESET = (0.1, 3.0)
@@ -38,13 +40,14 @@ class Broken(AssertionError):
 @dataclass
 class Volume:
     """The run's folder. step: of the newest checkpoint, -1 before the first. publishers: the attempt behind each
-    checkpoint. holder: node 0's process that holds its lock. lost_until: until when it answers nobody. full_until:
-    until when no attempt can be recorded."""
+    checkpoint. dealt: the nodes that took part in each. holder: node 0's process that holds its lock. lost_until: until
+    when it answers nobody. full_until: until when no attempt can be recorded."""
 
     attempts: Attempts = field(default_factory=Attempts)
     step: int = -1
     finished: bool = False
     publishers: list[int] = field(default_factory=list)
+    dealt: list[list[int]] = field(default_factory=list)
     holder: "Supervisor | None" = None
     lost_until: float = 0.0
     full_until: float = 0.0
@@ -52,11 +55,21 @@ class Volume:
 
 class World:
     """A run of `nodes` nodes. take_part: the supervisor's program. named: whether keys of the store carry the run's
-    name."""
+    name. min_nodes, patience: as in `Surroundings`. gone: indices of nodes that are not replaced."""
 
-    def __init__(self, seed: int, nodes: int = 2, take_part: Callable[[Any], Any] = real.take_part, named: bool = True):
+    def __init__(
+        self,
+        seed: int,
+        nodes: int = 2,
+        take_part: Callable[[Any], Any] = real.take_part,
+        named: bool = True,
+        min_nodes: int | None = None,
+        patience: float = 30.0,
+        steps: int = STEPS,
+    ):
         self.now, self.random, self.nodes, self.take_part = 0.0, random.Random(seed), nodes, take_part
-        self.named = named
+        self.named, self.min_nodes, self.patience, self.steps = named, min_nodes, patience, steps
+        self.gone: set[int] = set()
         self.volume = Volume()
         self.stores: dict[str, Store] = {}
         """Address -> node 0's store there."""
@@ -64,6 +77,8 @@ class World:
         self.supervisors: list[Supervisor] = []
         self.cut_until: dict[int, float] = {}
         """Index of a node -> until when the network does not reach it."""
+        self.waiting: dict[int, int] = {}
+        """Index of a node -> steps in a row at which it was there without taking part."""
         self.story: list[str] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = count()
@@ -97,17 +112,39 @@ class World:
     def cut(self, index: int) -> bool:
         return self.now < self.cut_until.get(index, 0.0)
 
-    def publish(self, attempt: int) -> None:
-        """Process 0 of an attempt publishes a checkpoint, unless a newer attempt has begun. Raises Superseded."""
+    def publish(self, attempt: int, nodes: list[int]) -> None:
+        """Process 0 of an attempt publishes a checkpoint, unless a newer attempt has begun. Raises Superseded.
+
+        nodes: those that take part.
+        """
         if self.volume.attempts.attempt != attempt:
             raise Superseded("a newer attempt has begun")
         if self.volume.publishers and self.volume.publishers[-1] > attempt:
             raise Broken("an older attempt publishes after a newer one")
         if self.volume.finished:
             raise Broken("a finished run publishes again")
+        fewest = self.nodes if self.min_nodes is None or self.volume.step < 0 else self.min_nodes
+        if nodes[0] != 0 or len(nodes) < fewest:
+            raise Broken(f"nodes {nodes} of {self.nodes} make step {self.volume.step + 1}")
         self.volume.publishers.append(attempt)
+        self.volume.dealt.append(nodes)
         self.volume.step += 1
-        self.volume.finished = self.volume.step + 1 >= STEPS
+        self.volume.finished = self.volume.step + 1 >= self.steps
+        for index in set(range(self.nodes)).difference(nodes):
+            self.waiting[index] = self.waiting.get(index, 0) + 1 if self._waits(index) else 0
+            if self.waiting[index] > LET_IN_WITHIN:
+                raise Broken(f"node {index} is back and is not let in")
+        for index in nodes:
+            self.waiting[index] = 0
+
+    def _waits(self, index: int) -> bool:
+        """Whether node 0 must know that a process with this index is there, which takes no part."""
+        store, holder = self.stores["node-0"], self.volume.holder
+        number = store.content.get("run/rendezvous")
+        well = [found for found in self.supervisors if found.alive and not found.paused]
+        well = [found for found in well if not self.cut(found.node.index)]
+        same = [found for found in well if found.node.index == index and found.facts == store.owner.facts]
+        return holder in well and any(f"run/{number}/node/{index}/{found.nonce}" in store.content for found in same)
 
 
 class Store:
@@ -179,10 +216,10 @@ class Exchange:
 
 
 class Group:
-    """The workers of an attempt on all nodes: each step needs all of them."""
+    """The workers of an attempt on the nodes that take part: each step needs all of them."""
 
     def __init__(self, world: World, start: Start):
-        self.world, self.attempt = world, start.attempt
+        self.world, self.attempt, self.nodes = world, start.attempt, start.nodes
         self.workers: dict[int, Workers] = {}
         world.after(world.between(*STARTING), self._step)
 
@@ -190,22 +227,23 @@ class Group:
         there = list(self.workers.values())
         if any(worker.ended for worker in there):
             return
-        whole = len(there) == self.world.nodes and not any(worker.paused for worker in there)
+        whole = len(there) == len(self.nodes) and not any(worker.paused for worker in there)
         if not whole or self.world.now < self.world.volume.lost_until:
             self.world.after(1.0, self._step)
             return
         for worker in there:
             worker.training = True
         try:
-            self.world.publish(self.attempt)
+            self.world.publish(self.attempt, self.nodes)
         except Superseded as error:
             self.workers[0].end(FailureReport.of(error))
             return
         if self.world.volume.finished:
             for worker in there:
                 self.world.after(self.world.between(0, 3), partial(worker.end, None))
-        elif any(worker.asked for worker in there):
-            report = FailureReport(Stopped.exit_code, "stopped; its checkpoint is written")
+        elif any(worker.asked for worker in there) or self.workers[0].regrouping:
+            stopped = any(worker.asked for worker in there)
+            report = FailureReport.of(Stopped("stopped; saved") if stopped else Regrouping("a node is back; saved"))
             for worker in there:
                 self.world.after(self.world.between(0, 3), partial(worker.end, report))
         else:
@@ -224,7 +262,7 @@ class Workers:
 
     def __init__(self, by: "Supervisor", start: Start):
         self.by, self.world = by, by.world
-        self.ended, self.training, self.asked = False, False, False
+        self.ended, self.training, self.asked, self.regrouping = False, False, False, False
         self._end: FailureReport | None = None
         self._noted = False
         key = (start.attempt, start.token)
@@ -253,6 +291,9 @@ class Workers:
             self.end(FailureReport(Stopped.exit_code, "stopped before the first step"))
             self.group.lose(self)
 
+    def regroup(self, wanted: bool) -> None:
+        self.regrouping = wanted
+
     def over(self) -> bool:
         self._noted = self._noted or self.ended
         return self._noted
@@ -275,7 +316,7 @@ class Supervisor:
     def __init__(self, world: World, index: int, run: str):
         self.world, self.run, self.by_hand = world, run, False
         self.facts: Mapping[str, Any] = {"the hash of the settings": run}
-        self.max_wait = 12 * 3600.0
+        self.max_wait, self.min_nodes, self.patience = 12 * 3600.0, world.min_nodes, world.patience
         self.node = Node(index, world.nodes, 1, "node-0", 29500, f"gpu-{index}")
         self.nonce = f"{index}-{len(world.supervisors)}"
         self.alive, self.code, self._asked = True, -1, False
@@ -393,7 +434,7 @@ class Supervisor:
             raise VolumeLost("the volume does not answer")
         return self.world.volume.attempts
 
-    def begin_attempt(self, after: Attempts) -> Attempts:
+    def begin_attempt(self, after: Attempts, nodes: list[int]) -> Attempts:
         found = self.attempts()
         if found.token != after.token:
             raise Superseded("another process has begun an attempt")
@@ -401,10 +442,10 @@ class Supervisor:
             raise VolumeLost("the volume is full")
         if self.world.volume.finished:
             raise Broken(f"{self.nonce} begins another attempt at a finished run")
-        begun = following(found, self.world.volume.step, self.by_hand)
+        begun = following(found, self.world.volume.step, self.by_hand, nodes)
         check_budget(begun, max_restarts=100)
         self.world.volume.attempts = begun
-        self.world.tell(f"{self.nonce} begins attempt {begun.attempt}")
+        self.world.tell(f"{self.nonce} begins attempt {begun.attempt} with {nodes}")
         return begun
 
     def end_attempt(self, begun: Attempts, report: FailureReport | None) -> None:

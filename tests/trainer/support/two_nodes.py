@@ -1,4 +1,4 @@
-"""Two nodes of one run on this machine."""
+"""Several nodes of one run on this machine, two if nobody says how many."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from runs import COMMAND, Victim, train
 
 
 class Cluster:
-    """Two nodes of one process each, which share a folder. arguments: of `distrain train`, beside what it trains on."""
+    """Nodes of one process each, which share a folder. arguments: of `distrain train`, beside what it trains on."""
 
-    def __init__(self, bert: Path, texts: Path, output: Path, *arguments: str):
-        self.bert, self.texts, self.output, self.arguments = bert, texts, output, arguments
+    def __init__(self, bert: Path, texts: Path, output: Path, *arguments: str, nodes: int = 2):
+        self.bert, self.texts, self.output, self.arguments, self.nodes = bert, texts, output, arguments, nodes
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             self.port = listener.getsockname()[1]
@@ -20,7 +20,7 @@ class Cluster:
         self, index: int, *more: str, command: Sequence[str] = COMMAND, environment: Mapping[str, str] | None = None
     ) -> Victim:
         own = {
-            "PET_NNODES": "2",
+            "PET_NNODES": str(self.nodes),
             "PET_NODE_RANK": str(index),
             "PET_MASTER_ADDR": "127.0.0.1",
             "PET_MASTER_PORT": str(self.port),

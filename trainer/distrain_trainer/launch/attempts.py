@@ -7,7 +7,7 @@ taken the place of a lost node, until the run is finished, an error is one that 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from distrain_trainer.errors import (
     DistrainError,
@@ -21,8 +21,8 @@ from distrain_trainer.errors import (
     VolumeLost,
     is_retried,
 )
-from distrain_trainer.launch.coordinator import TOLD_EVERY, Cause, Coordinator, Waiting, check, lost
-from distrain_trainer.launch.member import Member, next_attempt
+from distrain_trainer.launch.coordinator import TOLD_EVERY, Cause, Coordinator, Waiting, check, listed, lost
+from distrain_trainer.launch.member import Member, next_rendezvous
 from distrain_trainer.launch.messages import AttemptOutcome
 from distrain_trainer.launch.node import Node
 from distrain_trainer.launch.store import Store
@@ -42,13 +42,16 @@ LONGEST_WAIT = 300.0
 
 @dataclass
 class Progress:
-    """What a node remembers between attempts. after: as a member, the number of the last one. begun: as the
-    coordinator, the last one. in_vain: tries in a row that did not come to start workers. waiting: since when these
-    have failed by what passes, such as a volume that does not answer; None where the last one has not."""
+    """What a node remembers between attempts. number: of the last rendezvous; one that was in vain has a number too, so
+    that nobody waits for it again. begun: as the coordinator, the last attempt. left_out: as the coordinator, the nodes
+    that were not there at its end, and took no part. in_vain: tries in a row that did not come to start workers.
+    waiting: since when these have failed by what passes, such as a volume that does not answer; None where the last one
+    has not."""
 
     store: Store | None = None
-    after: int = 0
+    number: int = 0
     begun: Attempts | None = None
+    left_out: set[int] = field(default_factory=set)
     in_vain: int = 0
     waiting: float | None = None
 
@@ -68,7 +71,7 @@ def take_part(around: Surroundings) -> Waiting[None]:
             return
         except LostPeer as error:
             outcome = AttemptOutcome(FailureReport(error.exit_code, str(error)), again=True)
-            progress.store, progress.after = None, 0
+            progress.store, progress.number = None, 0
         except (VolumeLost, Stopped) as error:
             outcome = AttemptOutcome(FailureReport.of(error), again=True)
         if outcome.failure is None:
@@ -121,12 +124,16 @@ def _coordinate(around: Surroundings, progress: Progress) -> Waiting[AttemptOutc
     """Node 0's part in an attempt."""
     found = around.attempts()
     _check_ours(found, progress.begun)
-    coordinator = Coordinator(around, progress.store, found.attempt + 1)
+    progress.number = max(progress.number, found.attempt) + 1
+    coordinator = Coordinator(around, progress.store, progress.number)
     try:
-        yield from coordinator.gather()
+        # The experiment is decided by all nodes together: only once it is written down may some of them go on.
+        elastic = around.min_nodes is not None and around.holds_run()
+        fewest = around.min_nodes if elastic else None
+        yield from coordinator.gather(fewest, around.patience, progress.left_out)
         check(around)
         resume = around.holds_run()
-        begun = progress.begun = around.begin_attempt(found)
+        begun = progress.begun = around.begin_attempt(found, coordinator.nodes)
     except RunFinished:
         yield from coordinator.close(AttemptOutcome(None))
         raise
@@ -140,11 +147,12 @@ def _coordinate(around: Surroundings, progress: Progress) -> Waiting[AttemptOutc
     progress.in_vain = 0
     with around.workers(start) as workers:
         cause = yield from _watch(around, coordinator, workers, begun)
+        progress.left_out = coordinator.absent()
     outcome = AttemptOutcome(None)
     if cause is not None:
         outcome = _outcome(cause, around.node, coordinator.title(cause.index))
         # Without the machine's name: the same failure may follow the run to another.
-        around.end_attempt(begun, None if cause.asked else cause.report)
+        around.end_attempt(begun, None if cause.asked or cause.report.regroups else cause.report)
     yield from coordinator.close(outcome)
     return outcome
 
@@ -154,12 +162,17 @@ def _watch(
 ) -> Waiting[Cause | None]:
     """Waits for the end of an attempt that is running: why it failed, None where all workers have finished.
 
-    Raises Superseded.
+    Where a node is back that took no part, its workers leave at the next checkpoint. Raises Superseded.
     """
-    looked, told = around.now(), False
+    looked, told, back = around.now(), False, list[int]()
     while True:
         over = workers.over()
         report = workers.cause()
+        returned = coordinator.returned()
+        if returned != back:
+            back = returned
+            around.say(_back_sentence(back))
+            workers.regroup(bool(back))
         if over and report is None and coordinator.members_finished():
             return None
         if over and report is not None and not told:
@@ -175,16 +188,25 @@ def _watch(
         yield TICK
 
 
+def _back_sentence(back: list[int]) -> str:
+    if not back:
+        return "the node that was back is gone again"
+    one = len(back) == 1
+    return f"{listed(back)} {'is' if one else 'are'} back and take{'s' * one} part from the next checkpoint on"
+
+
 def _follow(around: Surroundings, progress: Progress) -> Waiting[AttemptOutcome]:
     """Any other node's part in an attempt."""
     assert progress.store is not None
-    number = yield from next_attempt(around, progress.store, progress.after)
+    number = yield from next_rendezvous(around, progress.store, progress.number)
     member = Member(around, progress.store, number)
     try:
         start = yield from member.wait_for_start()
-        progress.after = number
+        progress.number = number
         if start is None:
             assert member.outcome is not None
+            if member.left_out:
+                progress.in_vain = 0
             return member.outcome
         progress.in_vain = 0
         with around.workers(start) as workers:
@@ -203,7 +225,7 @@ def _follow(around: Surroundings, progress: Progress) -> Waiting[AttemptOutcome]
                     return AttemptOutcome(None)
                 if (over or not seen) and report is not None and not told:
                     told = True
-                    around.keep_report(number, report, workers)
+                    around.keep_report(start.attempt, report, workers)
                     member.fail(report, asked=around.asked())
                 if member.outcome is not None:
                     return member.outcome
@@ -274,7 +296,7 @@ def _outcome(cause: Cause, node: Node, title: str) -> AttemptOutcome:
     where = f"{title}: "
     if cause.asked:
         where = f"{title} was asked to leave: " if node.count > 1 else ""
-    elif node.count == 1 and (not node.name or not again):
+    elif report.regroups or (node.count == 1 and (not node.name or not again)):
         where = ""
     return AttemptOutcome(replace(report, sentence=f"{where}{report.sentence}"), again)
 

@@ -4,7 +4,8 @@ Functions that wait are generators of the seconds to wait. They never block, so 
 nodes by a clock of their own.
 """
 
-from collections.abc import Generator
+import math
+from collections.abc import Container, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,46 +45,62 @@ class Cause:
 
 
 class Coordinator:
-    """Node 0's part in an attempt. store: None where the run has one node. number: of the attempt."""
+    """Node 0's part in an attempt. store: None where the run has one node. number: of the rendezvous."""
 
     def __init__(self, around: Meeting, store: Store | None, number: int):
         self._around, self._node, self._store, self._number = around, around.node, store, number
         self._heard: dict[tuple[int, str], tuple[Heartbeat, float]] = {}
         self._own: Cause | None = None
         self._first_failure: float | None = None
-        self._started: list[Heartbeat] = []
+        self._started: dict[int, Heartbeat] = {}
+        self._refused: set[int] = set()
         self._exchange: Exchange | None = None
         if store is not None:
-            store.set("attempt", str(number))
+            store.set("rendezvous", str(number))
             self._exchange = around.exchange(self._listen)
 
-    def gather(self) -> Waiting[None]:
-        """Waits for all members, however long it takes, and compares facts. Raises SettingsError, Stopped,
-        RunFinished."""
+    def gather(
+        self, fewest: int | None = None, patience: float = math.inf, left_out: Container[int] = ()
+    ) -> Waiting[None]:
+        """Waits for the members and compares facts. Raises SettingsError, Stopped, RunFinished.
+
+        fewest: nodes with which the attempt may begin where others do not come, node 0 included; None for all, however
+        long it takes. patience: seconds for which each of the others is waited for, from when it was last there.
+        left_out: indices of those that were waited for in vain before.
+        """
         told = self._around.now()
-        while missing := [index for index in self._indices if self._present(index) is None]:
+        seen = {index: -math.inf if index in left_out else told for index in self._indices}
+        while True:
+            there, now = self._members(), self._around.now()
+            seen |= dict.fromkeys(there, now)
+            missing = [index for index in self._indices if index not in there]
+            enough = fewest is not None and 1 + len(there) >= fewest
+            if not missing or (enough and all(now - seen[index] > patience for index in missing)):
+                break
             check(self._around)
-            if self._around.now() - told > TOLD_EVERY:
-                told = self._around.now()
-                self._around.say(f"waiting for {_listed(missing)} of {self._node.count}")
+            if now - told > TOLD_EVERY:
+                told = now
+                self._around.say(f"waiting for {listed(missing)} of {self._node.count}")
             yield TICK
-        for index in self._indices:
-            heartbeat = self._present(index)
-            if heartbeat is None:  # it has left in this very moment
-                yield from self.gather()
-                return
-            for fact, value in self._around.facts.items():
-                if heartbeat.facts.get(fact) != value:
-                    raise SettingsError(
-                        f"{fact} is {heartbeat.facts.get(fact)} on {titled(index, heartbeat.name)} and {value} on "
-                        f"{self._node.title}; start all nodes from the same image and settings"
-                    )
-        self._started = [found for index in self._indices if (found := self._present(index))]
+        for index, heartbeat in there.items():
+            if different := self._different(index, heartbeat):
+                raise SettingsError(different)
+        self._started = dict(sorted(there.items()))
+        if missing:
+            self._around.say(
+                f"goes on with {1 + len(there)} of {self._node.count} nodes, without {listed(missing)}; whoever comes "
+                "back takes part from the next checkpoint on"
+            )
+
+    @property
+    def nodes(self) -> list[int]:
+        """Indices of the nodes that take part."""
+        return [0, *self._started]
 
     def start(self, attempt: int, token: str, resume: bool) -> Start:
-        """Lets all nodes start their workers."""
-        nonces = [heartbeat.nonce for heartbeat in self._started]
-        start = Start(attempt, token, self._around.free_port(), resume, nonces, self._node.name)
+        """Lets the nodes that take part start their workers."""
+        nonces = [heartbeat.nonce for heartbeat in self._started.values()]
+        start = Start(attempt, token, self._around.free_port(), resume, self.nodes, nonces, self._node.name)
         self._send("start", start)
         return start
 
@@ -93,18 +110,36 @@ class Coordinator:
 
     def title(self, index: int) -> str:
         """What a person calls the node with this index, which has taken part from the start of the attempt."""
-        return titled(index, self._started[index - 1].name) if index else self._node.title
+        return titled(index, self._started[index].name) if index else self._node.title
 
     def members_finished(self) -> bool:
-        """Whether the workers of all members have finished."""
-        return all(self._latest(index)[0].finished for index in self._indices)
+        """Whether the workers of all members that take part have finished."""
+        return all(self._latest(index)[0].finished for index in self._started)
+
+    def returned(self) -> list[int]:
+        """Indices of the nodes that take no part but are there, and could."""
+        if len(self._started) == len(self._indices):
+            return []
+        back = []
+        for index, heartbeat in sorted(self._members().items()):
+            different = None if index in self._started else self._different(index, heartbeat)
+            if different and index not in self._refused:
+                self._refused.add(index)
+                self._around.say(f"{titled(index, heartbeat.name)} is back and is not let in: {different}")
+            elif index not in self._started and not different:
+                back.append(index)
+        return back
+
+    def absent(self) -> set[int]:
+        """Indices of the nodes that take no part and are not there."""
+        return set(self._indices) - self._started.keys() - self._members().keys()
 
     def cause(self) -> Cause | None:
         """What ends the attempt; None while there is nothing, or while a better explanation may come."""
         now = self._around.now()
         failures = {0: self._own} if self._own else {}
         reported = len(failures)
-        for index in self._indices:
+        for index in self._started:
             heartbeat, heard = self._latest(index)
             if heartbeat.failure is not None:
                 failures[index] = Cause(index, heartbeat.failure, heartbeat.asked)
@@ -112,7 +147,7 @@ class Coordinator:
                 reported += 1
             elif now - heard > SILENCE:
                 return Cause(index, lost(f"it said nothing for {SILENCE:.0f} s"))
-            elif now - heard > SILENCE_REPLACED and self._present(index) is not heartbeat:
+            elif now - heard > SILENCE_REPLACED and self._members().get(index, heartbeat).nonce != heartbeat.nonce:
                 return Cause(index, lost("it was replaced"))
         if not failures:
             return None
@@ -120,9 +155,9 @@ class Coordinator:
         strong = [found for found in failures.values() if not follows(found.report)]
         at_once = any(is_retried(found.report.exit_code) for found in strong)
         patience = SETTLE if at_once else SETTLE_STOPPED
-        if reported < self._node.count and now - self._first_failure < patience:
+        if reported < len(self.nodes) and now - self._first_failure < patience:
             return None
-        asked = [found for found in failures.values() if found.asked]
+        asked = [found for found in failures.values() if found.asked or found.report.regroups]
         return next(iter(strong or asked or failures.values()))
 
     def close(self, outcome: AttemptOutcome) -> Waiting[None]:
@@ -131,7 +166,7 @@ class Coordinator:
         if self._exchange is None or self._store is None:
             return
         deadline = self._around.now() + PATIENCE
-        there = sum(self._around.now() - heard < SILENCE for _, heard in self._heard.values())
+        there = len(self._members())
         while self._around.now() < deadline and self._store.add(f"{self._number}/heard", 0) < there:
             yield TICK
         self._exchange.end()
@@ -164,17 +199,27 @@ class Coordinator:
         except (ValueError, KeyError, TypeError, AttributeError):  # of a build whose messages have another form
             return Heartbeat(nonce)
 
-    def _present(self, index: int) -> Heartbeat | None:
-        """The member with this index that is there now, the first to come where there are several."""
-        now = self._around.now()
-        there = (
-            found for (other, _), (found, heard) in self._heard.items() if other == index and now - heard < SILENCE
-        )
-        return next(there, None)
+    def _different(self, index: int, heartbeat: Heartbeat) -> str | None:
+        """What a member does not have in common with node 0, in a sentence; None where there is nothing."""
+        for fact, value in self._around.facts.items():
+            if heartbeat.facts.get(fact) != value:
+                return (
+                    f"{fact} is {heartbeat.facts.get(fact)} on {titled(index, heartbeat.name)} and {value} on "
+                    f"{self._node.title}; start all nodes from the same image and settings"
+                )
+        return None
+
+    def _members(self) -> dict[int, Heartbeat]:
+        """The members that are there now by index, the one that was heard last where there are several of one."""
+        now, latest = self._around.now(), dict[int, tuple[float, Heartbeat]]()
+        for (index, _), (found, heard) in self._heard.copy().items():
+            if now - heard < SILENCE and heard > latest.get(index, (NEVER,))[0]:
+                latest[index] = heard, found
+        return {index: found for index, (_, found) in latest.items()}
 
     def _latest(self, index: int) -> tuple[Heartbeat, float]:
         """What the member that takes part has said last, and when."""
-        return self._heard.get((index, self._started[index - 1].nonce), (self._started[index - 1], NEVER))
+        return self._heard.get((index, self._started[index].nonce), (self._started[index], NEVER))
 
 
 def check(around: Meeting) -> None:
@@ -196,7 +241,7 @@ def follows(report: FailureReport) -> bool:
     return report.follows or report.exit_code == Stopped.exit_code
 
 
-def _listed(indices: list[int]) -> str:
+def listed(indices: list[int]) -> str:
     shown = ", ".join(str(index) for index in indices[:5])
     more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
     return f"node{'s' if len(indices) > 1 else ''} {shown}{more}"

@@ -11,7 +11,7 @@ from distrain_trainer.launch.surroundings import Meeting
 
 
 class Member:
-    """A node's part in the attempt with this number."""
+    """A node's part in the rendezvous with this number."""
 
     def __init__(self, around: Meeting, store: Store, number: int):
         self._around, self._store, self.number = around, store, number
@@ -31,10 +31,15 @@ class Member:
         while self.outcome is None:
             check(self._around)
             self.check_coordinator()
-            if self._start is not None and self._around.nonce in self._start.nonces:
+            if self._start is not None and not self.left_out:
                 return self._start
             yield TICK
         return None
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the attempt has begun without this node."""
+        return self._start is not None and self._around.nonce not in self._start.nonces
 
     def check_coordinator(self) -> None:
         """Raises LostPeer where the coordinator is silent."""
@@ -82,12 +87,12 @@ class Member:
             self.outcome = AttemptOutcome.read(message)
 
 
-def next_attempt(around: Meeting, store: Store, after: int) -> Waiting[int]:
-    """Waits for an attempt that is newer than `after`; its number. Raises LostPeer, Stopped, RunFinished."""
+def next_rendezvous(around: Meeting, store: Store, after: int) -> Waiting[int]:
+    """Waits for a rendezvous that is newer than `after`; its number. Raises LostPeer, Stopped, RunFinished."""
     while True:
         check(around)
         try:
-            number = int(store.get("attempt")) if store.check(["attempt"]) else after
+            number = int(store.get("rendezvous")) if store.check(["rendezvous"]) else after
         except DistError as error:
             raise LostPeer(f"lost node 0 ({error})") from None
         if number > after:

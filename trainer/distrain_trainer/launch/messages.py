@@ -18,21 +18,23 @@ class Start:
     """The coordinator's signal to start the workers.
 
     attempt: its number. token: what the volume must show. port: where the workers' process group meets. resume:
-    whether they continue a run. nonces: of the members that take part, by index. coordinator: Kubernetes' name of node
-    0's machine.
+    whether they continue a run. nodes: indices of the nodes that take part, in the order of their processes; node 0 is
+    the first. nonces: of the members among them, in the same order. coordinator: Kubernetes' name of node 0's machine.
     """
 
     attempt: int
     token: str
     port: int
     resume: bool
+    nodes: list[int]
     nonces: list[str]
     coordinator: str = ""
 
     @classmethod
     def read(cls, message: Message) -> Self:
         attempt, token, port = message["attempt"], message["token"], message["port"]
-        return cls(attempt, token, port, message["resume"], message["nonces"], message.get("coordinator", ""))
+        nodes, nonces = message["nodes"], message["nonces"]
+        return cls(attempt, token, port, message["resume"], nodes, nonces, message.get("coordinator", ""))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from distrain_trainer.console import say
 from distrain_trainer.errors import DistrainError, FailureReport, LostPeer, RunFailed, SettingsError, Stopped
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.coordinator import Coordinator, Waiting, check
-from distrain_trainer.launch.member import Member, next_attempt
+from distrain_trainer.launch.member import Member, next_rendezvous
 from distrain_trainer.launch.messages import AttemptOutcome
 from distrain_trainer.launch.node import Node, gpus_here, titled
 from distrain_trainer.launch.preflight import check_rdma, check_shared_memory, check_volume, locked_memory_problem
@@ -235,7 +235,7 @@ def take_part(meeting: Preflight, volume: Path | None) -> Waiting[int]:
     """Any other node's part; failures that were told."""
     store = yield from connected(meeting)
     assert store is not None
-    member = Member(meeting, store, (yield from next_attempt(meeting, store, 0)))
+    member = Member(meeting, store, (yield from next_rendezvous(meeting, store, 0)))
     failures = 0
     try:
         start = yield from member.wait_for_start()

@@ -10,6 +10,8 @@ from distrain_trainer.launch import sagemaker
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 
 PORT = 29500
+NODE_INDEX, NODE_COUNT = "GROUP_RANK", "GROUP_WORLD_SIZE"
+"""The variables in which a launcher, this one or torchrun, tells a worker its node's index and the number of nodes."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,15 @@ class Node:
 
 def speaker(environment: Mapping[str, str] = os.environ) -> str:
     """`node 1 rank 8`: the worker that a launcher's environment describes, empty where the run has one node."""
-    rank, world = (int(environment.get(name, 0)) for name in ("RANK", "WORLD_SIZE"))
+    index, count = nodes_of(environment)
+    return f"node {index} rank {environment.get('RANK', 0)}" if count > 1 else ""
+
+
+def nodes_of(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Index of a worker's node and number of nodes of its run, of which not all need to take part in its attempt."""
+    rank, world = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
     on_each = int(environment.get("LOCAL_WORLD_SIZE", world))
-    return f"node {rank // on_each} rank {rank}" if world > on_each else ""
+    return int(environment.get(NODE_INDEX, rank // on_each)), int(environment.get(NODE_COUNT, world // on_each))
 
 
 def titled(index: int, name: str) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 FORM = struct.Struct("=dqqqd")
 """When (monotonic clock of the machine), section, step, number of the sign, longest time in this section so far."""
+REGROUP = "regroup"
+"""A file beside those of the signs, by which the supervisor asks its workers to leave with the next checkpoint."""
 REMEMBERED = 50
 """Times of a section from which it is learned how long it takes."""
 
@@ -49,6 +51,7 @@ class Signs:
     """The file of one worker's signs. path: None for a worker that nobody watches."""
 
     def __init__(self, path: Path | None):
+        self._regroup = None if path is None else path.with_name(REGROUP)
         self._count = 0
         self._now: tuple[float, Section] | None = None
         self._taken: dict[Section, deque[float]] = {}
@@ -73,6 +76,19 @@ class Signs:
         self._now = at, section
         self._count += 1
         FORM.pack_into(self._memory, 0, at, section, step, self._count, max(self._taken.get(section, (0.0,))))
+
+    @property
+    def regroup(self) -> bool:
+        """Whether the supervisor wants all to leave where the next checkpoint is published, because a node is back."""
+        return self._regroup is not None and self._regroup.exists()
+
+
+def ask_to_regroup(folder: Path, wanted: bool) -> None:
+    """Has the workers whose signs are in this folder leave where they publish the next checkpoint, or not."""
+    if wanted:
+        (folder / REGROUP).touch()
+    else:
+        (folder / REGROUP).unlink(missing_ok=True)
 
 
 def signs_file(folder: Path, local_rank: int) -> Path:

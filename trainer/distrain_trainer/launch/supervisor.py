@@ -164,6 +164,7 @@ class Machine:
         self.node, self.run, self.nonce = job.node, job.run, secrets.token_hex(8)
         self.facts: Mapping[str, Any] = job.facts()
         self.by_hand = job.by_hand
+        self.min_nodes, self.patience = job.settings.elastic.min_nodes, job.settings.elastic.wait_minutes * 60
         self.max_wait = (job.settings.checkpoint.max_wait_hours or float("inf")) * 3600
         self._looked = 0.0
 
@@ -206,12 +207,17 @@ class Machine:
         folder = self._job.folder
         return with_retries("cannot be read", folder, lambda: read_attempts(folder))
 
-    def begin_attempt(self, after: Attempts) -> Attempts:
+    def begin_attempt(self, after: Attempts, nodes: list[int]) -> Attempts:
         if self._job.lock is not None and (other := self._job.lock.check()):
             raise taken_over(self._job.folder, other)
         settings = self._job.settings.checkpoint
         begun = begin_attempt(
-            self._job.folder, settings.max_restarts, self.by_hand, after, max_wait_hours=settings.max_wait_hours
+            self._job.folder,
+            settings.max_restarts,
+            self.by_hand,
+            after,
+            max_wait_hours=settings.max_wait_hours,
+            nodes=nodes,
         )
         self._job.resume = True
         return begun
@@ -262,7 +268,9 @@ class Machine:
         job.preload()
         debug(f"attempt {start.attempt} starts its workers, whose process group meets at port {start.port}")
         with TemporaryDirectory(prefix="distrain-") as scratch:
-            workers = requests.workers = Workers(job.work, arguments, job.node, start.port, log, Path(scratch))
+            workers = requests.workers = Workers(
+                job.work, arguments, job.node, start.port, log, Path(scratch), start.nodes
+            )
             if requests.asked:
                 workers.ask()
             try:

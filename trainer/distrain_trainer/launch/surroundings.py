@@ -27,6 +27,9 @@ class RunningWorkers(Protocol):
     def cause(self) -> FailureReport | None:
         """Why they have failed, None where none of those that have ended has."""
 
+    def regroup(self, wanted: bool) -> None:
+        """Asks them to leave where they publish the next checkpoint, or not to."""
+
     def stacks(self) -> str:
         """Where each of them was when one was found to hang, empty where none was."""
 
@@ -68,12 +71,16 @@ class Meeting(Protocol):
 
 class Surroundings(Meeting, Protocol):
     """run: the run's name, by which its nodes know each other. by_hand: a person has asked to resume, so that earlier
-    failures do not count. max_wait: seconds for which a volume that does not answer is waited for.
+    failures do not count. max_wait: seconds for which a volume that does not answer is waited for. min_nodes: nodes
+    with which a run that has begun goes on, None where it waits for all. patience: seconds for which the others are
+    waited for before that.
     """
 
     run: str
     by_hand: bool
     max_wait: float
+    min_nodes: int | None
+    patience: float
 
     def warn(self, text: str) -> None: ...
 
@@ -90,9 +97,9 @@ class Surroundings(Meeting, Protocol):
     def attempts(self) -> Attempts:
         """What the run's folder says of its attempts. Raises VolumeError, VolumeLost."""
 
-    def begin_attempt(self, after: Attempts) -> Attempts:
-        """Records that an attempt begins. after: what was found before. Raises DistrainError; Superseded where
-        another process has begun one since."""
+    def begin_attempt(self, after: Attempts, nodes: list[int]) -> Attempts:
+        """Records that an attempt begins. after: what was found before. nodes: indices of those that take part. Raises
+        DistrainError; Superseded where another process has begun one since."""
 
     def end_attempt(self, begun: Attempts, report: FailureReport | None) -> None:
         """Records how an attempt ended: with a failure that counts, or excused (None)."""

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import NoReturn
 from distrain_trainer.console import debug
 from distrain_trainer.errors import FailureReport, LostPeer, OutOfTime, Stopped
 from distrain_trainer.hardware.threads import threads_for
-from distrain_trainer.launch.node import Node
-from distrain_trainer.launch.signs import Section, read_sign, signs_file
+from distrain_trainer.launch.node import NODE_COUNT, NODE_INDEX, Node
+from distrain_trainer.launch.signs import Section, ask_to_regroup, read_sign, signs_file
 from distrain_trainer.launch.tee import Tee
 from distrain_trainer.launch.termination import ERROR_FILE, read_error_file
 from distrain_trainer.launch.watchdog import look, process_state
@@ -49,17 +49,28 @@ class Workers:
 
     work: what each of them does. arguments: of that. port: on node 0, where their process group meets. log: takes what
     they print; what the first of this machine prints also comes out here. scratch: an empty folder for their error
-    files.
+    files. nodes: indices of the nodes that take part, in the order of their processes; None for all.
     """
 
-    def __init__(self, work: Work, arguments: list[str], node: Node, port: int, log: Path, scratch: Path):
+    def __init__(
+        self,
+        work: Work,
+        arguments: list[str],
+        node: Node,
+        port: int,
+        log: Path,
+        scratch: Path,
+        nodes: Sequence[int] | None = None,
+    ):
         arguments = [*arguments, "--signs", str(scratch)]
         self.failures: list[FailureReport] = []
         self._work, self._arguments, self._node, self._log, self._scratch = work, arguments, node, log, scratch
         self._running: dict[int, int] = {}
         self._deadline, self._asked_at, self._killed_at = NEVER, NEVER, NEVER
         self._looked, self._hang = 0.0, (NEVER, FailureReport(LostPeer.exit_code, ""))
-        environment = _environment(node, port)
+        nodes = range(node.count) if nodes is None else nodes
+        self._first_rank = nodes.index(node.index) * node.processes
+        environment = _environment(node, port, len(nodes))
         with suppress(OSError):  # of a volume that is read-only here, which the preflight finds out
             log.parent.mkdir(parents=True, exist_ok=True)
         self._tee = Tee(log)
@@ -99,6 +110,10 @@ class Workers:
         self._asked_at = min(self._asked_at, time.monotonic())
         for pid in self._running:
             os.kill(pid, signal.SIGUSR1)
+
+    def regroup(self, wanted: bool) -> None:
+        """Asks all to leave where they publish the next checkpoint, or not to."""
+        ask_to_regroup(self._scratch, wanted)
 
     def kill(self) -> None:
         """Ends what is left of them at once; nothing that they have not published is lost."""
@@ -162,7 +177,7 @@ class Workers:
         self._running.clear()
 
     def _rank(self, local_rank: int) -> int:
-        return self._node.index * self._node.processes + local_rank
+        return self._first_rank + local_rank
 
     def _note(self, local_rank: int, code: int) -> None:
         """Notes how a worker has failed, and gives the others a while to leave by themselves."""
@@ -190,8 +205,7 @@ class Workers:
                 os.environ.pop(name, None)
             os.environ |= flight_recorder(self._log) | os.environ | environment
             if "WORLD_SIZE" in environment:
-                rank = self._node.index * self._node.processes + local_rank
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank)}
+                os.environ |= {"RANK": str(self._rank(local_rank)), "LOCAL_RANK": str(local_rank)}
             os.environ[ERROR_FILE] = str(self._error_file(local_rank))
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             if local_rank == 0:
@@ -212,10 +226,11 @@ class Workers:
         return self._scratch / f"error-{local_rank}.json"
 
 
-def _environment(node: Node, port: int) -> dict[str, str]:
-    """What all workers' environments say; nothing about a group where there is only one."""
+def _environment(node: Node, port: int, taking_part: int) -> dict[str, str]:
+    """What all workers' environments say; nothing about a group where there is only one. taking_part: nodes."""
     common = {"OMP_NUM_THREADS": str(threads_for(node.processes)), "TOKENIZERS_PARALLELISM": "true"}
-    world = node.count * node.processes
+    common |= {NODE_INDEX: str(node.index), NODE_COUNT: str(node.count)}
+    world = taking_part * node.processes
     if world == 1:
         return common
     group = {

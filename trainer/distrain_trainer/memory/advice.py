@@ -12,6 +12,7 @@ from distrain_trainer.memory.forward import longest
 from distrain_trainer.memory.hub_headers import read_headers
 from distrain_trainer.memory.model_shapes import Weights, local_model, read_folder, weights_of
 from distrain_trainer.settings.model import Settings, changed
+from distrain_trainer.settings.sections import SHARDED, ZERO
 
 GIB, GB, MB = 2**30, 10**9, 10**6
 GPUS = {
@@ -126,6 +127,32 @@ def suggestions(weights: Weights, settings: Settings, gpus: int, memory: int) ->
         if len(found) == SUGGESTIONS:
             break
     return found
+
+
+def fewer_nodes_problem(
+    weights: Weights, settings: Settings, tokens: int, nodes: int, processes: int, memory: int, device: str
+) -> str | None:
+    """Why the run could not go on with `elastic.min_nodes`, since each process then holds a larger share; None where
+    it could.
+
+    tokens: padded tokens of a micro-batch. processes: on each node. memory: bytes of a device.
+    """
+    least, kind = settings.elastic.min_nodes, settings.strategy.kind
+    if least is None or least >= nodes or kind is None or kind not in (*ZERO, *SHARDED):
+        return None
+
+    def need(count: int) -> Bytes:
+        return plan(weights, settings, kind, count * processes, tokens, device)
+
+    if fits(need(least), memory):
+        return None
+    enough = next((count for count in range(least + 1, nodes) if fits(need(count), memory)), None)
+    each = "GPU" if device == "cuda" else "process"
+    return (
+        f"elastic.min_nodes is {least}, but {kind} on {least} node{'s' * (least > 1)} takes "
+        f"{size(need(least).total)} per {each}, of which {size(int(USED * memory))} may be filled; "
+        f"{f'set it to {enough}' if enough else 'remove it'}, or see `distrain plan` for what to change"
+    )
 
 
 def document(weights: Weights, settings: Settings, gpus: int, memory: int) -> dict[str, Any]:

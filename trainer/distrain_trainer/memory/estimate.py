@@ -264,6 +264,11 @@ def auto_tokens(weights: Weights, settings: Settings, kind: str, world: int, mem
     return most_tokens(fitting, settings.data.max_length or ROUND)
 
 
+def fewest_processes(settings: Settings, nodes: int, processes: int) -> int:
+    """Processes that a run may have to do with: on all its nodes, or on `elastic.min_nodes`. processes: on each."""
+    return min(settings.elastic.min_nodes or nodes, nodes) * processes
+
+
 def kind_of(settings: Settings, world: int) -> str:
     """The strategy that a run of `world` processes takes."""
     return settings.strategy.kind or ("ddp" if world > 1 else "single")

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from distrain_trainer.launch.node import nodes_of
+
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
@@ -21,18 +23,29 @@ PATIENCE = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """Which process this is, as the launcher's environment says; one of one where there is no launcher."""
+    """Which process this is, as the launcher's environment says; one of one where there is no launcher.
+
+    node: index of its machine. nodes: machines of the run, of which not all need to take part in this attempt.
+    """
 
     rank: int
     world: int
     local_rank: int
     local_world: int
+    node: int = 0
+    nodes: int = 1
 
     @staticmethod
     def from_environment() -> "ProcessRank":
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
-        return ProcessRank(rank, world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        return ProcessRank(rank, world, local_rank, local_world, *nodes_of(os.environ))
+
+    @property
+    def nodes_here(self) -> int:
+        """Machines that take part in this attempt."""
+        return self.world // self.local_world
 
     @property
     def is_main(self) -> bool:

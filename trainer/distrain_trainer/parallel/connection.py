@@ -28,7 +28,8 @@ INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a node can be reached. name: Kubernetes' name of the machine, empty where it is not known."""
+    """Where a node can be reached. node: its index. name: Kubernetes' name of the machine, empty where it is not
+    known."""
 
     node: int
     name: str
@@ -54,13 +55,11 @@ def connect(process: ProcessRank, name: str | None = None) -> None:
         if several and process.local_rank == 0:
             listener.bind(("", 0))
             listener.listen(process.world)
-            node = process.rank // process.local_world
-            place = Place(node, name or "", own_address(), listener.getsockname()[1])
-            store.set(f"place/{node}", json.dumps(place.__dict__))
+            place = Place(process.node, name or "", own_address(), listener.getsockname()[1])
+            store.set(f"place/{process.rank // process.local_world}", json.dumps(place.__dict__))
         wait_for_all(store, process)
         if several and process.local_rank == 0:
-            nodes = process.world // process.local_world
-            reach(store, process.rank // process.local_world, nodes)
+            reach(store, process.rank // process.local_world, process.nodes_here)
         store.set_timeout(PATIENCE)
         dist.init_process_group(backend(), store=group, rank=process.rank, world_size=process.world, timeout=PATIENCE)
 
@@ -72,18 +71,20 @@ def wait_for_all(store: dist.Store, process: ProcessRank) -> None:
     store.wait(["all ready"], READY_WITHIN)
 
 
-def reach(store: dist.Store, node: int, nodes: int) -> None:
-    """Connects to every other node, as the process group is about to. Raises Unreachable, with both their names."""
+def reach(store: dist.Store, position: int, nodes: int) -> None:
+    """Connects to every other node, as the process group is about to. Raises Unreachable, with both their names.
+
+    position: of this node among those that take part. nodes: their number.
+    """
     places = [Place(**json.loads(store.get(f"place/{index}"))) for index in range(nodes)]
+    own = places.pop(position)
     for other in places:
-        if other.node == node:
-            continue
         address = os.environ.get("MASTER_ADDR", "") if other.node == 0 else other.address
         try:
             socket.create_connection((address, other.port), ANSWER).close()
         except OSError as error:
             raise Unreachable(
-                f"{places[node].title} cannot reach {other.title} at {address} ({error.strerror or error}), though "
+                f"{own.title} cannot reach {other.title} at {address} ({error.strerror or error}), though "
                 "both reach node 0; look at the network policies and routes between these two machines, or set the "
                 f"network interface ({INTERFACES[0]})"
             ) from None

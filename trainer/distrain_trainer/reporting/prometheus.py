@@ -25,6 +25,7 @@ GAUGES = {
     "tokens_per_second": "Tokens per second of the newest step, padding excluded, over all processes.",
     "step_seconds": "Duration of the newest step in seconds.",
     "memory_bytes": "Peak memory of process 0 in bytes.",
+    "nodes": "Nodes that took part in the newest step.",
 }
 
 

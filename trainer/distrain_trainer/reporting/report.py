@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ NARROW = ("loss", "accuracy", "f1_macro", "perplexity", "token_accuracy")
 """Metrics of an evaluation that a phone shows too."""
 EVENTS = {
     "resume": "resumed",
+    "regroup": "a node was back",
     "preempted": "preempted",
     "interrupted": "stopped by hand",
     "nonfinite": "non-finite",
@@ -140,7 +142,7 @@ def _content(run: dict[str, Any], info: dict[str, Any], lines: list[dict[str, An
         "answers": info.get("answers") or [],
         "events": _event_table(events),
         "settings": _setting_groups(settings),
-        "facts": list(_facts(run, info)),
+        "facts": list(_facts(run, info, lines)),
         "commands": _commands(settings.get("task"), info.get("status"), run.get("command")),
     }
 
@@ -272,9 +274,9 @@ def _event_table(events: list[dict[str, Any]]) -> dict[str, Any] | None:
     rows = []
     for line in told[-ROWS:]:
         more = [
-            f"{words(name)} {value}"
+            f"{words(name)} {', '.join(map(str, value)) if isinstance(value, list) else value}"
             for name, value in line.items()
-            if name not in ("step", "event", "epoch", "message")
+            if name not in ("step", "event", "epoch", "message") and value != []
         ]
         kind = EVENTS.get(line["event"], line["event"])
         rows.append((f"{line['step']:,}", line["event"], kind, line.get("message") or ", ".join(more)))
@@ -301,7 +303,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _facts(run: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _facts(
+    run: dict[str, Any], info: dict[str, Any], lines: list[dict[str, Any]]
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Tables of data, plan, hardware and versions: (title, rows of name and value)."""
     data, plan = run.get("data") or {}, run.get("plan") or {}
     hardware, parameters = run.get("hardware") or {}, run.get("parameters") or {}
@@ -339,6 +343,7 @@ def _facts(run: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[str, lis
 
     memory, accelerators = hardware.get("memory_bytes"), hardware.get("accelerators")
     rows = [
+        ("nodes", _nodes(lines)),
         ("processes", _count(world)),
         ("threads per process", _count(run.get("threads"))),
         ("processor", hardware.get("processor")),
@@ -352,6 +357,15 @@ def _facts(run: dict[str, Any], info: dict[str, Any]) -> Iterator[tuple[str, lis
     yield from _table("Hardware", rows)
     rows = [(name, str(version)) for name, version in (run.get("versions") or {}).items()]
     yield from _table("Versions", [*rows, ("git commit", (run.get("git_commit") or "")[:12])])
+
+
+def _nodes(lines: list[dict[str, Any]]) -> str | None:
+    """How many nodes took part, and in which steps where that changed; None where nothing says it."""
+    taken = [(line["nodes"], line["step"]) for line in lines if "loss" in line and line.get("nodes")]
+    spans = [(nodes, [step for _, step in some]) for nodes, some in groupby(taken, key=lambda entry: entry[0])]
+    if len(spans) < 2:
+        return str(spans[0][0]) if spans else None
+    return ", ".join(f"{nodes} in steps {steps[0]:,} to {steps[-1]:,}" for nodes, steps in spans)
 
 
 def _table(title: str, rows: Sequence[tuple[str, str | None]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:

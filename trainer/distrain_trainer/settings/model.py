@@ -14,6 +14,7 @@ from distrain_trainer.settings.sections import (
     Chat,
     Checkpoint,
     Data,
+    Elastic,
     Evaluation,
     Hub,
     Lora,
@@ -48,6 +49,7 @@ class Settings(Section):
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     hub: Hub = Hub()
+    elastic: Elastic = Elastic()
     seed: int = Field(42, ge=0, lt=2**31)
     """Seed of data order, dropout, masks and new layers."""
     deterministic: bool = False
@@ -227,6 +229,10 @@ def strategy_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"strategy.offload_parameters is for zero3 but strategy.kind is {strategy.kind}; change one of them",
         ),
         (
+            s.elastic.min_nodes is None and s.elastic != Elastic(),
+            "elastic.wait_minutes is set but elastic.min_nodes is not, which lets a run go on with fewer nodes; set it",
+        ),
+        (
             strategy.kind in (*ZERO, *SHARDED) and s.precision == "fp16",
             f"strategy.kind is {strategy.kind} and precision fp16, whose small gradients are scaled under single and "
             "ddp only; choose bf16 or fp32, or ddp",
@@ -317,6 +323,8 @@ MAY_CHANGE = frozenset(
         "hub.private",
         "hub.when",
         "hub.wait_minutes",
+        "elastic.min_nodes",
+        "elastic.wait_minutes",
         "optimizer.nonfinite_limit",
         "deterministic",
         "max_hours",

@@ -309,7 +309,7 @@ class Checkpoint(Section):
     """Write while training continues: needs the run's state once more in memory."""
     max_restarts: int = Field(5, ge=0)
     """Attempts after a failure, since the last new checkpoint, after which the run ends with 69. One that was asked to
-    stop does not count."""
+    stop does not count, nor does going on without a node that was lost."""
     max_wait_hours: float = Field(12, gt=0)
     """Hours that the run waits for what passes by itself, such as a Hub or a volume that does not answer, which spends
     no restart; then it ends with 69."""
@@ -331,3 +331,14 @@ class Hub(Section):
     wait_minutes: float = Field(5, ge=0)
     """Minutes that a push is tried again while the Hub cannot be reached or is overloaded. Then a warning says how to
     do it later; a run is never lost by it."""
+
+
+class Elastic(Section):
+    """Whether a run of several nodes goes on without one that does not come back. Only the deal of micro-batches to
+    processes changes: steps, batch and learning rate stay."""
+
+    min_nodes: int | None = Field(None, ge=1)
+    """Nodes with which the run goes on, node 0 among them, once it has begun. None: it always waits for all."""
+    wait_minutes: float = Field(10, gt=0)
+    """Minutes that the others wait for a node before they go on. When it is back it takes part from the next
+    checkpoint on."""

@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -48,7 +49,8 @@ class Attempts:
     the same volume as node 0. checkpoint: step of the newest checkpoint when the attempt began, -1 if there was none.
     spent: restarts since that checkpoint. excused: the newest attempt costs no restart. failures: the last ones since
     that checkpoint that were the run's own. passing: attempts in a row that a fault ended which passes by itself.
-    waiting_since: when the first of them ended, in seconds since 1970.
+    waiting_since: when the first of them ended, in seconds since 1970. nodes: indices of those that take part in the
+    newest attempt, empty where the launcher does not say.
     """
 
     attempt: int = 0
@@ -59,6 +61,7 @@ class Attempts:
     failures: list[FailedAttempt] = field(default_factory=list)
     passing: int = 0
     waiting_since: float | None = None
+    nodes: list[int] = field(default_factory=list)
 
 
 def read_attempts(folder: Path) -> Attempts:
@@ -82,28 +85,34 @@ def begin_attempt(
     forgive: bool = False,
     after: Attempts | None = None,
     max_wait_hours: float | None = None,
+    nodes: Sequence[int] = (),
 ) -> Attempts:
     """Records that an attempt begins.
 
     max_restarts: restarts without a new checkpoint, None for no limit. forgive: earlier failures do not count. after:
     what was found before; Superseded where another process has begun an attempt since. max_wait_hours: how long faults
-    that pass may last. Raises RestartsUsedUp (69) if the budget is spent, VolumeError, VolumeLost.
+    that pass may last. nodes: indices of those that take part, empty where the launcher does not say. Raises
+    RestartsUsedUp (69) if the budget is spent, VolumeError, VolumeLost.
     """
     found, newest = with_retries("cannot be read", folder, lambda: (read_attempts(folder), _newest_checkpoint(folder)))
     if after is not None and found.token != after.token:
         raise Superseded(f"attempt {found.attempt} was begun by another process, which has taken the place of this one")
-    begun = following(found, newest, forgive)
+    begun = following(found, newest, forgive, nodes)
     check_budget(begun, max_restarts, max_wait_hours)
     with_retries("cannot be written", folder, lambda: _begin(folder, begun, found))
     return begun
 
 
-def following(found: Attempts, newest: int, forgive: bool = False) -> Attempts:
-    """The attempt that begins after what was found. newest: step of the newest checkpoint, -1 if there is none."""
-    begun = replace(found, attempt=found.attempt + 1, token=secrets.token_hex(8), excused=False)
+def following(found: Attempts, newest: int, forgive: bool = False, nodes: Sequence[int] = ()) -> Attempts:
+    """The attempt that begins after what was found. newest: step of the newest checkpoint, -1 if there is none.
+
+    nodes: indices of those that take part. To go on without nodes that were lost costs no restart.
+    """
+    begun = replace(found, attempt=found.attempt + 1, token=secrets.token_hex(8), excused=False, nodes=list(nodes))
     if forgive or newest != found.checkpoint:  # also after another run has been replaced
         return replace(begun, checkpoint=newest, spent=0, failures=[], passing=0, waiting_since=None)
-    return replace(begun, spent=found.spent + (not found.excused))
+    fewer = bool(nodes) and set(nodes) < set(found.nodes)
+    return replace(begun, spent=found.spent + (not found.excused and not fewer))
 
 
 def _begin(folder: Path, begun: Attempts, before: Attempts) -> None:

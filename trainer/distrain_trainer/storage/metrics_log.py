@@ -14,8 +14,8 @@ class MetricsLog:
 
     A train line holds step, epoch, loss, learning_rate, grad_norm, samples, tokens, tokens_per_second,
     padding_fraction, step_seconds, data_seconds, sync_seconds, memory_bytes, gpu_utilization and mfu (null if unknown),
-    and straggler (the slow process, null if there is none); an evaluation line step, epoch and eval_*; an event line
-    step, event and the event's own values.
+    straggler (the slow process, null if there is none) and nodes (how many took part); an evaluation line step, epoch
+    and eval_*; an event line step, event and the event's own values.
     """
 
     def __init__(self, path: Path) -> None:

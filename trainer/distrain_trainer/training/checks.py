@@ -16,9 +16,12 @@ from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.rows import Rows
 from distrain_trainer.data.tokens import Tokenized
 from distrain_trainer.errors import DataError, DeviceLost, SettingsError, TrainingError
+from distrain_trainer.hardware.machine import device_memory
+from distrain_trainer.memory.advice import fewer_nodes_problem, read_model
 from distrain_trainer.models.load import stop_tokens
 from distrain_trainer.models.lora import check_installed
 from distrain_trainer.parallel import collectives
+from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.storage.run_folder import Claim
 
@@ -67,6 +70,19 @@ def check_device(
         raise SettingsError(
             f"precision is bf16, which {torch.cuda.get_device_name()} does not support; use fp16 or fp32"
         )
+
+
+def check_memory_of_fewer(settings: Settings, claimed: Claim, process: ProcessRank) -> None:
+    """Refuses `elastic.min_nodes` where the run would not fit so few nodes, when it is set. Raises SettingsError."""
+    before = claimed.stored and Settings.model_validate(claimed.stored["settings"]).elastic
+    if settings.elastic.min_nodes is None or settings.elastic == before:
+        return
+    assert isinstance(settings.batch.tokens, int)
+    memory = device_memory(process.local_rank, process.local_world)
+    shape = settings.batch.tokens, process.nodes, process.local_world
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if problem := fewer_nodes_problem(read_model(settings), settings, *shape, memory, device):
+        raise SettingsError(problem)
 
 
 def check_same_data(claimed: Claim, data: Tokenized) -> None:

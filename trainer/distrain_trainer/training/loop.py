@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from distrain_trainer.data.loader import StepBatch
-from distrain_trainer.errors import OutOfTime, Stopped, TrainingError, VolumeError, VolumeLost
+from distrain_trainer.errors import OutOfTime, Regrouping, Stopped, TrainingError, VolumeError, VolumeLost
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import titled
 from distrain_trainer.launch.signs import Section
@@ -30,9 +30,9 @@ class StepSync:
     """What all processes know after the one message that they exchange between two steps.
 
     loss: summed loss of the step that is done. targets: valid targets of the step to come, or the sum of their
-    weights. stop: a process was asked to stop. checkpoint_due, out_of_time: by process 0's clock. written: all parts of
-    the checkpoint in flight are on disk. paces: seconds per token of each process's forward passes in the step that is
-    done, by rank; 0 where it had none.
+    weights. stop: a process was asked to stop. checkpoint_due, out_of_time: by process 0's clock. regroup: a node is
+    back, and is to take part from the next checkpoint on. written: all parts of the checkpoint in flight are on disk.
+    paces: seconds per token of each process's forward passes in the step that is done, by rank; 0 where it had none.
     """
 
     loss: float
@@ -40,6 +40,7 @@ class StepSync:
     stop: bool
     checkpoint_due: bool
     out_of_time: bool
+    regroup: bool
     written: bool
     paces: list[float]
 
@@ -105,6 +106,7 @@ def train(session: TrainingSession) -> None:
                 "gpu_utilization": None,
                 "mfu": None,
                 "straggler": straggler.data if straggler else None,
+                "nodes": session.process.nodes_here,
             }
         )
         if straggler and stragglers.is_news(straggler):
@@ -118,6 +120,8 @@ def train(session: TrainingSession) -> None:
             publish(session)
         if checkpoint_due(session, sync):
             save(session)
+            if sync.regroup and state.step < session.plan.steps:
+                regroup(session)
     finish(session)
 
 
@@ -143,8 +147,7 @@ def tokens_of(batch: StepBatch, position: int) -> int:
 
 def machines(session: TrainingSession) -> list[str]:
     """What each process's machine is called, by rank. On all processes."""
-    process = session.process
-    return collectives.gather(titled(process.rank // process.local_world, ClusterEnvironment.read().node_name or ""))
+    return collectives.gather(titled(session.process.node, ClusterEnvironment.read().node_name or ""))
 
 
 def synchronize(
@@ -165,12 +168,14 @@ def synchronize(
             session.stop.asked,
             first and minutes is not None and now - session.saved_at >= minutes * 60,
             first and hours is not None and session.state.seconds >= hours * 3600,
+            first and session.signs.regroup,
             session.checkpoints.written,
             *paces,
         ]
     )
-    loss, targets, stop, due, out_of_time, written, *paces = sums
-    return StepSync(loss, targets, stop > 0, due > 0, out_of_time > 0, written == session.process.world, paces)
+    loss, targets, stop, due, out_of_time, regroup, written, *paces = sums
+    all_written = written == session.process.world
+    return StepSync(loss, targets, stop > 0, due > 0, out_of_time > 0, regroup > 0, all_written, paces)
 
 
 def count(state: TrainingState, done: StepBatch, loss: float, targets: float, seconds: float) -> None:
@@ -279,10 +284,12 @@ def out_of_patience(session: TrainingSession) -> bool:
 
 
 def checkpoint_due(session: TrainingSession, sync: StepSync) -> bool:
-    """Whether a checkpoint is to be written now: by steps, by the clock, or because this is the best model so far."""
+    """Whether a checkpoint is to be written now: by steps, by the clock, because this is the best model so far, or for
+    a node that is back and would wait for ever."""
     step, every = session.state.step, session.settings.checkpoint.every_steps
     is_best = session.state.best is not None and session.state.best["step"] == step
-    return sync.checkpoint_due or is_best or (every is not None and step % every == 0)
+    unplanned = sync.regroup and every is None and session.settings.checkpoint.every_minutes is None
+    return sync.checkpoint_due or is_best or unplanned or (every is not None and step % every == 0)
 
 
 def save(session: TrainingSession) -> None:
@@ -343,6 +350,20 @@ def leave(session: TrainingSession, reason: type[Stopped] | type[OutOfTime]) -> 
     stopped = "preempted" if by_cluster else "interrupted"
     session.record({"step": state.step, "event": stopped if reason is Stopped else "out_of_time"})
     raise reason(text)
+
+
+def regroup(session: TrainingSession) -> None:
+    """Ends the session behind a checkpoint of this step, so that a node that is back takes part in the next one.
+
+    Where the checkpoint cannot be written it goes on. Raises Regrouping.
+    """
+    if not settle(session):
+        return
+    step = session.state.step
+    session.record({"step": step, "event": "regroup"})
+    raise Regrouping(
+        f"a node is back, and takes part from step {step} of {session.plan.steps} on; checkpoint-{step} is written"
+    )
 
 
 def finish(session: TrainingSession) -> None:

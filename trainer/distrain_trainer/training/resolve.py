@@ -21,7 +21,7 @@ from distrain_trainer.hardware.numerics import set_up_numerics
 from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.memory.advice import read_model, size
-from distrain_trainer.memory.estimate import auto_tokens, kind_of
+from distrain_trainer.memory.estimate import auto_tokens, fewest_processes, kind_of
 from distrain_trainer.metrics.metrics import greater_is_better
 from distrain_trainer.models.load import load_config, load_tokenizer, longest_row
 from distrain_trainer.models.load import resolve as locate_model
@@ -31,7 +31,7 @@ from distrain_trainer.settings.model import Settings, changed, explicit, flat
 from distrain_trainer.storage.run_folder import Claim
 from distrain_trainer.tasks.table import TASKS, check_metric
 from distrain_trainer.tasks.weights import class_weights, weights_sentence
-from distrain_trainer.training.checks import check_device, check_same_data
+from distrain_trainer.training.checks import check_device, check_memory_of_fewer, check_same_data
 from distrain_trainer.training.planning import plan_of, plan_sentence, plan_warnings, same_elsewhere
 
 
@@ -91,6 +91,7 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     auto = settings.batch.tokens == "auto"
     if auto:
         settings = with_tokens_for_memory(settings, process, tell)
+    check_memory_of_fewer(settings, claimed, process)
     use_template(tokenizer, settings)
     max_length = longest_row(settings, load_config(model_name, model_revision), tokenizer)
     data = prepare(settings, tokenizer, max_length, tell, first=process.local_rank == 0)
@@ -140,7 +141,8 @@ def with_tokens_for_memory(settings: Settings, process: ProcessRank, tell: Calla
     memory = device_memory(process.local_rank, process.local_world)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = kind_of(settings, process.world)
-    tokens = auto_tokens(read_model(settings), settings, kind, process.world, memory, device)
+    fewest = fewest_processes(settings, process.nodes, process.local_world)
+    tokens = auto_tokens(read_model(settings), settings, kind, fewest, memory, device)
     tell(
         f"batch.tokens is auto: {tokens:,} padded tokens per micro-batch, the memory plan of {kind} for {size(memory)}"
     )

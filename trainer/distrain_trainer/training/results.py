@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distrain_trainer.console import clock, short
-from distrain_trainer.errors import DistrainError, OutOfTime, Stopped
+from distrain_trainer.errors import DistrainError, OutOfTime, Regrouping, Stopped
 from distrain_trainer.hardware import machine
 from distrain_trainer.models.load import config_to_write
 from distrain_trainer.models.lora import is_adapter, write_config
@@ -29,7 +29,7 @@ from distrain_trainer.training.checkpoint.retention import NEW_FINAL, Retention,
 from distrain_trainer.training.resolve import ResolvedRun
 from distrain_trainer.training.session import TrainingSession
 
-STATUS: dict[type[DistrainError], str] = {Stopped: "stopped", OutOfTime: "out_of_time"}
+STATUS: dict[type[DistrainError], str] = {Stopped: "stopped", Regrouping: "stopped", OutOfTime: "out_of_time"}
 """How training_info.json calls the end of a run by an error; `failed` for any other."""
 
 

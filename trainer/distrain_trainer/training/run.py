@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -136,7 +137,7 @@ def run(
             watch=watch,
             push_best=push_best,
         )
-        record_line({"step": state.step, "event": "resume" if state.step else "start", "attempt": attempt})
+        record_line(opening_line(state.step, attempt, process))
         push_best()
         try:
             train(session)
@@ -146,6 +147,13 @@ def run(
         record_line({"step": state.step, "event": "end"})
     results.publish(session, record)
     return session
+
+
+def opening_line(step: int, attempt: int, process: ProcessRank) -> dict[str, Any]:
+    """The event with which a session begins: who takes part. On all processes."""
+    absent = set(range(process.nodes)) - set(collectives.gather(process.node))
+    line = {"step": step, "event": "resume" if step else "start", "attempt": attempt, "processes": process.world}
+    return line | {"nodes": process.nodes_here, "absent": sorted(absent)}
 
 
 @contextmanager
