@@ -75,7 +75,7 @@ kind-test: .venv/ready ## Run the chart and the image on that cluster; KEEP=1 ke
 
 .PHONY: chaos-test
 chaos-test: .venv/ready ## Everything that can die on that cluster, and what it cost: CASE=name runs some (hours)
-	@$(PYTEST) tests/kind/chaos.py $(if $(CASE),-k '$(CASE)')
+	@$(PYTEST) tests/kind/chaos.py $(if $(CASE),-k '$(CASE)'); code=$$?; cat _artifacts/chaos.md; exit $$code
 
 .PHONY: scale-test
 scale-test: .venv/ready ## 8,192 GPUs on 1,024 pretended nodes of that cluster: seconds and sizes (up to 20 minutes)
