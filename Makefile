@@ -46,8 +46,8 @@ coverage: ## Run the tests, measure what those of one process cover of the train
 	@$(MAKE) --no-print-directory test COVERAGE=1
 
 .PHONY: test-matrix
-test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die (15 minutes)
-	@$(PYTEST) -m matrix --durations=10 tests/trainer
+test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die; MATRIX=expression chooses (25 minutes)
+	@$(PYTEST) -m matrix --durations=10 tests/trainer $(if $(MATRIX),-k '$(MATRIX)')
 
 .PHONY: fault-test
 fault-test: .venv/ready ## Runs of two nodes under random faults, by seed: MINUTES=5 SEED=1; each must end the same
@@ -82,10 +82,13 @@ scale-test: .venv/ready ## 8,192 GPUs on 1,024 pretended nodes of that cluster: 
 	@timeout 1200 $(PYTEST) tests/kind/scale.py
 
 .PHONY: release-test
-release-test: .venv/ready ## What a release needs beside CI: every cause of the client's table, the last ones damage the cluster
+release-test: .venv/ready ## All that CI has no time for: combinations, causes, add-ons, faults; some damage the cluster (hours)
+	@$(MAKE) --no-print-directory test-matrix
 	@$(PYTEST) -m matrix tests/k8s
+	@$(MAKE) --no-print-directory kind-test KEEP=1
 	@$(PYTEST) tests/kind/causes.py
 	@$(PYTEST) tests/kind/damage.py
+	@$(MAKE) --no-print-directory chaos-test
 
 .PHONY: kind-down
 kind-down: .venv/ready ## Remove the cluster; what was built stays in the cache
