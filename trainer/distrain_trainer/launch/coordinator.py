@@ -80,10 +80,10 @@ class Coordinator:
                     )
         self._started = [found for index in self._indices if (found := self._present(index))]
 
-    def start(self, attempt: int, token: str, resume: bool) -> Start:
-        """Lets all nodes start their workers."""
+    def start(self, attempt: int, token: str, resume: bool, check: bool = False) -> Start:
+        """Lets all nodes start their workers. check: these check the machines first."""
         nonces = [heartbeat.nonce for heartbeat in self._started]
-        start = Start(attempt, token, self._around.free_port(), resume, nonces, self._node.name)
+        start = Start(attempt, token, self._around.free_port(), resume, nonces, self._node.name, check)
         self._send("start", start)
         return start
 

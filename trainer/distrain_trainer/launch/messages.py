@@ -19,7 +19,7 @@ class Start:
 
     attempt: its number. token: what the volume must show. port: where the workers' process group meets. resume:
     whether they continue a run. nonces: of the members that take part, by index. coordinator: Kubernetes' name of node
-    0's machine.
+    0's machine. check: whether the workers check the machines before they train.
     """
 
     attempt: int
@@ -28,11 +28,13 @@ class Start:
     resume: bool
     nonces: list[str]
     coordinator: str = ""
+    check: bool = False
 
     @classmethod
     def read(cls, message: Message) -> Self:
         attempt, token, port = message["attempt"], message["token"], message["port"]
-        return cls(attempt, token, port, message["resume"], message["nonces"], message.get("coordinator", ""))
+        coordinator, check = message.get("coordinator", ""), message.get("check", False)
+        return cls(attempt, token, port, message["resume"], message["nonces"], coordinator, check)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ class ProcessRank:
         return ProcessRank(rank, world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
 
     @property
+    def node(self) -> int:
+        """Number of its machine."""
+        return self.rank // self.local_world
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes and speaks for all."""
         return self.rank == 0

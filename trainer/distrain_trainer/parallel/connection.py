@@ -54,13 +54,12 @@ def connect(process: ProcessRank, name: str | None = None) -> None:
         if several and process.local_rank == 0:
             listener.bind(("", 0))
             listener.listen(process.world)
-            node = process.rank // process.local_world
-            place = Place(node, name or "", own_address(), listener.getsockname()[1])
-            store.set(f"place/{node}", json.dumps(place.__dict__))
+            place = Place(process.node, name or "", own_address(), listener.getsockname()[1])
+            store.set(f"place/{process.node}", json.dumps(place.__dict__))
         wait_for_all(store, process)
         if several and process.local_rank == 0:
             nodes = process.world // process.local_world
-            reach(store, process.rank // process.local_world, nodes)
+            reach(store, process.node, nodes)
         store.set_timeout(PATIENCE)
         dist.init_process_group(backend(), store=group, rank=process.rank, world_size=process.world, timeout=PATIENCE)
 

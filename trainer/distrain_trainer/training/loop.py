@@ -144,7 +144,7 @@ def tokens_of(batch: StepBatch, position: int) -> int:
 def machines(session: TrainingSession) -> list[str]:
     """What each process's machine is called, by rank. On all processes."""
     process = session.process
-    return collectives.gather(titled(process.rank // process.local_world, ClusterEnvironment.read().node_name or ""))
+    return collectives.gather(titled(process.node, ClusterEnvironment.read().node_name or ""))
 
 
 def synchronize(
