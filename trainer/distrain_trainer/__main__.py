@@ -30,7 +30,10 @@ from distrain_trainer.settings.reader import read_settings, split_flags
 if TYPE_CHECKING:
     from distrain_trainer.training.session import TrainingSession
 
-OPTIONS = {"resume": False, "overwrite": False, "processes": True, "attempt": True, "previous": True, "signs": True}
+OPTIONS = {
+    **{"resume": False, "overwrite": False, "processes": True},
+    **{"attempt": True, "previous": True, "signs": True, "check": False},
+}
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -46,7 +49,7 @@ def main(arguments: list[str]) -> NoReturn:
         console.configure(settings.log_level, speaker())
         quieten_libraries()
         # What it returns is kept, and an error is not let out of its `except`: see `leave`.
-        _kept = train(settings, options.resume, options.attempt, options.previous, signs)
+        _kept = train(settings, options.resume, options.attempt, options.previous, signs, options.check)
         leave(0)
     except (Exception, StopNow) as error:  # whatever it is, the launcher must hear of it
         report = report_of(error, int(os.environ.get("RANK", 0)), cluster.node_name if cluster else None)
@@ -66,6 +69,7 @@ def parsed(arguments: list[str]) -> tuple[Namespace, dict[str, str]]:
     parser.add_argument("--overwrite", action="store_true", help="for `distrain train` alone")
     parser.add_argument("--processes", help="for `distrain train` alone")
     parser.add_argument("--attempt", type=int, help="number of this attempt, from the supervisor")
+    parser.add_argument("--check", action="store_true", help="check the machines first, from the supervisor")
     parser.add_argument("--signs", type=Path, help="folder for signs of life, from the supervisor")
     parser.add_argument("--previous", help="what the run that is replaced will be called, from the supervisor")
     options = parser.parse_args(rest)
@@ -98,6 +102,7 @@ def train(
     attempt: int | None = None,
     previous: str | None = None,
     signs: Signs | None = None,
+    check: bool = False,
 ) -> "TrainingSession | None":
     """Trains as `training.run` does, and reports what a person reads last. Raises DistrainError."""
     from distrain_trainer.hub.result import push_result
@@ -110,7 +115,7 @@ def train(
     # Our own launcher holds the folder, others do not.
     holds = attempt is None and ProcessRank.from_environment().is_main
     with hold(Path(settings.output_dir)) if holds else nullcontext():
-        session = run(settings, resume, attempt, previous, signs)
+        session = run(settings, resume, attempt, previous, signs, check)
         if session is not None and session.process.is_main:
             add_answers(session)  # the other processes do not wait for them
             for sentence in closing_sentences(session):

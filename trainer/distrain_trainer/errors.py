@@ -14,6 +14,12 @@ def is_retried(exit_code: int) -> bool:
     return exit_code >= 128
 
 
+def is_of_a_machine(report: "FailureReport") -> bool:
+    """Whether a failure is more likely a machine's than the run's: a device that is lost, a process that hangs, nodes
+    that do not reach each other."""
+    return report.exit_code == BadNode.exit_code and not report.follows and not report.passes
+
+
 @dataclass(frozen=True)
 class FailureReport:
     """A failure, as it travels from the worker's error file to `errors/`, the other nodes and the termination log.
@@ -128,6 +134,12 @@ class ServiceAway(DistrainError):
 
 class DeviceLost(DistrainError):
     """A GPU that the run had is not there any more."""
+
+    exit_code = 138
+
+
+class BadNode(DistrainError):
+    """A machine computes wrong results."""
 
     exit_code = 138
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import hub
+from distrain_trainer.storage.attempts import read_attempts
 from runs import COMMAND, Victim, digest, finish, losses, train
+from two_nodes import Cluster
 
 STEPS = ("--schedule.max_steps", "24", "--checkpoint.every_steps", "4", "--run_id", "run1")
 
@@ -116,3 +119,41 @@ def test_a_hub_that_is_away_when_a_cold_node_resumes_is_waited_for(
         said = run.process.communicate(timeout=240)[1]
         assert run.process.returncode == code, said
         assert re.search(f"{sentence}.*; starting again", said), said
+
+
+BAD_MACHINE = """
+import sys, time, torch
+from pathlib import Path
+matmul, broken = torch.matmul, Path(sys.argv.pop(1))
+def multiply(left, right):
+    product = matmul(left, right)
+    if left.shape == (512, 512):
+        time.sleep(0.2)
+        if broken.exists():
+            broken.unlink()
+            product[3, 5] += 1
+    return product
+torch.matmul = multiply
+from distrain_k8s.cli import main
+main()
+"""
+"""The command on a machine whose first product of large matrices is wrong, and all of which are slow. Its workers are
+forked from it."""
+
+
+@pytest.mark.matrix
+def test_a_machine_that_computes_wrong_ends_an_attempt_and_one_that_is_slow_is_named(
+    bert: Path, texts: Path, tmp_path: Path
+) -> None:
+    steps = ("--schedule.max_steps", "4", "--run_id", "run1")
+    broken = tmp_path / "broken"
+    broken.touch()
+    cluster = Cluster(bert, texts, tmp_path / "out", *steps)
+    bad = [sys.executable, "-c", BAD_MACHINE, str(broken)]
+    nodes = [cluster.node(0), cluster.node(1, command=bad)]
+    said = [node.process.communicate(timeout=300)[1] for node in nodes]
+    assert [node.process.returncode for node in nodes] == [0, 0], said
+    wrong = "node 1 (machine-1) is broken: process 1 has computed a wrong product of matrices; "
+    slow = "process 1 on node 1 (machine-1) multiplies matrices "
+    assert said[0].index(wrong) < said[0].index(slow), "the attempt after it checks the machines again"
+    assert read_attempts(cluster.output).attempt == 2 and len(losses(cluster.output)) == 4

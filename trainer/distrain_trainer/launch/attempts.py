@@ -143,7 +143,7 @@ def _coordinate(around: Surroundings, progress: Progress) -> Waiting[AttemptOutc
         if isinstance(error, Superseded):
             raise
         return outcome
-    start = coordinator.start(begun.attempt, begun.token, resume)
+    start = coordinator.start(begun.attempt, begun.token, resume, check=begun.attempt == 1 or begun.suspect)
     progress.in_vain = 0
     with around.workers(start) as workers:
         cause = yield from _watch(around, coordinator, workers, begun)

@@ -97,10 +97,11 @@ class Coordinator:
         """Indices of the nodes that take part."""
         return [0, *self._started]
 
-    def start(self, attempt: int, token: str, resume: bool) -> Start:
-        """Lets the nodes that take part start their workers."""
+    def start(self, attempt: int, token: str, resume: bool, check: bool = False) -> Start:
+        """Lets the nodes that take part start their workers. check: these check the machines first."""
         nonces = [heartbeat.nonce for heartbeat in self._started.values()]
-        start = Start(attempt, token, self._around.free_port(), resume, self.nodes, nonces, self._node.name)
+        port = self._around.free_port()
+        start = Start(attempt, token, port, resume, self.nodes, nonces, self._node.name, check)
         self._send("start", start)
         return start
 

@@ -20,6 +20,7 @@ class Start:
     attempt: its number. token: what the volume must show. port: where the workers' process group meets. resume:
     whether they continue a run. nodes: indices of the nodes that take part, in the order of their processes; node 0 is
     the first. nonces: of the members among them, in the same order. coordinator: Kubernetes' name of node 0's machine.
+    check: whether the workers check the machines before they train.
     """
 
     attempt: int
@@ -29,12 +30,14 @@ class Start:
     nodes: list[int]
     nonces: list[str]
     coordinator: str = ""
+    check: bool = False
 
     @classmethod
     def read(cls, message: Message) -> Self:
         attempt, token, port = message["attempt"], message["token"], message["port"]
         nodes, nonces = message["nodes"], message["nonces"]
-        return cls(attempt, token, port, message["resume"], nodes, nonces, message.get("coordinator", ""))
+        coordinator, check = message.get("coordinator", ""), message.get("check", False)
+        return cls(attempt, token, port, message["resume"], nodes, nonces, coordinator, check)
 
 
 @dataclass(frozen=True)

@@ -257,6 +257,7 @@ class Machine:
     def workers(self, start: Start) -> Iterator[Workers]:
         job, requests = self._job, self._requests
         arguments = [*job.arguments, "--attempt", str(start.attempt), *(["--resume"] if start.resume else [])]
+        arguments += ["--check"] if start.check else []
         if job.previous is not None and job.replaces:
             arguments += ["--previous", job.previous]
         log = job.folder / "logs" / f"node-{job.node.index}.attempt-{start.attempt}.log"

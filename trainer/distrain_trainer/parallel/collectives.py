@@ -48,6 +48,11 @@ class ProcessRank:
         return self.world // self.local_world
 
     @property
+    def place(self) -> int:
+        """Place of its machine among those that take part."""
+        return self.rank // self.local_world
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes and speaks for all."""
         return self.rank == 0

@@ -56,10 +56,10 @@ def connect(process: ProcessRank, name: str | None = None) -> None:
             listener.bind(("", 0))
             listener.listen(process.world)
             place = Place(process.node, name or "", own_address(), listener.getsockname()[1])
-            store.set(f"place/{process.rank // process.local_world}", json.dumps(place.__dict__))
+            store.set(f"place/{process.place}", json.dumps(place.__dict__))
         wait_for_all(store, process)
         if several and process.local_rank == 0:
-            reach(store, process.rank // process.local_world, process.nodes_here)
+            reach(store, process.place, process.nodes_here)
         store.set_timeout(PATIENCE)
         dist.init_process_group(backend(), store=group, rank=process.rank, world_size=process.world, timeout=PATIENCE)
 

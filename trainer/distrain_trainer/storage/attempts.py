@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from distrain_trainer.errors import FailureReport, RestartsUsedUp, Superseded
+from distrain_trainer.errors import FailureReport, RestartsUsedUp, Superseded, is_of_a_machine
 from distrain_trainer.storage.files import write_json
 from distrain_trainer.storage.layout import checkpoint_step, published_checkpoints
 from distrain_trainer.storage.metrics_log import read_metrics
@@ -50,7 +50,8 @@ class Attempts:
     spent: restarts since that checkpoint. excused: the newest attempt costs no restart. failures: the last ones since
     that checkpoint that were the run's own. passing: attempts in a row that a fault ended which passes by itself.
     waiting_since: when the first of them ended, in seconds since 1970. nodes: indices of those that take part in the
-    newest attempt, empty where the launcher does not say.
+    newest attempt, empty where the launcher does not say. suspect: whether a machine has ended the newest attempt that
+    has ended, so that all are checked before the next.
     """
 
     attempt: int = 0
@@ -62,6 +63,7 @@ class Attempts:
     passing: int = 0
     waiting_since: float | None = None
     nodes: list[int] = field(default_factory=list)
+    suspect: bool = False
 
 
 def read_attempts(folder: Path) -> Attempts:
@@ -172,13 +174,15 @@ def end_attempt(folder: Path, begun: Attempts, failure: FailureReport | None) ->
 def ended(found: Attempts, failure: FailureReport | None, step: int) -> Attempts:
     """The attempt after its end, as `end_attempt` records it. step: the newest that was done."""
     if failure is None:
-        return replace(found, excused=True, passing=0, waiting_since=None)
+        return replace(found, excused=True, passing=0, waiting_since=None, suspect=False)
     if failure.passes:
-        return replace(found, excused=True, passing=found.passing + 1, waiting_since=found.waiting_since or time.time())
+        since = found.waiting_since or time.time()
+        return replace(found, excused=True, passing=found.passing + 1, waiting_since=since, suspect=False)
     failures = found.failures
     if not failure.follows:
         failures = [*failures, FailedAttempt(step, failure.sentence)][-SAME_FAILURES:]
-    return replace(found, excused=False, failures=failures, passing=0, waiting_since=None)
+    suspect = is_of_a_machine(failure)
+    return replace(found, excused=False, failures=failures, passing=0, waiting_since=None, suspect=suspect)
 
 
 def current_attempt(folder: Path) -> int:

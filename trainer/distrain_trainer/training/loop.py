@@ -147,7 +147,8 @@ def tokens_of(batch: StepBatch, position: int) -> int:
 
 def machines(session: TrainingSession) -> list[str]:
     """What each process's machine is called, by rank. On all processes."""
-    return collectives.gather(titled(session.process.node, ClusterEnvironment.read().node_name or ""))
+    process = session.process
+    return collectives.gather(titled(process.node, ClusterEnvironment.read().node_name or ""))
 
 
 def synchronize(

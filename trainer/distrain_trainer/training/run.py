@@ -10,17 +10,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from distrain_trainer.console import say
+from distrain_trainer.console import say, warn
 from distrain_trainer.data.loader import Collator, StepDataset, steps
 from distrain_trainer.errors import DistrainError, ServiceAway
 from distrain_trainer.hub.access import check_before_training
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
+from distrain_trainer.launch.node import titled
 from distrain_trainer.launch.signs import Signs
 from distrain_trainer.models.load import load_model, parameter_counts
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives, connection
 from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
 from distrain_trainer.parallel.collectives import ProcessRank
+from distrain_trainer.parallel.node_check import check_nodes
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.run_folder import check_writable, claim, finished_steps, read_claim
@@ -46,12 +48,14 @@ def run(
     attempt: int | None = None,
     previous: str | None = None,
     signs: Signs | None = None,
+    check: bool = False,
 ) -> TrainingSession | None:
     """Trains as one of the processes that the environment describes; None if the run was finished before.
 
     resume: whether a run in the output folder is continued. attempt: its number, if a supervisor has begun it.
     previous: what the run in the folder is called from when this one, which replaces it, begins to write; None where
-    none is replaced. signs: of life, None where no supervisor looks at them. Raises DistrainError, StopNow.
+    none is replaced. signs: of life, None where no supervisor looks at them. check: whether all processes check their
+    machines first. Raises DistrainError, StopNow.
     """
     stop = StopRequest()
     process = ProcessRank.from_environment()
@@ -74,6 +78,9 @@ def run(
         return None
     resolved.tell_plan(tell)
     accelerator = connect(resolved, tell)
+    if check:
+        title = titled(process.node, ClusterEnvironment.read().node_name or "")
+        check_nodes(process, accelerator.device, title, warn if process.is_main else lambda text: None)
     resolved = with_common_tokens(resolved, tell)
     settings, data, tokenizer = resolved.settings, resolved.data, resolved.tokenizer
     attempt = collectives.from_main(attempt or (begin_attempt(folder).attempt if process.is_main else 0))
