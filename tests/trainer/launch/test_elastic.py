@@ -12,14 +12,16 @@ from two_nodes import Cluster
 
 RUN = ("--schedule.max_steps", "30", "--checkpoint.every_steps", "5", "--run_id", "space/run1")
 LONG = (
-    *("--schedule.max_steps", "100", "--batch.micro_batches", "32"),
-    *("--checkpoint.every_steps", "3", "--checkpoint.background", "true", "--run_id", "space/run1"),
+    *("--schedule.max_steps", "60", "--checkpoint.every_steps", "4", "--checkpoint.background", "true"),
+    *("--run_id", "space/run1"),
 )
 ELASTIC = ("--elastic.min_nodes", "1", "--elastic.wait_minutes", "0.05")
+PATIENT = ("--elastic.min_nodes", "1", "--elastic.wait_minutes", "0.3")
+"""For nodes that are there and may be slow to say so."""
 
 
 def said_at_the_end(node: Victim) -> str:
-    said: str = node.process.communicate(timeout=400)[1]
+    said: str = node.process.communicate(timeout=600)[1]
     assert node.process.returncode == 0, said
     assert "Traceback" not in said
     return said
@@ -77,13 +79,14 @@ def taking_part(node: Victim, count: int) -> Callable[[], bool]:
 def test_nodes_that_are_lost_one_after_the_other_are_let_in_when_they_are_back(
     bert: Path, texts: Path, whole: Path, tmp_path: Path, kind: str
 ) -> None:
-    cluster = Cluster(bert, texts, tmp_path / "out", *LONG, *ELASTIC, "--strategy.kind", kind, nodes=3)
+    cluster = Cluster(bert, texts, tmp_path / "out", *LONG, *PATIENT, "--strategy.kind", kind, nodes=3)
     nodes = [cluster.node(index) for index in range(3)]
     assert nodes[0].wait_for(lambda: nodes[0].step() >= 4)
     for lost, left in ((1, 2), (2, 1)):
         nodes[lost].kill()
         assert nodes[0].wait_for(taking_part(nodes[0], left))
     nodes[1:] = [cluster.node(1), cluster.node(2)]
+    cluster.hold(nodes[0], (1, 2), "space/run1")
     assert nodes[0].wait_for(taking_part(nodes[0], 3)), "the run was over before they were back"
     for node in nodes:
         said_at_the_end(node)
@@ -95,7 +98,7 @@ def test_nodes_that_are_lost_one_after_the_other_are_let_in_when_they_are_back(
 def test_node_0_is_waited_for_also_where_others_are_missing(
     bert: Path, texts: Path, whole: Path, tmp_path: Path
 ) -> None:
-    cluster = Cluster(bert, texts, tmp_path / "out", *LONG, *ELASTIC, nodes=3)
+    cluster = Cluster(bert, texts, tmp_path / "out", *LONG, *PATIENT, nodes=3)
     nodes = [cluster.node(index) for index in range(3)]
     assert nodes[0].wait_for(lambda: nodes[0].step() >= 4)
     nodes[1].kill()
