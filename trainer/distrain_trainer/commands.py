@@ -52,6 +52,7 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     from distrain_trainer.launch.cluster_environment import ClusterEnvironment
     from distrain_trainer.launch.node import gpus_here, this_node
     from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory
+    from distrain_trainer.reporting.trackers.choice import check_trackers
     from distrain_trainer.storage.lock import hold
     from distrain_trainer.storage.run_folder import check_writable, claim, read_claim
 
@@ -75,7 +76,9 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
         read_claim(settings, chosen.resume)
         return supervise_run(settings, chosen, arguments, requests, node, cluster, None)
     with hold(folder, cluster.run_of(settings.run_id), lambda: requests.asked) as lock:
-        claim(settings, chosen.resume, chosen.overwrite)  # before anything slow: until then nobody else can begin
+        claimed = claim(settings, chosen.resume, chosen.overwrite)  # before anything slow: nobody else can begin yet
+        if claimed.stored is None:
+            check_trackers(claimed.settings.tracking)
         return supervise_run(settings, chosen, arguments, requests, node, cluster, lock)
 
 
@@ -175,6 +178,13 @@ def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     from distrain_trainer.inference.chat import talk
 
     talk(chosen.path, chosen.max_new_tokens, chosen.checkpoint)
+
+
+def track(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Sends to trackers what they lack of a run that is not under way."""
+    from distrain_trainer.reporting.trackers.replay import track
+
+    track(chosen.path, flags)
 
 
 def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

@@ -116,7 +116,7 @@ class Unreachable(DistrainError):
 
 
 class ServiceAway(DistrainError):
-    """The Hub does not answer now, and may later."""
+    """The Hub, or a tracker that somebody waits for, does not answer now, and may later."""
 
     exit_code = 138
     passes = True

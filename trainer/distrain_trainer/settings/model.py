@@ -23,6 +23,7 @@ from distrain_trainer.settings.sections import (
     Section,
     Strategy,
     Task,
+    Tracking,
 )
 
 
@@ -44,6 +45,7 @@ class Settings(Section):
     chat: Chat = Chat()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
+    tracking: Tracking = Tracking()
     seed: int = Field(42, ge=0, lt=2**31)
     """Seed of data order, dropout, masks and new layers."""
     deterministic: bool = False
@@ -291,6 +293,9 @@ MAY_CHANGE = frozenset(
         "checkpoint.background",
         "checkpoint.max_restarts",
         "checkpoint.max_wait_hours",
+        "tracking.trackers",
+        "tracking.project",
+        "tracking.name",
         "optimizer.nonfinite_limit",
         "deterministic",
         "max_hours",

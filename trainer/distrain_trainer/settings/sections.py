@@ -40,6 +40,7 @@ def _whole(value: float) -> int | float:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Trackers = Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(_as_list)]
 Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
 Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -275,3 +276,15 @@ class Checkpoint(Section):
     max_wait_hours: float = Field(12, gt=0)
     """Hours that the run waits for what passes by itself, such as a Hub or a volume that does not answer, which spends
     no restart; then it ends with 69."""
+
+
+class Tracking(Section):
+    """Where curves, settings and results go besides the run's folder."""
+
+    trackers: Trackers = []
+    """Trackers that the run is shown in: tensorboard, wandb, mlflow, or several. Their addresses and tokens come from
+    their own environment variables (docs/tracking.md)."""
+    project: str | None = None
+    """Project of W&B, experiment of MLflow. None: WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME, else distrain."""
+    name: str | None = None
+    """What the run is called there. None: the run's id."""

@@ -11,7 +11,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from distrain_trainer.console import say
 from distrain_trainer.data.loader import Collator, StepDataset, steps
-from distrain_trainer.errors import DistrainError, ServiceAway
+from distrain_trainer.errors import DistrainError, ServiceAway, Stopped, is_retried
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.signs import Signs
 from distrain_trainer.models.load import load_model, parameter_counts
@@ -19,6 +19,7 @@ from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives, connection
 from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
 from distrain_trainer.parallel.collectives import ProcessRank
+from distrain_trainer.reporting.trackers.sender import Sender
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.run_folder import check_writable, claim, finished_steps, read_claim
@@ -124,12 +125,16 @@ def run(
             say=tell,
             record=record_line,
             watch=watch,
+            sender=Sender(folder, attempt, state.step) if process.is_main and settings.tracking.trackers else None,
         )
         record_line({"step": state.step, "event": "resume" if state.step else "start", "attempt": attempt})
         try:
             train(session)
         except DistrainError as error:
             results.conclude_early(session, error)
+            if session.sender is not None:
+                leaves = is_retried(error.exit_code) and not isinstance(error, Stopped)  # the next attempt goes on
+                session.sender.leave() if leaves else session.sender.end(results.status_of(error))
             raise
         record_line({"step": state.step, "event": "end"})
     results.publish(session, record)
