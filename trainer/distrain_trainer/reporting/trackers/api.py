@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.settings.sections import Tracking
 from distrain_trainer.settings.secrets import without_secrets
+from distrain_trainer.settings.sections import Tracking
 from distrain_trainer.storage.layout import read_record
 
 Status = Literal["finished", "stopped", "out_of_time", "failed"]
@@ -20,6 +20,9 @@ NOTHING = -1
 """The newest step of a tracker that holds none."""
 EPOCH = "train/epoch"
 """The value that every row has, as its last."""
+
+ANSWER = ("prompt", "answer", "expected")
+"""What there is of each sample of a chat."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ FACTS = (
 class Results:
     """What an ended run leaves. step: the last one. metrics: `final/...`, `best/...` and `total/...` by name.
 
-    labels, matrix: int [classes, classes], a row per true class; empty where there is none. answers: {"prompt",
-    "answer", "expected"} of a chat. files: settings.json, training_info.json and report.html, those that are there.
+    labels, matrix: int [classes, classes], a row per true class; empty where there is none. answers: of a chat, each
+    with `ANSWER`. report: None where it could not be written. files: that and the run's other small ones.
     """
 
     step: int
@@ -98,6 +101,7 @@ class Results:
     labels: list[str]
     matrix: list[list[int]]
     answers: list[dict[str, str]]
+    report: Path | None
     files: list[Path]
 
     @staticmethod
@@ -109,14 +113,15 @@ class Results:
         if best:
             found |= {f"best/{best['metric']}": best["value"], "best/step": best["step"]}
         found |= {f"total/{name}": info[name] for name in ("tokens", "samples", "seconds")}
-        files = [folder / name for name in ("settings.json", "training_info.json", "report.html")]
+        report = folder / "report.html"
         return Results(
             step=info["step"],
             metrics={name: value for name, value in found.items() if value is not None},
             labels=[str(label) for label in matrix.get("labels", [])],
             matrix=matrix.get("counts", []),
             answers=info["answers"] or [],
-            files=[path for path in files if path.exists()],
+            report=report if report.exists() else None,
+            files=[path for path in (report, folder / "settings.json", folder / "training_info.json") if path.exists()],
         )
 
 

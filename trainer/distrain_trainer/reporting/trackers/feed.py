@@ -1,6 +1,6 @@
 """One tracker is fed from metrics.jsonl, whatever state it is in."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Literal

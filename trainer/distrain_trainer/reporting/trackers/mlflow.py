@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 
-from distrain_trainer.reporting.trackers.api import EPOCH, NOTHING, Results, Row, Status, TrackedRun, flattened
+from distrain_trainer.reporting.trackers.api import ANSWER, EPOCH, NOTHING, Results, Row, Status, TrackedRun, flattened
 
 TAG = "distrain.id"
 STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "out_of_time": "KILLED", "failed": "FAILED"}
@@ -59,9 +59,9 @@ class MLflow:
                 matrix = {"labels": results.labels, "counts": results.matrix}
                 self._client.log_dict(self._id, matrix, "confusion_matrix.json")
             if results.answers:
-                names = list(results.answers[0])  # as `mlflow.log_table` has it, which the web page shows as a table
-                table = {"columns": names, "data": [[answer[name] for name in names] for answer in results.answers]}
-                self._client.log_dict(self._id, table, "answers.json")
+                # As `mlflow.log_table` writes it, which the web page shows as a table.
+                rows = [[answer[name] for name in ANSWER] for answer in results.answers]
+                self._client.log_dict(self._id, {"columns": [*ANSWER], "data": rows}, "answers.json")
         self._client.set_terminated(self._id, STATUS[status])
 
     def _find_or_make(self) -> Run:

@@ -15,7 +15,7 @@ from typing import Any
 import requests
 import wandb
 
-from distrain_trainer.reporting.trackers.api import NOTHING, Results, Row, Status, TrackedRun
+from distrain_trainer.reporting.trackers.api import ANSWER, NOTHING, Results, Row, Status, TrackedRun
 
 SECONDS_TO_ANSWER = 5.0
 SECONDS_TO_CONNECT = 20.0
@@ -104,12 +104,11 @@ class WandB:
     def _show(self, results: Results) -> None:
         """Sends what is not a number: beside the values of the last step where these were sent from here, and else into
         the summary, for a step that the server has takes no more."""
-        shown: dict[str, Any] = {
-            "report": wandb.Html(str(path), inject=False) for path in results.files if path.suffix == ".html"
-        }
+        shown: dict[str, Any] = {}
+        if results.report:
+            shown["report"] = wandb.Html(str(results.report), inject=False)
         if results.answers:
-            names = list(results.answers[0])
-            shown["answers"] = wandb.Table(names, [[answer[name] for name in names] for answer in results.answers])
+            shown["answers"] = wandb.Table([*ANSWER], [[answer[name] for name in ANSWER] for answer in results.answers])
         if results.matrix and len(results.labels) <= CLASSES:
             shown["confusion_matrix"] = _matrix(results)
         if self._sent_here and self._sent == results.step:
