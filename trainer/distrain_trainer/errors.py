@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distrain_trainer.secrets import without_secrets
+
 
 def is_retried(exit_code: int) -> bool:
     """Whether a failure with this code may pass, so that the run is started again. Any other ends it for good."""
@@ -21,7 +23,8 @@ class FailureReport:
     exit_code: as a shell has it, 128 + n for signal n. sentence: what to tell a person. rank: of the process, None
     where it is none of the workers. node: Kubernetes' name of the machine, None where that is not known. follows:
     whether it follows from another failure, as the loss of a peer does, which explains it better. passes: whether it
-    passes by itself, as a volume that does not answer, so that the run waits for it without spending a restart.
+    passes by itself, as a volume that does not answer, so that the run waits for it without spending a restart. A
+    secret in the sentence is hidden.
     """
 
     exit_code: int
@@ -30,6 +33,9 @@ class FailureReport:
     node: str | None = None
     follows: bool = False
     passes: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sentence", without_secrets(self.sentence))
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> "FailureReport":

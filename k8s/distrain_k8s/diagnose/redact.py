@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from distrain_trainer.settings.secrets import HIDDEN, NAMES, SHAPES, known_secrets, redacted_text
+from distrain_trainer.secrets import HIDDEN, NAMES, SHAPES, known_secrets, redacted_text
 
 __all__ = ["HIDDEN", "known_secrets", "redacted", "redacted_line", "redacted_text"]
 

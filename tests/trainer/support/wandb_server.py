@@ -5,8 +5,10 @@ what is there. How W&B shows it is not its business.
 """
 
 import json
+import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,8 +41,8 @@ class WandbRun:
 
 @dataclass
 class Server:
-    """The running service. runs: by id. bodies: of all requests, without their headers. away: answers 503 while True.
-    when: called after each part of a stream, for a test that acts in the middle."""
+    """The running service. runs, artifacts: by id. bodies: address and body of all requests. away: answers 503 while
+    True. seconds: before each answer."""
 
     url: str
     runs: dict[str, WandbRun] = field(default_factory=dict)
@@ -48,7 +50,6 @@ class Server:
     bodies: list[bytes] = field(default_factory=list)
     away: bool = False
     seconds: float = 0.0
-    when: Callable[[WandbRun], None] = lambda run: None
 
     @property
     def run(self) -> WandbRun:
@@ -71,7 +72,7 @@ def serve() -> Iterator[Server]:
 
         def do_GET(self) -> None:
             self.receive()
-            self.answer(200, {})
+            self.answer(503 if server.away else 200, {})
 
         def do_PUT(self) -> None:
             body = self.receive()
@@ -100,7 +101,7 @@ def serve() -> Iterator[Server]:
         def receive(self) -> bytes:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             server.bodies.append(self.path.encode() + b" " + body)
-            threading.Event().wait(server.seconds)
+            time.sleep(server.seconds)
             return body
 
         def answer(self, status: int, content: object) -> None:
@@ -195,10 +196,15 @@ def serve() -> Iterator[Server]:
         if sent.get("complete"):
             preempting = sent.get("preempting") and sent.get("exitcode")
             run.state = "preempted" if preempting else "failed" if sent.get("exitcode") else "finished"
-        server.when(run)
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
+    class Quiet(ThreadingHTTPServer):
+        """Says nothing of clients that are killed."""
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            if not isinstance(sys.exception(), ConnectionError):
+                super().handle_error(request, client_address)
+
+    httpd = Quiet(("127.0.0.1", 0), Handler)
     server = Server(f"http://127.0.0.1:{httpd.server_port}")
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     try:

@@ -21,7 +21,7 @@ from distrain_trainer.parallel import collectives
 from distrain_trainer.reporting.model_card import model_card
 from distrain_trainer.reporting.report import write_report
 from distrain_trainer.reporting.trackers.api import Status
-from distrain_trainer.settings.secrets import without_secrets
+from distrain_trainer.secrets import without_secrets
 from distrain_trainer.storage.files import sync_folder, write_json, write_text
 from distrain_trainer.storage.layout import BEST, RECORDS, links_to_final, published_checkpoints
 from distrain_trainer.storage.metrics_log import read_metrics
@@ -198,7 +198,7 @@ def training_info(session: TrainingSession, error: DistrainError | None) -> dict
         matrix = {"labels": list(data.label_names or ()), "counts": found.matrix.tolist()}
     return {
         "status": status_of(error),
-        "error": None if error is None else str(error),
+        "error": None if error is None else without_secrets(str(error)),
         "step": state.step,
         "steps": session.plan.steps,
         "epoch": session.plan.epochs_done(state.step),

@@ -19,7 +19,7 @@ from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives, connection
 from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
 from distrain_trainer.parallel.collectives import ProcessRank
-from distrain_trainer.reporting.trackers.sender import Sender
+from distrain_trainer.reporting.trackers.sender import send_to_trackers
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.run_folder import check_writable, claim, finished_steps, read_claim
@@ -113,6 +113,7 @@ def run(
     tell(f"results go to {folder}")
     dataset = StepDataset(resolved.plan, collator, process.rank, process.world)
     batches = steps(dataset, state.step, settings.data.workers)
+    tracks = process.is_main and bool(settings.tracking.trackers)
     with journal(resolved, state.step, retention.fence) as (record_line, watch):
         session = TrainingSession(
             resolved,
@@ -125,7 +126,7 @@ def run(
             say=tell,
             record=record_line,
             watch=watch,
-            sender=Sender(folder, attempt, state.step) if process.is_main and settings.tracking.trackers else None,
+            sender=send_to_trackers(folder, attempt, state.step) if tracks else None,
         )
         record_line({"step": state.step, "event": "resume" if state.step else "start", "attempt": attempt})
         try:

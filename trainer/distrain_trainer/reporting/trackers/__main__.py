@@ -7,6 +7,7 @@ Sentences for a person go to stdout, as JSON. What packages print goes nowhere.
 
 import json
 import os
+import select
 import sys
 import time
 from pathlib import Path
@@ -37,7 +38,7 @@ def main(folder: Path, attempt: int, kept: int) -> None:
     feeds = [Feed(name, run, kept, Fence(folder, attempt), complain) for name in trackers]
     for feed in feeds:
         feed.start()
-    status = sys.stdin.readline().strip()
+    status = heard(run.pid)
     for ended in PATIENCE:
         if status == ended:
             wait(feeds, ended)
@@ -45,6 +46,14 @@ def main(folder: Path, attempt: int, kept: int) -> None:
         if feed.done and feed.complained:
             tell("info", f"{feed.name} has everything of this run now")
     os._exit(0)  # without a look at threads that still wait for a tracker
+
+
+def heard(trainer: int | None) -> str:
+    """How the run has ended; empty where its trainer was killed, even if its own children hold the pipe open."""
+    while not select.select([sys.stdin], [], [], 1.0)[0]:
+        if os.getppid() != trainer:
+            return ""
+    return sys.stdin.readline().strip()
 
 
 def wait(feeds: list[Feed], status: Status) -> None:

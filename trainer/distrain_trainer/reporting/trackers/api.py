@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.secrets import without_secrets
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.settings.secrets import without_secrets
 from distrain_trainer.settings.sections import Tracking
 from distrain_trainer.storage.layout import read_record
 
@@ -105,9 +105,13 @@ class Results:
     files: list[Path]
 
     @staticmethod
-    def read(folder: Path) -> "Results":
-        """Raises OSError, ValueError, KeyError where the run has none yet."""
-        info = json.loads((folder / "training_info.json").read_text(encoding="utf-8"))
+    def read(folder: Path, status: Status) -> "Results | None":
+        """The results of a run that has ended so; None of one that was stopped and goes on, or where they could not be
+        written. Raises OSError, ValueError."""
+        path = folder / "training_info.json"
+        info = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if status == "stopped" or info.get("status") != status:
+            return None
         best, matrix = info["best"], info["confusion_matrix"] or {}
         found = {f"final/{name}": value for name, value in info["final"].items()}
         if best:
@@ -121,7 +125,7 @@ class Results:
             matrix=matrix.get("counts", []),
             answers=info["answers"] or [],
             report=report if report.exists() else None,
-            files=[path for path in (report, folder / "settings.json", folder / "training_info.json") if path.exists()],
+            files=[file for file in (report, folder / "settings.json", path) if file.exists()],
         )
 
 
@@ -139,7 +143,7 @@ class Tracker(Protocol):
         """Takes steps, in their order and each for the first time since `open`."""
 
     def finish(self, status: Status, results: Results | None) -> None:
-        """Takes the results, None of a run that was stopped and goes on; what was sent is there when this returns."""
+        """Takes the results, None where there are none; what was sent is there when this returns."""
 
 
 def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

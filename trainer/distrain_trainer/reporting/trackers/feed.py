@@ -9,7 +9,7 @@ from distrain_trainer.errors import Superseded
 from distrain_trainer.reporting.trackers.api import Results, Status, TrackedRun, Tracker
 from distrain_trainer.reporting.trackers.choice import make
 from distrain_trainer.reporting.trackers.rows import Rows
-from distrain_trainer.settings.secrets import known_secrets, redacted_text
+from distrain_trainer.secrets import known_secrets, redacted_text
 from distrain_trainer.storage.attempts import Fence
 
 LOOK_EVERY = 1.0
@@ -100,7 +100,7 @@ class Feed:
                 break
             elif found is None:
                 self._ended.wait(LOOK_EVERY)
-        tracker.finish(status, None if status == "stopped" else Results.read(self.run.folder))
+        tracker.finish(status, Results.read(self.run.folder, status))
 
     def _complain(self, reason: str) -> None:
         if not self.complained:

@@ -16,11 +16,20 @@ from distrain_trainer.reporting.trackers.feed import PATIENCE
 SECONDS_TO_LEAVE = 5.0
 
 
-class Sender:
-    """A process that sends the run in `folder` to its trackers. It can neither stop nor slow the one that trains.
+def send_to_trackers(folder: Path, attempt: int, kept: int) -> "Sender | None":
+    """Begins to send the run in `folder` to its trackers. None where this machine cannot start another process.
 
     attempt: its number. kept: steps up to this one will not be computed again.
     """
+    try:
+        return Sender(folder, attempt, kept)
+    except OSError as error:
+        warn(f"nothing is sent to trackers ({error}); training goes on, and distrain track {folder} sends it later")
+        return None
+
+
+class Sender:
+    """A process that sends a run to its trackers. It can neither stop nor slow the one that trains."""
 
     def __init__(self, folder: Path, attempt: int, kept: int):
         self._folder, self._ended = folder, False
