@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -58,17 +59,24 @@ def test_a_run_that_is_killed_and_resumed_is_one_run_in_each_tracker_and_each_st
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         append(folder, *lines(1, 25))
+
+        def have_all(step: int) -> bool:
+            """Whether all have what is whole after a step; W&B holds the newest row back itself."""
+            arrived = (tracked.scalars(folder, "train/loss"), tracked.mlflow_values(mlflow, "train/loss"))
+            there = server.run.steps("train/loss") if server.runs else []
+            return all(max(steps, default=0) == step - 1 for steps in arrived) and max(there, default=0) == step - 2
+
         killed = Sender(folder, attempt=1, kept=0)
         try:
-            wait_for(lambda: max(tracked.scalars(folder, "train/loss"), default=0) >= 24)
-            wait_for(lambda: max(tracked.mlflow_values(mlflow, "train/loss"), default=0) >= 24)
-            wait_for(lambda: server.runs and max(server.run.steps("train/loss"), default=0) >= 23)
+            wait_for(lambda: have_all(25))
         finally:
             killed.leave()
         cut_back(folder, 20)
         append(folder, *lines(21, 40))
         conclude(folder, 40)
-        Sender(folder, attempt=2, kept=20).end("finished")
+        resumed = Sender(folder, attempt=2, kept=20)
+        wait_for(lambda: have_all(40))
+        resumed.end("finished")
 
         trained, evaluated = {step: 1 / step for step in range(1, 41)}, {step: 2 / step for step in (10, 20, 30, 40)}
         assert tracked.scalars(folder, "train/loss") == pytest.approx(trained)
@@ -153,7 +161,7 @@ def test_sending_a_run_again_adds_nothing(
     steps = list(range(1, 41))
     assert list(tracked.scalars(folder, "train/loss")) == steps == server.run.steps("train/loss")
     assert sorted(tracked.mlflow_values(database, "train/loss")) == steps
-    assert "wandb has everything of this run; 0 steps were new to it" in again.stderr
+    assert "wandb has everything of this run; steps sent: 0" in again.stderr
 
 
 def test_wandb_offline_keeps_one_folder_that_wandb_sync_uploads_whole(
@@ -204,6 +212,24 @@ def test_a_run_that_is_stopped_says_so_and_runs_again_when_it_is_resumed(
         assert status() == "RUNNING" and 12 in tracked.mlflow_values(mlflow, "eval/loss")
     finally:
         resumed.leave()
+
+
+def test_a_sender_that_dies_is_told_of_once_and_changes_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = begin(tmp_path / "out", [])
+    sender = Sender(folder, attempt=1, kept=0)
+    os.kill(sender.pid, signal.SIGKILL)
+    said = ""
+    deadline = time.monotonic() + LONGEST
+    while "has ended with -9" not in said and time.monotonic() < deadline:
+        time.sleep(0.05)
+        said += capsys.readouterr().err
+    sender.end("finished")
+    said += capsys.readouterr().err
+    assert (
+        said.count("the process that sends to trackers has ended with -9; the run is not affected, and distrain") == 1
+    )
 
 
 def test_what_a_tracker_needs_is_asked_for_before_a_run_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

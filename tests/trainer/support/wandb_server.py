@@ -200,7 +200,7 @@ def serve() -> Iterator[Server]:
     class Quiet(ThreadingHTTPServer):
         """Says nothing of clients that are killed."""
 
-        def handle_error(self, request: object, client_address: object) -> None:
+        def handle_error(self, request: Any, client_address: Any) -> None:
             if not isinstance(sys.exception(), ConnectionError):
                 super().handle_error(request, client_address)
 

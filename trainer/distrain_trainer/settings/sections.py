@@ -40,7 +40,9 @@ def _whole(value: float) -> int | float:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
-Trackers = Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(_as_list)]
+Trackers = Annotated[
+    list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(lambda value: _as_list(value) or [])
+]
 Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
 Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 

@@ -30,7 +30,7 @@ def main(folder: Path, attempt: int, kept: int) -> None:
         os.write(told, (json.dumps([level, text]) + "\n").encode())
 
     def complain(name: str, reason: str) -> None:
-        advice = f"training goes on, and distrain track {folder} sends it later"
+        advice = f"the run is not affected, and distrain track {folder} sends it later"
         tell("warning", f"{name} does not take this run ({reason}); {advice}")
 
     run = TrackedRun.read(folder, pid=os.getppid())

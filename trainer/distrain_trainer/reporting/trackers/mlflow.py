@@ -86,7 +86,9 @@ class MLflow:
 
     def _newest(self, name: str) -> int:
         """The newest step that MLflow has a value of."""
-        return max((value.step for value in self._client.get_metric_history(self._id, name)), default=NOTHING)
+        if name not in self._client.get_run(self._id).data.metrics:
+            return NOTHING
+        return max(value.step for value in self._client.get_metric_history(self._id, name))
 
 
 def _metrics(values: dict[str, float], step: int) -> list[Metric]:

@@ -44,7 +44,7 @@ def track(path: str, flags: dict[str, str]) -> None:
         for feed in feeds:
             feed.thread.join()
             if feed.done:
-                say(f"{feed.name} has everything of this run; {feed.sent:,} steps were new to it")
+                say(f"{feed.name} has everything of this run; steps sent: {feed.sent:,}")
     if problems:
         raise ServiceAway(f"not sent to {' and '.join(problems)}; the same command tries again")
 

@@ -24,7 +24,7 @@ def send_to_trackers(folder: Path, attempt: int, kept: int) -> "Sender | None":
     try:
         return Sender(folder, attempt, kept)
     except OSError as error:
-        warn(f"nothing is sent to trackers ({error}); training goes on, and distrain track {folder} sends it later")
+        warn(f"nothing is sent to trackers ({error}); the run is not affected, distrain track {folder} sends it later")
         return None
 
 
@@ -45,6 +45,11 @@ class Sender:
         )
         self._relay = Thread(target=self._pass_on, daemon=True)
         self._relay.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def end(self, status: Status) -> None:
         """Has it send what is left, waits for that, but not long, and ends it."""
@@ -71,6 +76,6 @@ class Sender:
             (warn if level == "warning" else say)(text)
         if not self._ended:
             warn(
-                f"the process that sends to trackers has ended with {self._process.wait()}; training goes on, and "
-                f"distrain track {self._folder} sends the rest later"
+                f"the process that sends to trackers has ended with {self._process.wait()}; the run is not affected, "
+                f"and distrain track {self._folder} sends the rest later"
             )

@@ -51,7 +51,7 @@ class WandB:
         if self._run is None:
             self._run = self._begin()
             self._sent = self._run.starting_step - 1
-            if not self._run.resumed:  # else it may have been renamed there
+            if self._sent == NOTHING:  # else it may have been renamed there
                 self._run.name = self._about.name
         return self._sent
 
