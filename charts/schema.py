@@ -90,6 +90,8 @@ def _setting(name: str, field: Schema) -> Schema:
 
 def _type(part: Schema, words: list[str]) -> Schema:
     """One type as values may carry it. words: what a number may also be."""
+    if "enum" in part:
+        return {"enum": part["enum"]}
     bounds = {name: part[name] for name in BOUNDS if name in part}
     if part["type"] in ("integer", "number"):
         digits = INTEGER if part["type"] == "integer" else NUMBER

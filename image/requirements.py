@@ -11,10 +11,11 @@ pyproject, constraints, folder = map(Path, sys.argv[1:])
 described = tomllib.loads(pyproject.read_text())
 project = described["project"]
 extras = project["optional-dependencies"]
+PARTS = ("trainer", "deepspeed", "quantization", "trackers")
 layers = {
     "build": described["build-system"]["requires"],
     "torch": [pin for pin in constraints.read_text().splitlines() if pin.startswith("torch==")],
-    "libraries": project["dependencies"] + extras["trainer"] + extras["deepspeed"] + extras["quantization"],
+    "libraries": sum((extras[name] for name in PARTS), project["dependencies"]),
     "sample": extras["sample"],
 }
 folder.mkdir()

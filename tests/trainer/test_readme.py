@@ -37,6 +37,7 @@ ELSEWHERE = {
     "distrain sample FILE": "the first path types it",
     "distrain preflight [FILE]": "tests/trainer/launch/test_network.py types it on two nodes",
     "distrain chat PATH": "tests/trainer/inference/test_answers.py::test_chat_answers_each_line_of_a_pipe types it",
+    "distrain track RUN": "tests/trainer/reporting/test_trackers.py::test_sending_a_run_again_adds_nothing types it",
     "make run": "the first path types it",
     "make test": "runs this test",
     "make test-matrix": "runs the tests marked matrix in tests/trainer",

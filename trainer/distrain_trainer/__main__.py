@@ -117,7 +117,9 @@ def train(
     with hold(Path(settings.output_dir)) if holds else nullcontext():
         session = run(settings, resume, attempt, previous, signs, check)
         if session is not None and session.process.is_main:
-            add_answers(session)  # the other processes do not wait for them
+            add_answers(session)  # the other processes do not wait for them, nor for trackers
+            if session.sender is not None:
+                session.sender.end("finished")
             for sentence in closing_sentences(session):
                 session.say(sentence)
         if holds:

@@ -139,6 +139,13 @@ COMMANDS = (
         ),
     ),
     Command(
+        "track",
+        "Sends to TensorBoard, W&B or MLflow what they lack of a run that is not under way.",
+        "distrain_trainer.commands:track",
+        (argument("path", metavar="RUN", help="a run's folder"),),
+        takes_settings=True,
+    ),
+    Command(
         "preprocess",
         "Tokenizes the data ahead of time, into the cache that train reads.",
         "distrain_trainer.commands:preprocess",

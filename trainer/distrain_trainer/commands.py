@@ -63,6 +63,7 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
     from distrain_trainer.launch.cluster_environment import ClusterEnvironment
     from distrain_trainer.launch.node import gpus_here, this_node
     from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory
+    from distrain_trainer.reporting.trackers.choice import check_trackers
     from distrain_trainer.settings.deepspeed_file import processes_sentence
     from distrain_trainer.storage.lock import hold
     from distrain_trainer.storage.run_folder import check_writable, claim, is_finished, read_claim
@@ -100,6 +101,8 @@ def train_here(settings: Settings, chosen: argparse.Namespace, arguments: list[s
             from distrain_trainer.hub.access import check_before_training
 
             check_before_training(claimed.settings.hub, begun=claimed.stored is not None)
+        if claimed.stored is None:
+            check_trackers(claimed.settings.tracking)
         return supervise_run(settings, chosen, arguments, requests, node, cluster, lock)
 
 
@@ -204,6 +207,13 @@ def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     from distrain_trainer.inference.chat import talk
 
     talk(chosen.path, chosen.max_new_tokens, chosen.checkpoint)
+
+
+def track(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
+    """Sends to trackers what they lack of a run that is not under way."""
+    from distrain_trainer.reporting.trackers.replay import track
+
+    track(chosen.path, flags)
 
 
 def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 Messages are sentences on stderr, of four levels: `debug`, `say` (info), `warn` and `error`. A run of several nodes puts
 the time and the process that speaks before each, because their logs are read together. On a terminal warnings and
-errors have a colour, unless NO_COLOR is set (no-color.org).
+errors have a colour, unless NO_COLOR is set (no-color.org). No message shows a secret of the environment.
 """
 
 import os
@@ -11,6 +11,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, get_args
+
+from distrain_trainer.secrets import without_secrets
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -52,6 +54,7 @@ def error(text: str) -> None:
 def _print(level: Level, text: str) -> None:
     if LEVELS.index(level) < LEVELS.index(_level):
         return
+    text = without_secrets(text)
     if _speaker:
         text = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {_speaker}: {text}"
     if level in COLOURS and _shows_colours():

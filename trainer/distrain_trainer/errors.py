@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distrain_trainer.secrets import without_secrets
+
 
 def is_retried(exit_code: int) -> bool:
     """Whether a failure with this code may pass, so that the run is started again. Any other ends it for good."""
@@ -28,7 +30,8 @@ class FailureReport:
     where it is none of the workers. node: Kubernetes' name of the machine, None where that is not known. follows:
     whether it follows from another failure, as the loss of a peer does, which explains it better. passes: whether it
     passes by itself, as a volume that does not answer, so that the run waits for it without spending a restart.
-    regroups: whether nothing has failed, and all meet again behind a checkpoint because a node is back.
+    regroups: whether nothing has failed, and all meet again behind a checkpoint because a node is back. A
+    secret in the sentence is hidden.
     """
 
     exit_code: int
@@ -38,6 +41,9 @@ class FailureReport:
     follows: bool = False
     passes: bool = False
     regroups: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sentence", without_secrets(self.sentence))
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> "FailureReport":
@@ -126,7 +132,7 @@ class Unreachable(DistrainError):
 
 
 class ServiceAway(DistrainError):
-    """The Hub does not answer now, and may later."""
+    """The Hub, or a tracker that somebody waits for, does not answer now, and may later."""
 
     exit_code = 138
     passes = True

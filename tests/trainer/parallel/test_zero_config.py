@@ -1,6 +1,8 @@
 """What DeepSpeed is given."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import hypothesis
@@ -95,3 +97,14 @@ def test_deepspeed_takes_every_generated_configuration(
     for asked, block in ((offload, "offload_optimizer"), (strategy["offload_parameters"], "offload_param")):
         found = getattr(read.zero_config, block)
         assert (found.device if found else None) == ("cpu" if asked else None)
+
+
+@pytest.mark.matrix
+def test_deepspeed_brings_no_mlflow_into_a_run() -> None:
+    """Its tuner imports MLflow where that is installed, which takes seconds and has telemetry of its own."""
+    program = (
+        "import sys; from distrain_trainer.parallel.zero import _deepspeed; "
+        "from distrain_trainer.settings.model import Settings; _deepspeed(Settings()); print('mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"

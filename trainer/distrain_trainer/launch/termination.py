@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from distrain_trainer import console
 from distrain_trainer.errors import (
@@ -29,6 +29,7 @@ from distrain_trainer.errors import (
     TrainingError,
     is_retried,
 )
+from distrain_trainer.secrets import without_secrets
 from distrain_trainer.storage.retry import is_transient
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -70,11 +71,16 @@ def _unforeseen(error: Exception, node: str | None) -> FailureReport:
     killed = re.search(r"DataLoader worker \(pid.*killed by signal: Killed", str(error))
     if killed:
         return FailureReport(128 + signal.SIGKILL, _loader_killed(text))
-    traceback.print_exception(error)
+    print_traceback(error)
     if isinstance(error, OSError) and is_transient(error):
         sentence = f"a file system or the network failed ({text}); it may answer again later"
         return FailureReport(LostPeer.exit_code, sentence, passes=True)
     return FailureReport(TrainingError.exit_code, f"unforeseen error: {text}")
+
+
+def print_traceback(error: Exception, file: TextIO | None = None) -> None:
+    """Prints the traceback of an error, without secrets. file: stderr by default."""
+    print(without_secrets("".join(traceback.format_exception(error))), end="", file=file or sys.stderr)
 
 
 def _out_of_range(text: str) -> str:
@@ -144,7 +150,7 @@ def last_words(error: Exception, asked: bool, folder: Path | None, failure_file:
         case _:  # ours, and no reason to give the run up
             sentence = f"unforeseen error of the supervisor: {type(error).__name__}: {error}"
             report = FailureReport(LostPeer.exit_code, sentence)
-            traceback.print_exception(error)
+            print_traceback(error)
             with suppress(OSError):
                 if folder and folder.is_dir():
                     _keep(error, folder / "errors")
@@ -165,4 +171,4 @@ def _keep(error: Exception, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     with (folder / f"supervisor-{platform.node()}.txt").open("a") as file:
         file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}\n")
-        traceback.print_exception(error, file=file)
+        print_traceback(error, file)

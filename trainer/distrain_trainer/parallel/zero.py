@@ -5,6 +5,7 @@ DeepSpeed sees fp32 only: `SummedLoss` computes in `precision`, as it does under
 
 import math
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -147,12 +148,18 @@ def _deepspeed(settings: Settings) -> Any:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it says that it looked for a GPU
     os.environ.setdefault("LOCAL_RANK", "0")  # which a single process does not have
+    tracked = sys.modules.get("mlflow")
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # its tuner would import it: seconds, and MLflow's telemetry
     try:
         import deepspeed
     except ImportError as error:
         raise SettingsError(
             f"strategy.kind is {settings.strategy.kind} but DeepSpeed is not installed; install distrain[deepspeed]"
         ) from error
+    finally:
+        sys.modules.pop("mlflow")
+        if tracked is not None:
+            sys.modules["mlflow"] = tracked
     deepspeed.logger.setLevel("WARNING")
     # A library of shared memory that it would compile on a CPU, for a reduction that only inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -25,6 +25,7 @@ from distrain_trainer.settings.sections import (
     Schedule,
     Section,
     Strategy,
+    Tracking,
 )
 from distrain_trainer.settings.tasks import FACTS, Task, TaskFacts
 
@@ -50,6 +51,7 @@ class Settings(Section):
     checkpoint: Checkpoint = Checkpoint()
     hub: Hub = Hub()
     elastic: Elastic = Elastic()
+    tracking: Tracking = Tracking()
     seed: int = Field(42, ge=0, lt=2**31)
     """Seed of data order, dropout, masks and new layers."""
     deterministic: bool = False
@@ -325,6 +327,9 @@ MAY_CHANGE = frozenset(
         "hub.wait_minutes",
         "elastic.min_nodes",
         "elastic.wait_minutes",
+        "tracking.trackers",
+        "tracking.project",
+        "tracking.name",
         "optimizer.nonfinite_limit",
         "deterministic",
         "max_hours",

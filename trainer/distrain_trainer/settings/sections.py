@@ -51,6 +51,9 @@ def repository_name(name: str) -> str:
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 Cloud = Literal["aws", "gcp", "azure"]
+Trackers = Annotated[
+    list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(lambda value: _as_list(value) or [])
+]
 Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
 
@@ -342,3 +345,15 @@ class Elastic(Section):
     wait_minutes: float = Field(10, gt=0)
     """Minutes that the others wait for a node before they go on. When it is back it takes part from the next
     checkpoint on."""
+
+
+class Tracking(Section):
+    """Where curves, settings and results go besides the run's folder."""
+
+    trackers: Trackers = []
+    """Trackers that the run is shown in: tensorboard, wandb, mlflow, or several. Their addresses and tokens come from
+    their own environment variables (docs/tracking.md)."""
+    project: str | None = None
+    """Project of W&B, experiment of MLflow. None: WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME, else distrain."""
+    name: str | None = None
+    """What the run is called there. None: the run's id."""

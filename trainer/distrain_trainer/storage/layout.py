@@ -27,9 +27,12 @@ MODELS = ("final", BEST)
 _WRITTEN_BESIDE = {
     "logs": r"node-\d+\.attempt-\d+\.log|nccl\.attempt-\d+\.rank-\d+",
     "errors": r"attempt-\d+|supervisor-.*\.txt",
+    "tensorboard": r"events\.out\.tfevents\..*\.distrain",
+    "wandb": r"offline-run-\d{8}_\d{6}-[0-9a-f]{12}",
 }
 """Folders that a run may share with a person -> what it writes into them."""
 _TEMPORARY = re.compile(r"tmp\.((?:\d+|best|hub)\.(\d+)|final(?:\.old)?|discarded\..+)")
+SHARED = tuple(_WRITTEN_BESIDE)
 
 
 def published_checkpoints(folder: Path) -> list[Path]:

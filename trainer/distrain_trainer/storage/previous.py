@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from distrain_trainer.storage.files import sync_folder
-from distrain_trainer.storage.layout import LOCK, previous_runs, run_entries
+from distrain_trainer.storage.layout import LOCK, SHARED, previous_runs, run_entries
 
 _UNDER_WAY = "tmp."
 
@@ -37,7 +37,7 @@ def set_aside(folder: Path, name: str, attempt: int) -> None:
 def put_back(folder: Path) -> None:
     """Undoes a `set_aside` that was interrupted. Raises OSError."""
     for kept in folder.glob(f"{_UNDER_WAY}previous-*"):
-        for path in [*kept.glob("logs/*"), *kept.glob("errors/*"), *kept.iterdir()]:
+        for path in [*(path for name in SHARED for path in kept.glob(f"{name}/*")), *kept.iterdir()]:
             target = folder / path.relative_to(kept)
             if not target.exists():
                 _move(path, target)
@@ -57,7 +57,7 @@ def remove_previous(folder: Path) -> list[Path]:
         with suppress(OSError):
             for path in reversed(run_entries(kept)):  # settings.json last: by it the rest is known to be a run's
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            for shared in ("logs", "errors"):
+            for shared in SHARED:
                 if (kept / shared).is_dir():
                     (kept / shared).rmdir()
             kept.rmdir()

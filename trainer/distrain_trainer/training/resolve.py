@@ -27,6 +27,7 @@ from distrain_trainer.models.load import load_config, load_tokenizer, longest_ro
 from distrain_trainer.models.load import resolve as locate_model
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.collectives import ProcessRank
+from distrain_trainer.reporting.trackers.choice import check_trackers
 from distrain_trainer.settings.model import Settings, changed, explicit, flat
 from distrain_trainer.storage.run_folder import Claim
 from distrain_trainer.tasks.table import TASKS, check_metric
@@ -83,6 +84,8 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     threads = threads_for(process.local_world)
     settings = claimed.settings
     cluster, begun = ClusterEnvironment.read(), claimed.stored is not None
+    if process.is_main and not begun:
+        check_trackers(settings.tracking)
     check_device(settings, process.local_world, cluster.gpus_per_node or 0, begun, cluster.node_name)
     set_up_numerics(threads, settings.deterministic)
 

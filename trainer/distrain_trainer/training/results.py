@@ -2,6 +2,7 @@
 
 import math
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from distrain_trainer.models.lora import is_adapter, write_config
 from distrain_trainer.parallel import collectives
 from distrain_trainer.reporting.model_card import model_card
 from distrain_trainer.reporting.report import write_report
+from distrain_trainer.reporting.trackers.api import Status
+from distrain_trainer.secrets import without_secrets
 from distrain_trainer.storage.files import sync_folder, write_json, write_text
 from distrain_trainer.storage.layout import BEST, RECORDS, links_to_final, published_checkpoints
 from distrain_trainer.storage.metrics_log import read_metrics
@@ -29,7 +32,7 @@ from distrain_trainer.training.checkpoint.retention import NEW_FINAL, Retention,
 from distrain_trainer.training.resolve import ResolvedRun
 from distrain_trainer.training.session import TrainingSession
 
-STATUS: dict[type[DistrainError], str] = {Stopped: "stopped", Regrouping: "stopped", OutOfTime: "out_of_time"}
+STATUS: dict[type[DistrainError], Status] = {Stopped: "stopped", Regrouping: "stopped", OutOfTime: "out_of_time"}
 """How training_info.json calls the end of a run by an error; `failed` for any other."""
 
 
@@ -37,11 +40,12 @@ def settings_record(resolved: ResolvedRun, parameters: dict[str, int]) -> dict[s
     """settings.json: what was asked for at the first start, what was decided, and what it ran on.
 
     parameters: their numbers, {"all", "trainable"}. There are no secrets, because those are not settings. Only process
-    0 writes it, and works out what takes long.
+    0 writes it, and works out what takes long. tracking_id names the run in trackers: run ids are used again.
     """
     settings, data, plan, world = resolved.settings, resolved.data, resolved.plan, resolved.process.world
     return {
         "run_id": resolved.run_id,
+        "tracking_id": (resolved.stored or {}).get("tracking_id") or secrets.token_hex(6),
         "command": _command(),
         "settings": settings.model_dump(mode="json"),
         "asked": resolved.asked,
@@ -72,7 +76,8 @@ def settings_record(resolved: ResolvedRun, parameters: dict[str, int]) -> dict[s
 def _command() -> list[str]:
     """The command that started the run, as it can be typed again to continue it."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
-    return ["distrain", *([] if arguments[:1] == ["train"] else ["train"]), *arguments]
+    known: list[str] = without_secrets(arguments)
+    return ["distrain", *([] if arguments[:1] == ["train"] else ["train"]), *known]
 
 
 def write_model_files(
@@ -197,8 +202,8 @@ def training_info(session: TrainingSession, error: DistrainError | None) -> dict
     state, settings, data = session.state, session.settings, session.resolved.data
     found = session.evaluation
     return {
-        "status": "finished" if error is None else STATUS.get(type(error), "failed"),
-        "error": None if error is None else str(error),
+        "status": status_of(error),
+        "error": None if error is None else without_secrets(str(error)),
         "step": state.step,
         "steps": session.plan.steps,
         "epoch": session.plan.epochs_done(state.step),
@@ -218,6 +223,11 @@ def training_info(session: TrainingSession, error: DistrainError | None) -> dict
         **(found.details if found else {}),
         **usual_names(session),
     }
+
+
+def status_of(error: DistrainError | None) -> Status:
+    """How training_info.json calls the end of a run. error: why it ends before it is finished."""
+    return "finished" if error is None else STATUS.get(type(error), "failed")
 
 
 def usual_names(session: TrainingSession) -> dict[str, Any]:

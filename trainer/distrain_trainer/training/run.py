@@ -12,7 +12,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from distrain_trainer.console import say, warn
 from distrain_trainer.data.loader import Collator, StepDataset, steps
-from distrain_trainer.errors import DistrainError, ServiceAway
+from distrain_trainer.errors import DistrainError, ServiceAway, Stopped, is_retried
 from distrain_trainer.hub.access import check_before_training
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import titled
@@ -23,6 +23,7 @@ from distrain_trainer.parallel import collectives, connection
 from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.parallel.node_check import check_nodes
+from distrain_trainer.reporting.trackers.sender import send_to_trackers
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.run_folder import check_writable, claim, finished_steps, read_claim
@@ -127,6 +128,7 @@ def run(
     tell(f"results go to {folder}")
     dataset = StepDataset(resolved.plan, collator, process.rank, process.world)
     batches = steps(dataset, state.step, settings.data.workers)
+    tracks = process.is_main and bool(settings.tracking.trackers)
     with (
         journal(resolved, state.step, retention.fence) as (record_line, watch),
         pushing_best(folder, settings.hub, process, retention.fence, attempt) as push_best,
@@ -143,6 +145,7 @@ def run(
             record=record_line,
             watch=watch,
             push_best=push_best,
+            sender=send_to_trackers(folder, attempt, state.step) if tracks else None,
         )
         record_line(opening_line(state.step, attempt, process))
         push_best()
@@ -150,6 +153,9 @@ def run(
             train(session)
         except DistrainError as error:
             results.conclude_early(session, error)
+            if session.sender is not None:
+                leaves = is_retried(error.exit_code) and not isinstance(error, Stopped)  # the next attempt goes on
+                session.sender.leave() if leaves else session.sender.end(results.status_of(error))
             raise
         record_line({"step": state.step, "event": "end"})
     results.publish(session, record)

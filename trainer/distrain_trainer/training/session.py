@@ -11,6 +11,7 @@ from distrain_trainer.launch.signs import Signs
 from distrain_trainer.parallel.api import Parallel
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.reporting.progress import Progress
+from distrain_trainer.reporting.trackers.sender import Sender
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import Fence
 from distrain_trainer.storage.metrics_log import MetricsLog
@@ -33,7 +34,7 @@ class TrainingSession:
     batches: this process's share of the steps, from `state.step` on. say: takes sentences for a person. record: takes
     each line of metrics.jsonl. watch: takes how far an evaluation is. push_best: to call when a checkpoint is
     published, which may have made another model the best. (These four do nothing except on process 0.)
-    signs: of life, for the supervisor.
+    signs: of life, for the supervisor. sender: to the run's trackers, None where it has none and on other processes.
     evaluation_plan, evaluation_collator: None if there are no evaluation rows. evaluation: the last one.
     saved_step: of the newest checkpoint of this session. saved_at: when that was begun, by the monotonic clock.
     model_alone: the disk took only the model of the last step.
@@ -50,6 +51,7 @@ class TrainingSession:
     record: Record
     watch: Watch
     push_best: Callable[[], None]
+    sender: Sender | None = None
     evaluation_plan: MicroBatches | None = field(init=False)
     evaluation_collator: Collator | None = field(init=False)
     evaluation: Evaluation | None = None
