@@ -100,6 +100,7 @@ REFUSED = [
         "trainer.elastic.min_nodes is 3, but the run has 2 nodes; lower it",
     ),
     ("trainer: {precision: fp16}", "trainer.precision is fp16, but the run has no GPUs; set gpus, or choose bf16"),
+    ("trainer: {hub: {repo: team/model}}", "trainer.hub.repo is set, but there is no token to push with; put one that"),
     # Secrets as plain values
     ("secrets: {HF_TOKEN: hf_abc}", "at '/secrets/HF_TOKEN': got string, want null or object"),
     ("secrets: {HF_TOKEN: {name: a, key: null}}", "at '/secrets/HF_TOKEN/key': got null, want string"),

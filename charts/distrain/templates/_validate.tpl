@@ -6,7 +6,7 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- $topology := include "distrain.topology" . | fromJson }}
 {{- include "distrain.validateName" (dict "root" . "topology" $topology) }}
 {{- include "distrain.validateImage" .Values.image }}
-{{- include "distrain.validateTrainer" (dict "trainer" .Values.trainer "topology" $topology) }}
+{{- include "distrain.validateTrainer" (dict "trainer" .Values.trainer "topology" $topology "values" .Values) }}
 {{- include "distrain.validateClaims" (dict "root" . "nodes" (int $topology.nodes)) }}
 {{- include "distrain.validateMounts" .Values }}
 {{- include "distrain.validateEnv" .Values }}
@@ -66,7 +66,7 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- end }}
 {{- end }}
 
-{{/* Takes a dictionary: trainer, topology. */}}
+{{/* Takes a dictionary: trainer, topology, values. */}}
 {{- define "distrain.validateTrainer" -}}
 {{- $model := .trainer.model }}
 {{- $data := .trainer.data | default dict }}
@@ -83,6 +83,9 @@ Refuses what the schema cannot: values that conflict with each other. Each sente
 {{- end }}
 {{- if and (eq (toString .trainer.precision) "fp16") (not .topology.gpusPerNode) }}
   {{- fail "trainer.precision is fp16, but the run has no GPUs; set gpus, or choose bf16 or fp32" }}
+{{- end }}
+{{- if and (.trainer.hub | default dict).repo (not (or .values.secrets.HF_TOKEN .values.extraEnv.HF_TOKEN_PATH .values.extraEnvFrom)) }}
+  {{- fail "trainer.hub.repo is set, but there is no token to push with; put one that may write into a Secret and set secrets.HF_TOKEN.name and .key" }}
 {{- end }}
 {{- end }}
 

@@ -38,5 +38,4 @@ def outside(service: hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The same Hub, to which processes that are started from here talk too."""
     for name, value in service.environment(tmp_path / "home", hub.TOKEN).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("HF_HUB_OFFLINE")
     return service

@@ -95,7 +95,7 @@ def test_a_hub_that_is_away_when_a_cold_node_resumes_is_waited_for(
     output = tmp_path / "out"
     with hub.serve({"models/owner/tiny": hub.Repository(files)}) as service:
         arguments = ["--model.name=owner/tiny", *STEPS]
-        environment = service.environment(tmp_path / "cache") | {"HF_HUB_OFFLINE": "0"}
+        environment = service.environment(tmp_path / "cache")
         run = Victim(train(bert, texts, output, 1, *arguments), output, environment)
         assert run.wait_for(lambda: (output / "checkpoint-4").exists()), run.process.communicate()[1]
         run.process.send_signal(signal.SIGTERM)

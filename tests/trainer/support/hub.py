@@ -123,8 +123,8 @@ class Hub:
     def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
         """Variables for a process that talks to this Hub and keeps its caches in `home`."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        told = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        return kept | told | {"HF_HUB_DISABLE_XET": "1"} | ({"HF_TOKEN": token} if token else {})
+        told = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        return kept | told | {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({"HF_TOKEN": token} if token else {})
 
 
 @contextmanager
