@@ -6,9 +6,8 @@ The table of what each fault cost goes to `_artifacts/chaos.md`, which `make cha
 
 import hashlib
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,24 +63,25 @@ def delete_both_pods(run: Victim) -> None:
 
 def kill_a_process(run: Victim) -> None:
     run.hit(MIDDLE)
-    run.signal_worker(1, signal.SIGKILL)
+    run.worker(1).kill()
 
 
 def kill_a_supervisor(run: Victim) -> None:
     run.hit(MIDDLE)
-    run.signal_supervisor(1, "KILL")
+    run.supervisor(1).kill()
 
 
 def stop_a_process(run: Victim) -> None:
     run.hit(MIDDLE)
-    run.signal_worker(1, signal.SIGSTOP)
+    run.worker(1).suspend()
 
 
 def stop_a_supervisor_for_a_minute(run: Victim) -> None:
     run.hit(MIDDLE)
-    run.signal_supervisor(1, "STOP")
+    supervisor = run.supervisor(1)
+    supervisor.suspend()
     time.sleep(60)
-    run.signal_supervisor(1, "CONT")
+    supervisor.resume()
 
 
 def drain_a_node(run: Victim) -> None:
@@ -101,7 +101,7 @@ def kill_within_a_checkpoint(run: Victim) -> None:
     run.until(EVERY)
     run.wait_for_file(f"tmp.{2 * EVERY}.*")
     run.timeline.mark()
-    run.signal_worker(0, signal.SIGKILL)
+    run.worker(0).kill()
 
 
 def truncate_the_newest_checkpoint(run: Victim) -> None:
@@ -120,12 +120,12 @@ def damage(run: Victim, how: Callable[[Path], None]) -> None:
     run.until(2 * EVERY + 5)
     run.timeline.mark()
     how(max(run.published()[-1].glob("*.safetensors"), key=lambda file: file.stat().st_size))
-    run.signal_worker(1, signal.SIGKILL)
+    run.worker(1).kill()
 
 
 def fill_the_volume_for_two_minutes(run: Victim) -> None:
     run.hit(MIDDLE)
-    with storage.full():
+    with storage.full(leave=1 << 20):
         time.sleep(TWO_MINUTES)
 
 
@@ -156,9 +156,11 @@ def no_dns_for_a_minute(run: Victim) -> None:
 
 def kill_the_master_while_it_saves_the_model(run: Victim) -> None:
     run.until(5 * EVERY)
-    run.wait_for_file("*final*")
+    supervisor, worker = run.supervisor(0), run.worker(0)
+    run.wait_for_file("tmp.final*")
     run.timeline.mark()
-    run.delete(0, force=True)
+    worker.kill()
+    supervisor.kill()
 
 
 def kill_a_worker_that_has_finished(run: Victim) -> None:
@@ -171,17 +173,18 @@ def kill_a_worker_that_has_finished(run: Victim) -> None:
 def restart_the_api_server_and_the_operator(run: Victim) -> None:
     run.hit(MIDDLE)
     run.delete(1)
-    faults.restart_api_server(nodes.NODES[0])
     faults.restart_operator()
+    faults.restart_api_server(nodes.NODES[0])
 
 
 class Case(NamedTuple):
     """lost: steps that may be done twice; a fault that leaves time for a checkpoint costs none. restarts: whether an
-    attempt ends by it; None where either may happen."""
+    attempt ends by it; None where either may happen. values: of the chart that it needs."""
 
     fault: Callable[[Victim], None]
     lost: int = EVERY
     restarts: bool | None = True
+    values: Mapping[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -199,7 +202,7 @@ CASES = (
     Case(stop_a_process),
     Case(stop_a_supervisor_for_a_minute),
     Case(drain_a_node, lost=0),
-    Case(evict_for_its_disk),
+    Case(evict_for_its_disk, values={"resources": faults.LITTLE_DISK}),
     Case(kill_within_a_checkpoint),
     Case(truncate_the_newest_checkpoint, lost=2 * EVERY),
     Case(flip_a_bit_of_the_newest_checkpoint, lost=2 * EVERY),
@@ -209,7 +212,7 @@ CASES = (
     Case(cut_the_network_for_30_seconds),
     Case(cut_the_network_for_3_minutes),
     Case(no_dns_for_a_minute),
-    Case(kill_the_master_while_it_saves_the_model),
+    Case(kill_the_master_while_it_saves_the_model, restarts=None),
     Case(kill_a_worker_that_has_finished, lost=0, restarts=None),
     Case(restart_the_api_server_and_the_operator, lost=0),
 )
@@ -319,7 +322,7 @@ def survives(case: Case, victim: Victim, expected: str, table: Table, name: str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_survives(case: Case, start: Start, whole: Callable[[str], str], table: Table) -> None:
     expected = whole("pytorchjob")
-    survives(case, start(), expected, table, case.name)
+    survives(case, start(**case.values), expected, table, case.name)
 
 
 @pytest.mark.parametrize("case", ON_TRAINJOB, ids=lambda case: case.name)
@@ -346,6 +349,7 @@ def test_survives_a_node_that_is_lost_for_good(
 
     def lose_a_node(run: Victim) -> None:
         machine = run.machine(1)
+        faults.keep_operator_off(machine)
         run.hit(MIDDLE)
         with (
             faults.lost_machine(machine),
@@ -402,7 +406,8 @@ def test_stops_where_every_checkpoint_is_damaged(start: Start, table: Table) -> 
         run.until(2 * EVERY + 5)
         kept = run.published()
         run.timeline.mark()
-        run.signal_supervisor(0, "STOP")
+        for node in (0, 1):  # so that no checkpoint comes after those
+            run.worker(node).suspend()
         for checkpoint in run.published():
             faults.flip_a_bit(max(checkpoint.glob("*.safetensors"), key=lambda file: file.stat().st_size))
         run.delete(0, 1, force=True)

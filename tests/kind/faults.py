@@ -6,26 +6,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from cluster import engine, kubectl, operator, shell, storage
 from cluster.kubectl import Object
 from cluster.network import PODS
 from release import Release
 from timeline import Timeline
 
-SIGNAL_WORKER = """
-import os
-for name in os.listdir("/proc"):
-    if name.isdigit() and name != "1":
-        status = open(f"/proc/{name}/status").read()
-        if "PPid:\\t1\\n" in status and "\\nThreads:\\t1\\n" not in status:
-            os.kill(int(name), SIGNAL)
-            break
-else:
-    raise SystemExit("no worker is running")
-"""
-"""Sends a signal to a worker: a child of the supervisor, process 1, that has threads."""
-FREEZE = 120.0
-"""Seconds for which a volume answers nothing, or is full."""
+LITTLE_DISK = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"ephemeral-storage": "200Mi"}}
+"""Resources of a pod that the kubelet evicts once it has written so much."""
 
 
 class Victim:
@@ -67,16 +57,16 @@ class Victim:
         how = ("--force", "--grace-period=0") if force else ()
         self.namespace.kubectl("delete", "pod", *map(self.pod, nodes), "--wait=false", *how)
 
-    def signal_worker(self, node: int, number: int) -> None:
-        script = SIGNAL_WORKER.replace("SIGNAL", str(int(number)))
-        self.namespace.execute(self.pod(node), "python3", "-c", script)
+    def supervisor(self, node: int) -> psutil.Process:
+        """Process 1 of a pod, as this machine sees it: what is told the pod's name, by somebody who is not."""
+        pod = self.pod(node)
+        found = [process for process in psutil.process_iter() if _told(process, pod)]
+        [first] = [process for process in found if not _told(process.parent(), pod)]
+        return first
 
-    def signal_supervisor(self, node: int, name: str) -> None:
-        """From outside, since process 1 of a container cannot be stopped from within."""
-        container = self.object(node)["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
-        template = "{{.info.pid}}"
-        script = f"kill -{name} $(crictl inspect --output go-template --template '{template}' {container})\n"
-        engine.execute(self.machine(node), script)
+    def worker(self, node: int) -> psutil.Process:
+        """The first worker of a pod, as this machine sees it."""
+        return max(self.supervisor(node).children(), key=lambda process: process.num_threads())
 
     @contextlib.contextmanager
     def cut_off(self, node: int) -> Iterator[None]:
@@ -135,19 +125,42 @@ def cordoned(machine: str) -> Iterator[None]:
         kubectl.run("uncordon", machine)
 
 
+def _told(process: psutil.Process | None, pod: str) -> bool:
+    try:
+        return process is not None and process.environ().get("HOSTNAME") == pod
+    except psutil.Error:
+        return False
+
+
 def restart_api_server(control_plane: str) -> None:
-    """The kubelet makes it anew."""
-    engine.execute(control_plane, "crictl stop --timeout 0 $(crictl ps --name kube-apiserver -q)\n")
+    """The kubelet makes it anew, which is waited for."""
+    engine.execute(control_plane, "kill -9 $(pidof kube-apiserver)\n")
+    time.sleep(2)
+
+    def look() -> tuple[bool | None, object]:
+        answer = kubectl.run("get", "--raw", "/readyz", check=False)
+        return answer == "ok" or None, answer
+
+    kubectl.wait("the API server is ready", look, deadline=180, stall=180)
 
 
 def restart_operator() -> None:
     kubectl.run("delete", "pods", "-n", operator.NAMESPACE, "--all", "--grace-period=0", "--force", "--wait=false")
 
 
+def keep_operator_off(machine: str) -> None:
+    """Has the operator run on another machine."""
+    with cordoned(machine):
+        restart_operator()
+        kubectl.rolled_out(operator.NAMESPACE, operator.NAME)
+        operator.wait_for_webhook()
+
+
 @contextlib.contextmanager
 def lost_machine(machine: str) -> Iterator[None]:
     """The machine's kubelet and all containers on it are gone meanwhile, without a word to anybody."""
-    engine.execute(machine, "systemctl stop kubelet\ncrictl ps -q | xargs -r crictl stop --timeout 0 >/dev/null\n")
+    kill_all = "ctr -n k8s.io task ls -q | xargs -r -n 1 ctr -n k8s.io task kill -s SIGKILL"
+    engine.execute(machine, f"systemctl stop kubelet\n{kill_all}\n")
     try:
         yield
     finally:
