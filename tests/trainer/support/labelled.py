@@ -39,6 +39,34 @@ def uneven(draw: random.Random) -> Row:
     return {"text": " ".join(words_about(topic, draw)), "label": topic}
 
 
+def topics(draw: random.Random) -> Row:
+    """A text about some topics, or about none of them, and which."""
+    found = [topic for topic in sorted(SIGNS) if draw.random() < 0.5]
+    words = [SIGNS[topic] for topic in found] * 3 + ["the", "lazy", "fox"]
+    draw.shuffle(words)
+    return {"text": " ".join(words), "labels": found}
+
+
+def stars(draw: random.Random) -> Row:
+    """A text of good and bad words, and how many are good: 0 to 4."""
+    good = draw.randint(0, 4)
+    words = ["wonderful"] * good + ["terrible"] * (4 - good)
+    draw.shuffle(words)
+    return {"text": " ".join(words), "label": good}
+
+
+def people(draw: random.Random) -> Row:
+    """A sentence of words that are tagged: a fox, which may be lazy, is a person, the mat and its log are places."""
+    words, tags = [], []
+    for _ in range(draw.randint(2, 6)):
+        kind = draw.choice(("PER", "LOC", "O"))
+        found = {"PER": ["fox", "lazy"], "LOC": ["mat", "log"], "O": ["sat", "the"]}[kind][: draw.randint(1, 2)]
+        words += [*found, "and"]
+        tags += ["O"] * len(found) if kind == "O" else [f"{'I' if n else 'B'}-{kind}" for n in range(len(found))]
+        tags.append("O")
+    return {"tokens": words, "ner_tags": tags}
+
+
 def of_pairs() -> PreTrainedTokenizerFast:
     """The tokenizer of `tiny_bert`, which tells the model which of two texts a token is of, as BERT's does."""
     tokenizer = tiny.wordpiece()

@@ -30,8 +30,10 @@ def test_what_others_call_a_task_exists_there(task: Task) -> None:
 
 @pytest.mark.parametrize("task", FACTS)
 def test_the_default_metric_and_the_headline_are_metrics_of_the_task(task: Task) -> None:
-    check_metric(TASKS[task].metric, task, NAMES)
-    assert set(TASKS[task].headline) <= set(TASKS[task].metrics(NAMES))
+    for names in (NAMES, ("B-X", "O")):
+        given = TASKS[task].metrics(names)
+        check_metric(given.best, task, names)
+        assert set(given.headline) <= set(given.names)
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:

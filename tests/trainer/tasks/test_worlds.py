@@ -51,9 +51,30 @@ class Case:
     reference: Reference = of_transformers
 
 
+def of_floats(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Transformers' own, which takes labels of a multi-label classification as fractions."""
+    return of_transformers(model, inputs, labels.float(), weights)
+
+
+def of_positives(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Each label's rows weighted, over the sum of the weights."""
+    assert weights is not None
+    entropy = torch.nn.BCEWithLogitsLoss(pos_weight=weights, reduction="sum")
+    loss: torch.Tensor = entropy(model(**inputs).logits, labels.float())
+    mean: torch.Tensor = loss / (labels * weights + 1 - labels).sum()
+    return mean
+
+
 WEIGHTED = {"loss.class_weights": "balanced", "loss.label_smoothing": 0.1}
 CASES = {
     "pairs": Case(labelled.pair, more=labelled.PAIRS),
+    "several labels": Case(labelled.topics, "multi-label-classification", reference=of_floats),
+    "weighted labels": Case(
+        labelled.topics, "multi-label-classification", {"loss.class_weights": "balanced"}, of_positives
+    ),
+    "numbers": Case(labelled.stars, "regression"),
+    "levels": Case(labelled.stars, "ordinal-regression"),
+    "tags": Case(labelled.people, "token-classification", {"data.max_length": 16}),
     "weights": Case(labelled.uneven, more=WEIGHTED, reference=of_torch),
 }
 

@@ -12,6 +12,7 @@ from distrain_trainer.data.sources import Origin
 from distrain_trainer.data.tokens import Tokenized
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.training.further import Further
 from distrain_trainer.training.resolve import ResolvedRun
 from distrain_trainer.training.results import settings_record
 
@@ -33,6 +34,7 @@ def test_only_process_0_works_out_the_imbalance(tmp_path: Path) -> None:
         tokenizer=tiny.wordpiece(),
         data=Tokenized(rows, None, None, "0" * 64, {}, Origin("ten rows", "0" * 64)),
         weights=None,
+        further=Further(),
         packing=None,
         plan=plan,
     )

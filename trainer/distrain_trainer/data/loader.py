@@ -77,13 +77,13 @@ class Collator:
         arrays = padded(rows, numbers, self.pad_id)
         input_ids = arrays["input_ids"]
         shape = input_ids.shape
-        labels = np.full(shape[:1] if target == "row" else shape, IGNORE_INDEX, np.int64)
-        for i, number in enumerate(numbers):
+        labels = self._none(shape)
+        if target == "row" and rows.labels is not None:
+            labels[:] = rows.labels[numbers]
+        for i, number in enumerate(numbers if target != "row" else ()):
             span = slice(rows.offsets[number], rows.offsets[number + 1])
             ids = input_ids[i, : span.stop - span.start]
-            if target == "row":
-                labels[i] = rows.labels[number] if rows.labels is not None else IGNORE_INDEX
-            elif target == "masked-token":
+            if target == "masked-token":
                 assert rows.words is not None
                 labels[i, : len(ids)] = self._mask(ids, rows.words[span], epoch, int(number))
             else:
@@ -98,16 +98,26 @@ class Collator:
         batch["attention_mask"] += 1
         if self.rows.types is not None:
             batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
-        batch["labels"] = torch.full((1,) if FACTS[self.task].target == "row" else (1, 1), IGNORE_INDEX)
+        batch["labels"] = torch.from_numpy(self._none((1, 1)))
         if self.packing is not None:
             batch["position_ids"] = torch.zeros_like(batch.pop("attention_mask"))
         return batch
 
+    def _none(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Labels that are no targets, of the type and for each row of the shape that labels have. shape: of tokens."""
+        labels = self.rows.labels
+        if FACTS[self.task].target != "row" or labels is None:
+            return np.full(shape if FACTS[self.task].target != "row" else shape[:1], IGNORE_INDEX, np.int64)
+        if labels.dtype.kind == "f":
+            return np.full((shape[0], *labels.shape[1:]), np.nan, np.float32)
+        return np.full((shape[0], *labels.shape[1:]), IGNORE_INDEX, np.int64)
+
     def targets(self, labels: torch.Tensor) -> float:
         """Valid targets of a micro-batch; where classes have weights, the sum of theirs."""
         labelled = TASKS[self.task].labelled
-        if self.weights is None or labelled is None:
+        if self.weights is None:
             return int(is_target(labels).sum())
+        assert labelled is not None and labelled.weigh is not None
         return float(labelled.weigh(labels, torch.tensor(self.weights, dtype=torch.float64)))
 
     def samples(self, numbers: np.ndarray) -> int:

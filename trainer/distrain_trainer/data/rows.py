@@ -14,13 +14,15 @@ class Rows:
     """Token rows, one after the other; the arrays are mapped from files or in memory.
 
     input_ids: int32 [tokens]. offsets: int64 [rows + 1], where each row starts in the flat arrays.
-    labels: int32 [rows], class ids (classification); int32 [tokens], -100 where a token is no target (causal-lm,
-    chat); or None where there are none, which for causal-lm means that the targets are the input_ids.
+    labels: of each row: int32 [rows], class ids; int8 [rows, labels], 0 and 1 (multi-label); float32 [rows], numbers.
+    Of each token: int32 [tokens], -100 where it is no target (token-classification, causal-lm, chat). Or None where
+    there are none, which for causal-lm means that the targets are the input_ids.
     words: masked-lm only, int32 [tokens], the number of the token's word in its text; -1 for tokens that are never
     masked: special tokens, and the context that a window shares with the one before. Without a fast tokenizer each
     token is its own word.
     types: of pairs only, int8 [tokens], which of its two texts a token is of, as the model counts them
     (token_type_ids); None for models that are not told.
+    texts: token-classification only, int32 [rows], the number of the text that a row is a window of.
     """
 
     input_ids: np.ndarray
@@ -28,6 +30,7 @@ class Rows:
     labels: np.ndarray | None = None
     words: np.ndarray | None = None
     types: np.ndarray | None = None
+    texts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

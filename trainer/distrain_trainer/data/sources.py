@@ -181,8 +181,8 @@ def read(settings: Settings, origin: Origin, folder: Path, say: Callable[[str], 
             evaluation = _with_labels(evaluation, settings, say)
         fraction = held_out(settings)
         if evaluation is None and fraction > 0:
-            strata = labelled.strata(labelled.read(label_column(train, settings))) if labelled else None
-            train, evaluation = hold_out(train, fraction, strata, say)
+            labels = labelled.read(label_column(train, settings)) if labelled else None
+            train, evaluation = hold_out(train, fraction, labels, labelled is not None and labelled.single, say)
     return Splits(train, evaluation and evaluation.named("evaluation"))
 
 
@@ -214,8 +214,13 @@ def _evaluation(
 def label_column(part: Part, settings: Settings) -> LabelColumn:
     """The column of the labels; DataError where there is none."""
     data = settings.data
+    if data.label_columns is not None:
+        several = [part.column(name, (), "data.label_columns") for name in data.label_columns]
+        values = [list(row) for row in zip(*(part.values(name) for name in several), strict=True)]
+        return LabelColumn(", ".join(several), part.name, values, tuple(several), part.place, flags=True)
     name = part.column(data.label_column, settings.facts.label_columns, "data.label_column")
-    names = getattr(part.source.rows.features[name], "names", None)
+    feature = part.source.rows.features[name]
+    names = getattr(getattr(feature, "feature", feature), "names", None)  # of a ClassLabel, or of a list of them
     return LabelColumn(
         name, part.name, part.values(name), None if names is None else tuple(names), part.place, data.unlabelled
     )
@@ -230,18 +235,19 @@ def text_columns(part: Part, settings: Settings) -> list[str]:
     return names
 
 
-def is_tokenized(part: Part, data: Data) -> bool:
+def is_tokenized(part: Part, settings: Settings) -> bool:
     """Whether the rows were tokenized before: a column input_ids, where no column of texts is named."""
-    return "input_ids" in part.source.columns and data.text_column is None and data.text_pair_column is None
+    named = settings.data.text_column or settings.data.text_pair_column
+    return "input_ids" in part.source.columns and named is None and settings.facts.holds != "words"
 
 
 def _check_columns(part: Part, settings: Settings) -> None:
     """Raises SettingsError where texts and labels are the same column."""
-    if is_tokenized(part, settings.data):
+    if is_tokenized(part, settings):
         return
     *first, last = text_columns(part, settings)
-    label = label_column(part, settings).name
-    if label in (*first, last):
+    labels = settings.data.label_columns or [label_column(part, settings).name]
+    if label := next((name for name in labels if name in (*first, last)), None):
         raise SettingsError(
             f"column '{label}' is both text and label; set data.text_column or data.label_column to another of "
             f"{a_few(part.source.columns)}"
@@ -254,9 +260,9 @@ def _check_columns(part: Part, settings: Settings) -> None:
 
 def _is_labelled(part: Part, settings: Settings) -> bool:
     """Whether some rows have a label."""
-    wanted = settings.data.label_column
-    there = {wanted} if wanted else set(settings.facts.label_columns)
-    return bool(there & set(part.source.columns)) and not label_column(part, settings).missing().all()
+    data = settings.data
+    named = data.label_columns or ([data.label_column] if data.label_column else settings.facts.label_columns)
+    return bool(set(named) & set(part.source.columns)) and not label_column(part, settings).missing().all()
 
 
 def _with_labels(part: Part, settings: Settings, say: Callable[[str], None]) -> Part:
@@ -282,6 +288,7 @@ def used_columns(settings: Settings) -> tuple[str, ...]:
         names += [data.text_column] if data.text_column else [*facts.text_columns, "input_ids", "attention_mask"]
         names.append(data.text_pair_column)
         names += [data.label_column] if data.label_column else facts.label_columns or ("label", "labels")
+        names += data.label_columns or ()
     names.append("split" if is_sample(data) else data.split_column)
     return tuple(dict.fromkeys(filter(None, names)))
 

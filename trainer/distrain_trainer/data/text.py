@@ -14,15 +14,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distrain_trainer.data.conversations import from_text
-from distrain_trainer.data.sources import is_tokenized, text_columns
-from distrain_trainer.data.table import Part
-from distrain_trainer.errors import DataError, SettingsError
+from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.tasks.labels import IGNORE_INDEX
 
@@ -31,8 +27,6 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 """Texts that are tokenized together: memory stays flat."""
-Input = str | tuple[str, str]
-"""What the model is given of a row: a text, or a pair of them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Shape:
     """How rows are made of texts.
 
     prefix, suffix: special tokens around each window. end: tokens at the end of each text. room: tokens of text that
-    a window holds. left: truncation keeps the end of a text.
+    a window holds. left: truncation keeps the end of a text. learned: special tokens are targets of their own.
     """
 
     prefix: list[int]
@@ -51,6 +45,7 @@ class Shape:
     stride: int
     keep_empty: bool
     left: bool
+    learned: bool = True
 
     @property
     def longest(self) -> int:
@@ -117,7 +112,9 @@ class Made:
             context = fresh - start
             self.input_ids += [*prefix, *body[start:stop], *suffix]
             self.words += [-1] * (len(prefix) + context) + [*words[fresh:stop]] + [-1] * len(suffix)
-            self.targets += [*prefix, *[IGNORE_INDEX] * context, *targets[fresh:stop], *suffix]
+            frame = (prefix, suffix) if shape.learned else ([IGNORE_INDEX] * len(x) for x in (prefix, suffix))
+            before, after = frame
+            self.targets += [*before, *[IGNORE_INDEX] * context, *targets[fresh:stop], *after]
             self.lengths.append(len(prefix) + stop - start + len(suffix))
             self.counts["rows"] += 1
             self.counts["tokens"] += self.lengths[-1]
@@ -143,6 +140,10 @@ def shape_of(
                 "data.mask_whole_words needs a fast tokenizer that divides texts into words, which this model's does "
                 "not; set it to false"
             )
+    if facts.holds == "words" and not tokenizer.is_fast:
+        raise SettingsError(
+            "token-classification needs a fast tokenizer, which tells the words of tokens; choose another model"
+        )
     prefix, suffix = _frame(tokenizer) if facts.holds != "messages" else ([], [])  # a template writes its own
     end: list[int] = []
     if facts.causal and facts.holds == "text":
@@ -163,7 +164,8 @@ def shape_of(
         )
     left = tokenizer.truncation_side == "left"
     keep_empty = keep_empty or data.empty_texts == "keep"
-    return Shape(prefix, suffix, end, room, data.long_texts or facts.long_texts, data.stride, keep_empty, left)
+    long_texts, learned = data.long_texts or facts.long_texts, facts.target != "word"
+    return Shape(prefix, suffix, end, room, long_texts, data.stride, keep_empty, left, learned)
 
 
 def _frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
@@ -197,127 +199,6 @@ def tokenize(texts: Sequence[str], settings: Settings, tokenizer: "PreTrainedTok
         yield Text(ids, words)
 
 
-def tokenize_pairs(
-    pairs: Sequence[tuple[str, str]], settings: Settings, tokenizer: "PreTrainedTokenizerBase", shape: Shape
-) -> Iterator[Text]:
-    """Each pair's tokens with special tokens: the tokenizer joins two texts, and shortens the longer one, by itself.
-
-    A pair without any text has no tokens, so that it counts as empty, unless `shape.keep_empty`.
-    """
-    if not pairs:
-        return
-    first, second = ([cleaned(pair[n], settings) for pair in pairs] for n in (0, 1))
-    encoded: Any = tokenizer(first, second, return_attention_mask=False, verbose=False)
-    ids, types = encoded["input_ids"], encoded.get("token_type_ids")
-    for number, pair in enumerate(zip(first, second, strict=True)):
-        text = Text(ids[number], types=types and types[number], framed=False)
-        if not any(pair) and not shape.keep_empty:
-            text = Text([], framed=False)
-        elif len(text.input_ids) > shape.longest and shape.long_texts == "truncate":
-            short: Any = tokenizer(*([text] for text in pair), truncation=True, max_length=shape.longest)
-            text = Text(short["input_ids"][0], types=types and short["token_type_ids"][0], framed=False, truncated=True)
-        yield text
-
-
 def cleaned(text: str, settings: Settings) -> str:
     """The text; where `data.clean` asks for it in NFC, every run of white space one space, none at the ends."""
     return " ".join(unicodedata.normalize("NFC", text).split()) if settings.data.clean else text
-
-
-def texts_of(
-    part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase", shape: Shape
-) -> Iterator[list[Text]]:
-    """The texts of each batch of rows, from a column of text (or two) or as they were tokenized before."""
-    if is_tokenized(part, settings.data):
-        yield from _tokenized_before(part, settings, tokenizer)
-        return
-    for inputs in inputs_of(part, settings):
-        yield list(tokenize_inputs(inputs, settings, tokenizer, shape))
-
-
-def inputs_of(part: Part, settings: Settings) -> Iterator[list[Input]]:
-    """What the model is given of each batch of rows: texts or pairs of them; DataError where one is something else."""
-    columns = text_columns(part, settings)
-    first = 0
-    for batch in part.rows.select_columns(columns).iter(BATCH):
-        read = [[from_text(v) for v in batch[c]] if part.source.is_text else batch[c] for c in columns]
-        for setting, column, values in zip(("text_column", "text_pair_column"), columns, read, strict=False):
-            other = next((n for n, value in enumerate(values) if not isinstance(value, str | None)), None)
-            if other is not None:
-                raise DataError(
-                    f"{part.place(first + other)}: column '{column}' holds {type(values[other]).__name__}, not text; "
-                    f"name another data.{setting}"
-                )
-        first += len(read[0])
-        yield [pair[0] or "" if len(pair) == 1 else (pair[0] or "", pair[1] or "") for pair in zip(*read, strict=True)]
-
-
-def tokenize_inputs(
-    inputs: Sequence[Any], settings: Settings, tokenizer: "PreTrainedTokenizerBase", shape: Shape
-) -> Iterator[Text]:
-    """The tokens of each input: of a text, or of a pair of them."""
-    if settings.data.text_pair_column is not None:
-        return tokenize_pairs(inputs, settings, tokenizer, shape)
-    return tokenize(inputs, settings, tokenizer)
-
-
-def _tokenized_before(part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[Text]]:
-    """Texts from a column input_ids, as it is; padding that an attention_mask shows is left out.
-
-    For causal-lm a column of labels, one a token, gives the targets.
-    """
-    if settings.data.mask_whole_words:
-        raise SettingsError("data.mask_whole_words needs texts, but the data has a column input_ids; set it to false")
-    wanted = settings.data.label_column or "labels"
-    there = part.rows.column_names
-    per_token = not settings.facts.labelled and wanted in there
-    if per_token and settings.facts.target == "masked-token":
-        raise DataError(
-            f"column '{wanted}' gives targets for tokens, but masked-lm draws its own; remove it or train causal-lm"
-        )
-    columns = ["input_ids", *({"attention_mask"} & set(there)), *([wanted] if per_token else [])]
-    for column in columns:
-        part.column(column, (), "data.text_column")
-    vocabulary, special = len(tokenizer), set(tokenizer.all_special_ids)
-    first = 0
-    for batch in part.rows.select_columns(columns).iter(BATCH):
-        texts: list[Text] = []
-        for values in zip(*(batch[column] for column in columns), strict=True):
-            row = dict(zip(columns, map(from_text, values), strict=True))
-            try:
-                row = _checked(row, vocabulary)
-            except DataError as error:
-                raise DataError(f"{part.place(first + len(texts))}{error}") from error
-            seen = [bool(value) for value in row.pop("attention_mask", [1] * len(row["input_ids"]))]
-            row = {column: list(compress(values, seen)) for column, values in row.items()}
-            words = [-1 if token in special else n for n, token in enumerate(row["input_ids"])]
-            texts.append(Text(row["input_ids"], words, row.get(wanted), framed=False))
-        first += len(texts)
-        yield texts
-
-
-def _checked(row: dict[str, Any], vocabulary: int) -> dict[str, list[int]]:
-    """The row's lists, null as an empty one; DataError where they are no integers, not of one length, no tokens.
-
-    The error is what stands behind the row's place.
-    """
-    lists: dict[str, list[int]] = {}
-    for column, values in row.items():
-        values = [] if values is None else values
-        if not isinstance(values, list) or not all(type(value) is int for value in values):
-            raise DataError(f": {column} is not a list of integers; correct the column")
-        lists[column] = values
-        if len(values) != len(lists["input_ids"]):
-            raise DataError(
-                f" has {len(lists['input_ids'])} input_ids but {len(values)} {column}; give one for each token"
-            )
-        if column == "attention_mask":
-            continue
-        allowed = {IGNORE_INDEX} if column != "input_ids" else set()
-        strange = next((v for v in values if not 0 <= v < vocabulary and v not in allowed), None)
-        if strange is not None:
-            raise DataError(
-                f" has {strange} in {column}, but the tokenizer has tokens 0 to {vocabulary - 1}; tokenize "
-                "the data with this model's tokenizer"
-            )
-    return lists

@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from distrain_trainer.console import a_few
 from distrain_trainer.data.chat import rows_of_conversations
+from distrain_trainer.data.inputs import Input, texts_of, tokenize_inputs
 from distrain_trainer.data.rows import ArrayFiles, Rows, mapped
 from distrain_trainer.data.sources import Origin, cache_folder, held_out, label_column, locate, read
 from distrain_trainer.data.table import Part
-from distrain_trainer.data.text import Input, Made, Shape, Text, shape_of, texts_of, tokenize_inputs
+from distrain_trainer.data.text import Made, Shape, Text, shape_of
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.tasks import TaskFacts
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.tasks.table import TASKS
+from distrain_trainer.tasks.task import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +42,7 @@ KEY_SETTINGS = (
     "text_column",
     "text_pair_column",
     "label_column",
+    "label_columns",
     "split_column",
     "train_split",
     "evaluation_split",
@@ -122,22 +127,41 @@ def _let_go_first(lock: FileLock, entry: Path) -> None:
         time.sleep(0.1)
 
 
-def encode(inputs: Sequence[Input], settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Rows:
-    """Tokens of texts, or pairs of them, for prediction, in memory: one row each always, longer ones truncated.
+def encode(
+    inputs: Sequence[Input],
+    settings: Settings,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    labels: Encoded | None = None,
+) -> Rows:
+    """Tokens of texts, pairs of them or words, for prediction, in memory.
 
+    A text is one row always, truncated where it is longer. Words are as many windows as it takes, so that none is left
+    out; their targets are their numbers where `labels` has no tags.
     The rows are those of training: a causal-lm text has its end-of-text token. A text without any token is one pad
-    token, so that it keeps its place. There are no labels.
+    token, so that it keeps its place. labels: of the rows, or of the words of each.
     """
-    changed = {"data": settings.data.model_copy(update={"long_texts": "truncate", "stride": 0})}
+    words = settings.facts.holds == "words"
+    whole: dict[str, Any] = {"long_texts": "split"} if words else {"long_texts": "truncate", "stride": 0}
+    changed = {"data": settings.data.model_copy(update=whole)}
     shape = shape_of(settings.model_copy(update=changed), tokenizer, max_length, keep_empty=True)
     made = Made()
     framed = bool(shape.prefix or shape.suffix or shape.end)
-    for text in tokenize_inputs(inputs, settings, tokenizer, shape):
-        made.add(text if text.input_ids or framed else Text([tokenizer.pad_token_id]), shape)
-    words = np.asarray(made.words, np.int32) if settings.facts.target == "masked-token" else None
+    of_words, of_rows = divided(labels)
+    for number, text in enumerate(tokenize_inputs(inputs, settings, tokenizer, shape, of_words)):
+        nothing = Text([tokenizer.pad_token_id], targets=[IGNORE_INDEX])
+        made.add(text if text.input_ids or framed else nothing, shape, number)
+    masked = np.asarray(made.words, np.int32) if settings.facts.target == "masked-token" else None
     offsets = np.concatenate([[0], np.cumsum(made.lengths)]).astype(np.int64)
     types = np.asarray(made.types, np.int8) if made.types else None
-    return Rows(np.asarray(made.input_ids, np.int32), offsets, words=words, types=types)
+    return Rows(
+        np.asarray(made.input_ids, np.int32),
+        offsets,
+        labels=np.asarray(made.targets, np.int32) if words else of_rows,
+        words=masked,
+        types=types,
+        texts=np.asarray(made.texts, np.int32) if words else None,
+    )
 
 
 def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int, origin: Origin) -> str:
@@ -244,17 +268,19 @@ def _fill(
     """Writes the arrays of both parts, then meta.json."""
     splits = read(settings, origin, folder / "datasets", say)
     parts = {"train": splits.train} | ({} if splits.evaluation is None else {"evaluation": splits.evaluation})
-    labels, names = _labels(parts, settings)
+    labels, names = _labels(parts, settings, say)
     arrays: dict[str, dict[str, int]] = {}
     counts: dict[str, int] = {}
     messages = settings.facts.holds == "messages"
     noun = "conversations" if messages else "texts"
     for key, part in parts.items():
+        of_rows = None
         if messages:
             batches = rows_of_conversations(part, settings, tokenizer, shape.room)
         else:
-            batches = _made(texts_of(part, settings, tokenizer, shape), shape)
-        arrays[key], counted = _write(folder, key, batches, labels.get(key), settings.facts)
+            of_words, of_rows = divided(labels.get(key))
+            batches = _made(texts_of(part, settings, tokenizer, shape, of_words), shape)
+        arrays[key], counted = _write(folder, key, batches, of_rows, settings.facts)
         told = ", ".join(
             f"{counted[name]:,} {words}"
             for name, words in (
@@ -284,16 +310,29 @@ def _fill(
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _labels(parts: dict[str, Part], settings: Settings) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+def _labels(
+    parts: dict[str, Part], settings: Settings, say: Callable[[str], None]
+) -> tuple[dict[str, Encoded], tuple[str, ...] | None]:
     """The labels of each part's rows as numbers, and their names; none and None where they come from no column."""
     labelled = TASKS[settings.task].labelled
     if labelled is None:
         return {}, None
     columns = {key: label_column(part, settings) for key, part in parts.items()}
     found = {key: labelled.read(column) for key, column in columns.items()}
-    labelled.check(found["train"], found.get("evaluation"), columns["train"].name)
+    labelled.check(found["train"], columns["train"].name)
     names = found["train"].names
+    if "evaluation" in found and (unseen := sorted(found["evaluation"].used() - found["train"].used())):
+        told = f"labels in the evaluation rows but not in the training rows: {a_few(unseen)}"
+        if labelled.single:
+            raise DataError(f"{told}; add training rows with them, or remove their rows from evaluation")
+        say(f"{told}, so they cannot be learned")
+        names += tuple(name for name in found["evaluation"].names if name not in names)
     return {key: labelled.encode(labels.values, names) for key, labels in found.items()}, names
+
+
+def divided(labels: Encoded | None) -> tuple[list[np.ndarray] | None, np.ndarray | None]:
+    """The labels of the words of each row, and those of the rows: one of them, or none."""
+    return (labels, None) if isinstance(labels, list) else (None, labels)
 
 
 def _made(batches: Iterable[list[Text]], shape: Shape) -> Iterator[Made]:
@@ -328,6 +367,8 @@ def _write(
             else:
                 files.append("labels", made.targets)
                 targets_are_ids &= made.targets == made.input_ids
+            if facts.target == "word":
+                files.append("texts", made.texts)
             if made.types:
                 files.append("types", np.asarray(made.types, np.int8))
             counts.update(made.counts)

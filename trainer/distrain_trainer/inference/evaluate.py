@@ -1,6 +1,5 @@
 """Evaluate a trained model: on the rows of a file, or on those that its run held out. One process."""
 
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import torch
 
 from distrain_trainer.console import a_few, say
+from distrain_trainer.data.inputs import inputs_of
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.rows import Rows
 from distrain_trainer.data.sources import label_column, locate, read
-from distrain_trainer.data.text import inputs_of
 from distrain_trainer.data.tokens import encode, prepare
 from distrain_trainer.errors import DataError
 from distrain_trainer.inference.trained import Trained, load, tell_model
@@ -20,6 +19,7 @@ from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings, changed
 from distrain_trainer.tasks.table import TASKS
 from distrain_trainer.training.evaluation import evaluate, plan_evaluation
+from distrain_trainer.training.further import further_of
 from distrain_trainer.training.probes import choose_loss
 
 
@@ -45,7 +45,8 @@ def evaluate_folder(
         rows, named = other_rows(trained, settings)
     else:
         rows, named = evaluation_rows(trained), "the evaluation rows of the run"
-    module = SummedLoss(trained.model, settings.precision, TASKS[settings.task]).eval()
+    further = further_of(settings, rows, trained.labels)
+    module = SummedLoss(trained.model, settings.precision, TASKS[settings.task], whole=further.take_scores).eval()
 
     def forward(micro_batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         loss, predictions = module(**{name: tensor.to(trained.device) for name, tensor in micro_batch.items()})
@@ -55,7 +56,8 @@ def evaluate_folder(
     say(f"evaluating on {len(planned.rows):,} of {len(rows):,} rows: {named}")
     collator = Collator.of(settings, rows, trained.tokenizer)
     choose_loss(settings, module, module, collator, say)
-    found = evaluate(forward, planned, collator, ProcessRank(0, 1, 0, 1), trained.labels)
+    process = ProcessRank(0, 1, 0, 1)
+    found = evaluate(forward, planned, collator, process, trained.labels, further=further, say=say)
     assert found is not None
     return {"model": str(trained.folder), "rows": len(planned.rows)} | found.metrics
 
@@ -86,5 +88,5 @@ def other_rows(trained: Trained, settings: Settings) -> tuple[Rows, str]:
                 f"{a_few(trained.labels)}: remove the rows, or name another data.label_column"
             )
         inputs = [one for batch in inputs_of(part, settings) for one in batch]
-        rows = encode(inputs, settings, trained.tokenizer, trained.max_length)
-    return replace(rows, labels=labelled.encode(labels.values, trained.labels)), origin.description
+        encoded = labelled.encode(labels.values, trained.labels)
+        return encode(inputs, settings, trained.tokenizer, trained.max_length, encoded), origin.description

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from distrain_trainer.console import a_few
 from distrain_trainer.data.files import open_files, resolve_files
+from distrain_trainer.data.inputs import Input, is_text, is_words
 from distrain_trainer.data.readers import Row, format_of, not_utf8, rows_of_file
 from distrain_trainer.data.table import batched, find_column
-from distrain_trainer.data.text import Input
 from distrain_trainer.errors import DataError
 from distrain_trainer.hub.errors import first_line
 from distrain_trainer.inference.trained import Trained
@@ -22,31 +22,36 @@ CHUNK = 4096
 
 
 def inputs_in(trained: Trained, file: str | None) -> Iterator[tuple[Input, Row]]:
-    """(text or pair of texts, its row) of the lines of stdin or a text file, or of the rows of a data file.
+    """(what the model is given, its row) of the lines of stdin or a text file, or of the rows of a data file.
 
-    A line of stdin that is to hold two texts is JSON: an object with their columns, or a list of the two.
+    Words may also be a text that white space divides. A line of stdin that is to hold two texts is JSON: an object with
+    their columns, or a list of the two.
     """
     data, facts = trained.settings.data, trained.settings.facts
-    pair = data.text_pair_column
+    pair, words = data.text_pair_column, facts.holds == "words"
     if file is None and pair is None:
-        yield from ((line, {"text": line}) for line in stdin_lines())
+        yield from ((line.split() if words else line, {"text": line}) for line in stdin_lines())
         return
     lines = file is not None and Path(file).is_file() and format_of(Path(file)) == "text"
     columns = ["text"] if lines and pair is None else []
+    candidates = (*facts.text_columns, "text") if words else facts.text_columns
     for where, row in json_lines(trained) if file is None else rows_in(trained, file):
-        place = f"{file or 'stdin'}, {where}"
         if not columns:
             files = (Path(file),) if file is not None else ()
-            columns = [find_column(row, data.text_column, facts.text_columns, "data.text_column", files)]
+            columns = [find_column(row, data.text_column, candidates, "data.text_column", files)]
             columns += [find_column(row, pair, (), "data.text_pair_column", files)] if pair is not None else []
         values = [row.get(column) for column in columns]
         for setting, column, value in zip(("text_column", "text_pair_column"), columns, values, strict=False):
-            if not isinstance(value, str | None):
+            if not (is_text(value) or (words and is_words(value))):
+                place = f"{file or 'stdin'}, {where}"
                 raise DataError(
                     f"{place}: column '{column}' holds {type(value).__name__}, not text; name another data.{setting}"
                 )
         first, *second = (value or "" for value in values)
-        yield (first, second[0]) if second else first, row
+        if words:
+            yield first.split() if isinstance(first, str) else first, row
+        else:
+            yield (first, second[0]) if second else first, row
 
 
 def json_lines(trained: Trained) -> Iterator[tuple[str, Row]]:

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from distrain_trainer.data.conversations import as_text
+from distrain_trainer.data.inputs import Input
 from distrain_trainer.data.loader import padded
 from distrain_trainer.data.plan import cut
 from distrain_trainer.data.rows import Rows
-from distrain_trainer.data.text import Input
 from distrain_trainer.data.tokens import encode
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference.generate import answer, greedy, prompt_of, question_of
 from distrain_trainer.inference.inputs import conversations_in, in_chunks, inputs_in
 from distrain_trainer.inference.trained import Trained, load, tell_model
+from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.tasks.table import TASKS
 
 TOP = 5
@@ -68,7 +69,8 @@ def predictions_for(
     for chunk in in_chunks(inputs_in(trained, file)):
         inputs = [one for one, _ in chunk]
         if labelled:
-            made = label_inputs(trained, inputs, labelled.show)
+            label = tag_words if facts.holds == "words" else label_inputs
+            made = label(trained, inputs, labelled.show)
         else:
             texts = [one for one in inputs if isinstance(one, str)]
             made = continue_texts(trained, texts, max_new_tokens) if facts.causal else fill_masks(trained, texts)
@@ -86,6 +88,25 @@ def label_inputs(trained: Trained, inputs: Sequence[Input], show: Show) -> list[
             given = inputs[index]
             names = {"text": given} if isinstance(given, str) else {"text": given[0], "text_pair": given[1]}
             found[index] = names | show(row, trained.labels)
+    return found
+
+
+def tag_words(trained: Trained, inputs: Sequence[Input], show: Show) -> list[dict[str, Any]]:
+    """{"words"} of each input, and what the task shows of the logits of their first tokens."""
+    rows = encode(inputs, trained.settings, trained.tokenizer, trained.max_length)
+    assert rows.labels is not None and rows.texts is not None
+    each = [np.full((len(words), len(trained.labels)), np.nan) for words in inputs]
+    for indices, logits in batches(trained, rows):
+        for row, of_tokens in zip(indices, logits.double().numpy(), strict=True):
+            numbers = rows.labels[rows.offsets[row] : rows.offsets[row + 1]]
+            first = np.flatnonzero(numbers != IGNORE_INDEX)
+            each[rows.texts[row]][numbers[first]] = of_tokens[first]
+    found: list[dict[str, Any]] = []
+    for words, of_words in zip(inputs, each, strict=True):
+        said = show(of_words, trained.labels)
+        for entity in said.get("entities", ()):
+            entity["text"] = " ".join(words[entity["first"] : entity["last"] + 1])
+        found.append({"words": words} | said)
     return found
 
 

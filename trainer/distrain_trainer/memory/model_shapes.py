@@ -314,6 +314,11 @@ def _for_task(
     bare = not embedding.startswith(base)
     inside = {name: shape for name, shape in shapes.items() if bare or name.startswith(base)}
     head = {name: shape for name, shape in shapes.items() if name not in inside}
+    if FACTS[task].target == "word":
+        labels = len(config.get("id2label") or ()) or _whole(config, "num_labels", default=2)
+        inside = {name: shape for name, shape in inside.items() if "pooler" not in name}
+        known = {name: shape for name, shape in head.items() if not set(CLASSIFIERS).isdisjoint(name.split("."))}
+        return inside | (known or {"classifier.weight": (labels, hidden), "classifier.bias": (labels,)}), bare
     if FACTS[task].labelled:
         labels = len(config.get("id2label") or ()) or _whole(config, "num_labels", default=2)
         classifier = {name: shape for name, shape in head.items() if not set(CLASSIFIERS).isdisjoint(name.split("."))}

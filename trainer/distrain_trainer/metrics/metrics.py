@@ -7,7 +7,7 @@ sums over tokens, so that processes can add up their parts before anything is di
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,11 @@ CLASSIFICATION_METRICS = (
     "accuracy",
     *(f"{score}_{average}" for score in ("precision", "recall", "f1") for average in AVERAGES),
 )
+
+REGRESSION_METRICS = ("loss", "mse", "mae", "r2", "pearson", "spearman")
+ORDINAL_METRICS = (*REGRESSION_METRICS, "accuracy", "quadratic_kappa")
+DOWNWARDS = ("loss", "perplexity", "bits_per_token", "mse", "mae")
+"""Metrics of which less is better."""
 
 
 def confusion_matrix(predictions: Labels, references: Labels, classes: int | None = None) -> np.ndarray:
@@ -39,12 +44,36 @@ def confusion_matrix(predictions: Labels, references: Labels, classes: int | Non
 
 def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Precision, recall and f1 of each class, float64 [classes], from counts [classes, classes]; 0 / 0 is 0."""
-    hits, predicted, true = np.diag(matrix), matrix.sum(0), matrix.sum(1)
+    return count_scores(np.diag(matrix), matrix.sum(0), matrix.sum(1))
+
+
+def count_scores(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and f1 of each label, float64 [labels]; 0 / 0 is 0.
+
+    hits: how often it was predicted and true, predicted, true: how often at all, int [labels].
+    """
     return {
         "precision": _divide(hits, predicted),
         "recall": _divide(hits, true),
         "f1": _divide(2 * hits, predicted + true),
     }
+
+
+def averages(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """`precision_macro` and so on, where things may have several labels or none.
+
+    As `count_scores`. macro: mean over all labels. weighted: by how often they are true. micro: all counted together.
+    """
+    scores, rows = count_scores(hits, predicted, true), max(int(true.sum()), 1)
+    together = count_scores(*(np.sum(counts, keepdims=True) for counts in (hits, predicted, true)))
+    found: dict[str, float] = {}
+    for score, values in scores.items():
+        found |= {
+            f"{score}_macro": float(values.mean()) if len(values) else 0.0,
+            f"{score}_micro": float(together[score][0]),
+            f"{score}_weighted": float(values @ true / rows),
+        }
+    return found
 
 
 def average_score(matrix: np.ndarray, score: str, average: Average) -> float:
@@ -111,6 +140,55 @@ def classification_metrics(predictions: Labels, references: Labels, classes: int
     return values
 
 
+def regression_metrics(predictions: Sequence[float] | np.ndarray, references: Any) -> dict[str, float]:
+    """All of `REGRESSION_METRICS` but the loss, of numbers; those that are not defined are NaN."""
+    predicted, true = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
+    errors = predicted - true
+    return {
+        "mse": float(np.mean(errors**2)),
+        "mae": float(np.mean(np.abs(errors))),
+        "r2": r2(predicted, true),
+        "pearson": pearson(predicted, true),
+        "spearman": pearson(ranks(predicted), ranks(true)),
+    }
+
+
+def r2(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Part of the variance of the references that is explained: as scikit-learn's `r2_score`; NaN below two rows."""
+    if len(true) < 2:
+        return math.nan
+    left, whole = float(((true - predicted) ** 2).sum()), float(((true - true.mean()) ** 2).sum())
+    return 1 - left / whole if whole else float(left == 0)
+
+
+def pearson(one: np.ndarray, other: np.ndarray) -> float:
+    """Correlation of two arrays of numbers; NaN where one of them is constant, as scipy's."""
+    one, other = one - one.mean(), other - other.mean()
+    scale = math.sqrt(float(one @ one)) * math.sqrt(float(other @ other))
+    return max(-1.0, min(1.0, float(one @ other) / scale)) if scale else math.nan
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """The place of each value in their order, from 1; the mean of their places where values are equal: float64."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    places: np.ndarray = (last - (counts - 1) / 2)[inverse]
+    return places
+
+
+def quadratic_kappa(matrix: np.ndarray) -> float:
+    """Cohen's kappa with quadratic weights, from counts [levels, levels], a row per true level, in order.
+
+    Agreement beyond chance, where a prediction two levels off costs four times as much as one. NaN where all rows are
+    of one level and predicted so.
+    """
+    levels = np.arange(len(matrix))
+    costs = (levels[:, None] - levels) ** 2
+    chance = np.outer(matrix.sum(1), matrix.sum(0)) / max(int(matrix.sum()), 1)
+    expected = float((costs * chance).sum())
+    return 1 - float((costs * matrix).sum()) / expected if expected else math.nan
+
+
 def language_metrics(loss_sum: float, tokens: int, correct: int) -> dict[str, float]:
     """`LANGUAGE_METRICS` from the loss in nats and the right predictions, both summed over `tokens` targets."""
     return {
@@ -123,7 +201,7 @@ def language_metrics(loss_sum: float, tokens: int, correct: int) -> dict[str, fl
 
 def greater_is_better(name: str) -> bool:
     """Whether a higher value of this metric is a better one."""
-    return name not in ("loss", "perplexity", "bits_per_token")
+    return name not in DOWNWARDS
 
 
 def metric_path(name: str) -> Path:

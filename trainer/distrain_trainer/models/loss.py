@@ -18,6 +18,7 @@ class SummedLoss(nn.Module):
     """The model with the loss of its task. precision: that of the forward pass; weights stay as they are.
 
     weights, smoothing: of each class, and of labels. Both are for training: an evaluation computes the plain loss.
+    whole: an evaluation wants logits in place of predictions.
 
     needs_mask: whether the model is told which tokens are padding. In a causal model a token attends to what lies
     before it, and padding lies after it, so most do without; `probes.choose_mask` finds out.
@@ -36,11 +37,12 @@ class SummedLoss(nn.Module):
         task: Task = LANGUAGE,
         weights: Sequence[float] | None = None,
         smoothing: float = 0.0,
+        whole: bool = False,
     ):
         super().__init__()
         self.model: Any = model
         self.task = task
-        self.smoothing = smoothing
+        self.smoothing, self.whole = smoothing, whole
         self.weights: torch.Tensor | None
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.precision = precision
@@ -88,7 +90,9 @@ class SummedLoss(nn.Module):
             loss = loss + self._router_loss(outputs.aux_loss, labels)
         if with_logits:
             return loss, logits.detach().flatten(0, -2)[labels.flatten() != IGNORE_INDEX]
-        return loss, labels[:0] if self.training else self.task.decide(logits).view_as(labels)
+        if self.training:
+            return loss, labels[:0]
+        return loss, logits.float() if self.whole else self.task.decide(logits).view_as(labels)
 
     def _in_chunks(
         self, inputs: dict[str, Any], labels: torch.Tensor, with_logits: bool
@@ -133,7 +137,7 @@ class SummedLoss(nn.Module):
         self.balance = balance.detach()
         targets = (labels != IGNORE_INDEX).sum()
         if self.weights is not None and self.training:
-            assert self.task.labelled is not None
+            assert self.task.labelled is not None and self.task.labelled.weigh is not None
             targets = self.task.labelled.weigh(labels, self.weights)
         return self.router_weight * targets * balance
 

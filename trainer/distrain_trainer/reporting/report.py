@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import numpy as np
 
 from distrain_trainer.console import clock, short
 from distrain_trainer.metrics.metrics import class_scores, greater_is_better
-from distrain_trainer.reporting.svg import SIDE, Chart, cut, draw_chart, draw_matrix
+from distrain_trainer.reporting.svg import SIDE, Chart, cut, draw_chart, draw_matrix, draw_scatter
 from distrain_trainer.settings.model import Settings, flat
 from distrain_trainer.settings.tasks import FACTS, Task
 from distrain_trainer.storage.files import write_text
 from distrain_trainer.storage.metrics_log import read_metrics
+from distrain_trainer.tasks.table import TASKS
+from distrain_trainer.tasks.task import Task as TaskRecord
 
 CLASSES = 60
 """Most classes of a drawn confusion matrix."""
@@ -28,7 +31,7 @@ ROWS = 40
 """Most rows of a table of classes, evaluations or events."""
 LABEL = 32
 """Most characters of a class's name in a table; the whole name stands in its tooltip."""
-NARROW = ("loss", "accuracy", "f1_macro", "perplexity", "token_accuracy")
+NARROW = ("loss", "accuracy", "f1_macro", "f1_micro", "f1", "perplexity", "token_accuracy", "mae", "pearson")
 """Metrics of an evaluation that a phone shows too."""
 EVENTS = {
     "resume": "resumed",
@@ -48,9 +51,21 @@ CHARTS = (
         (
             ("eval_accuracy", "accuracy"),
             ("eval_f1_macro", "f1"),
+            ("eval_f1_micro", "f1 micro"),
             ("eval_precision_macro", "precision"),
             ("eval_recall_macro", "recall"),
         ),
+        axis="score",
+    ),
+    Chart(
+        "Agreement",
+        (("eval_pearson", "pearson"), ("eval_spearman", "spearman"), ("eval_quadratic_kappa", "quadratic kappa")),
+        axis="score",
+    ),
+    Chart("Error", (("eval_mae", "mean absolute error"),), zero=True, axis="mean absolute error"),
+    Chart(
+        "Entities",
+        (("eval_f1", "f1"), ("eval_precision", "precision"), ("eval_recall", "recall")),
         axis="score",
     ),
     Chart("Perplexity", (("eval_perplexity", "evaluation"),), axis="perplexity"),
@@ -118,6 +133,11 @@ def _read(path: Path) -> dict[str, Any]:
 def _content(run: dict[str, Any], info: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything that the template shows, formatted."""
     settings = run.get("settings") or {}
+    name: Task | None = settings.get("task")
+    task = TASKS[name] if name else None
+    headline = task.metrics(tuple(run.get("labels") or ())).headline if task else ()
+    if name == "sequence-classification":  # of one label per row all micro averages are the accuracy
+        lines = [{name: value for name, value in line.items() if not name.endswith("_micro")} for line in lines]
     events = [line for line in lines if "event" in line]
     evaluations = [line for line in lines if any(name.startswith("eval_") for name in line)]
     steps = info.get("steps") or (run.get("plan") or {}).get("steps") or 0
@@ -134,11 +154,13 @@ def _content(run: dict[str, Any], info: dict[str, Any], lines: list[dict[str, An
         "error": info.get("error"),
         "step": step,
         "steps": steps,
-        "cards": list(_cards(run, info, step, steps)),
-        "charts": [drawn for chart in CHARTS if (drawn := draw_chart(chart, lines, last_step))],
+        "cards": list(_cards(run, info, step, steps, headline)),
+        "charts": [drawn for chart in charts_of(task) if (drawn := draw_chart(chart, lines, last_step))],
         "markers": _markers(events, last_step),
         "evaluations": _evaluation_table(evaluations, best),
         "matrix": _matrix(info.get("confusion_matrix")),
+        "labels": _label_table(info.get("label_scores")),
+        "scatter": _scatter(info.get("scatter")),
         "answers": info.get("answers") or [],
         "events": _event_table(events),
         "settings": _setting_groups(settings),
@@ -147,14 +169,16 @@ def _content(run: dict[str, Any], info: dict[str, Any], lines: list[dict[str, An
     }
 
 
-def _cards(run: dict[str, Any], info: dict[str, Any], step: int, steps: int) -> Iterator[tuple[str, str, str]]:
-    """The headline numbers: (title, value, remark)."""
+def _cards(
+    run: dict[str, Any], info: dict[str, Any], step: int, steps: int, headline: Sequence[str]
+) -> Iterator[tuple[str, str, str]]:
+    """The headline numbers: (title, value, remark). headline: the task's metrics."""
     final = {name.removeprefix("eval_"): value for name, value in (info.get("final") or {}).items()}
     best = info.get("best")
     if best:
         name = best["metric"].removeprefix("eval_")
         yield f"best {words(name)}", quality(name, best["value"]), f"at step {best['step']:,}"
-    for name in ("accuracy", "f1_macro", "perplexity", "token_accuracy", "loss"):
+    for name in (*(name for name in headline if name != "loss"), "loss"):
         if final.get(name) is not None:
             yield words(name), quality(name, final[name]), "at the end"
     if steps:
@@ -194,8 +218,6 @@ def _evaluation_table(evaluations: list[dict[str, Any]], best: dict[str, Any] | 
     """The newest evaluations, one per row, with the best value of each metric marked."""
     shown = evaluations[-ROWS:]
     names = list(dict.fromkeys(name for line in shown for name in line if name.startswith("eval_")))
-    # With one label per row, the three micro averages equal the accuracy.
-    names = [name for name in names if not name.endswith("_micro")]
     if not names:
         return None
     tops = {}
@@ -263,6 +285,37 @@ def _matrix(counted: dict[str, Any] | None) -> dict[str, Any] | None:
         "left_out": len(labels) - len(table),
         "confused": confused if len(labels) > 2 else [],
     }
+
+
+def charts_of(task: TaskRecord | None) -> Iterator[Chart]:
+    """The charts of a task, whose loss has a unit of its own."""
+    for chart in CHARTS:
+        yield replace(chart, axis=task.unit) if task and chart.title == "Loss" else chart
+
+
+def _scatter(points: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Predicted numbers over true ones, and of how many rows those are some."""
+    if not points or not points["true"]:
+        return None
+    drawn = draw_scatter(points["true"], points["predicted"])
+    return drawn | {"shown": len(points["true"]), "rows": points["rows"]}
+
+
+def _label_table(scores: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
+    """The scores of each label, the most frequent of many, in their own order."""
+    if not scores:
+        return None
+    frequent = sorted(sorted(range(len(scores)), key=lambda n: -scores[n]["count"])[:ROWS])
+    rows = [
+        {
+            "label": cut(scores[n]["label"], LABEL),
+            "title": scores[n]["label"],
+            "scores": [scores[n][name] for name in ("precision", "recall", "f1")],
+            "rows": f"{scores[n]['count']:,}",
+        }
+        for n in frequent
+    ]
+    return {"rows": rows, "left_out": len(scores) - len(rows)}
 
 
 def _event_table(events: list[dict[str, Any]]) -> dict[str, Any] | None:

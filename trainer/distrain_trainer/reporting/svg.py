@@ -186,6 +186,20 @@ def draw_matrix(labels: list[str], counts: np.ndarray) -> dict[str, Any]:
     }
 
 
+def draw_scatter(true: Sequence[float], predicted: Sequence[float]) -> dict[str, Any]:
+    """Predicted over true numbers as dots in a box of SIDE x SIDE, with the line on which they would be right."""
+    both = np.concatenate([true, predicted]).astype(float)
+    low, high = float(both.min()), float(both.max())
+    margin = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
+    low, high = low - margin, high + margin
+
+    def place(values: Sequence[float]) -> np.ndarray:
+        return (np.asarray(values, float) - low) / (high - low) * SIDE
+
+    marks = [((tick - low) / (high - low) * 100, with_unit(tick, "")) for tick in ticks(low, high, 5)]
+    return {"dots": _path(place(true), SIDE - place(predicted), dots=True), "ticks": marks}
+
+
 def cut(name: str, longest: int) -> str:
     """A name of at most `longest` characters: of a longer one its start and its end, where names differ."""
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[len(name) - (longest - 1) // 2 :]}"

@@ -115,6 +115,15 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"data.text_column and data.label_column are both {data.text_column}; name the column of the labels",
         ),
         (
+            data.label_columns is not None and s.task != "multi-label-classification",
+            f"data.label_columns is for multi-label-classification but task is {s.task}; set data.label_column to the "
+            "one column, or change task",
+        ),
+        (
+            data.label_columns is not None and data.label_column is not None,
+            "data.label_column and data.label_columns are both set; keep one of them",
+        ),
+        (
             data.text_pair_column is not None and s.facts.target != "row",
             f"data.text_pair_column is for tasks that give a text a label but task is {s.task}; remove it or change "
             "task",
@@ -180,6 +189,14 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Those of what a step is and what it trains."""
     schedule, batch = s.schedule, s.batch
     return [
+        (
+            s.evaluation.metrics is not None and not s.facts.labelled,
+            f"evaluation.metrics is for tasks with labels but task is {s.task}; remove it",
+        ),
+        (
+            s.loss.label_smoothing > 0 and s.facts.numbers,
+            f"loss.label_smoothing is for classes but task {s.task} learns numbers; remove it",
+        ),
         (
             s.loss.class_weights is not None and not s.facts.classes,
             f"loss.class_weights is for tasks with classes but task is {s.task}; remove it",
@@ -313,6 +330,7 @@ MAY_CHANGE = frozenset(
         "strategy.config",
         "chat.samples",
         "evaluation.every_steps",
+        "evaluation.metrics",
         "evaluation.patience",
         "checkpoint.every_steps",
         "checkpoint.every_minutes",

@@ -104,6 +104,8 @@ class Data(Section):
     """Column of a second text, which is classified together with the first: MNLI's hypothesis beside its premise."""
     label_column: str | None = None
     """Column of the label (classification). None takes the first of label, labels."""
+    label_columns: Names | None = None
+    """Columns of 0 and 1, one for each label (multi-label-classification), instead of a column of lists of labels."""
     unlabelled: int | str | None = None
     """Label that stands for none, such as -1; its rows are left out (classification). None: every value is a class,
     unless all rows have -1."""
@@ -292,9 +294,13 @@ class Evaluation(Section):
     """Rows to evaluate on, drawn once by the seed. None: all."""
     metric: str | None = None
     """Metric that chooses the best checkpoint, such as accuracy, f1_macro, loss, perplexity. None: accuracy for
-    classification, loss for language models."""
+    classification, f1_micro for several labels, f1 for entities, mse for regression, quadratic_kappa for ordinal
+    regression, loss for language models."""
+    metrics: Names | None = None
+    """Further metrics, for tasks with labels: names of the `evaluate` library such as matthews_correlation, or files of
+    scripts like its own, such as ./cost.py. What they return may be `metric` too."""
     greater_is_better: bool | None = None
-    """Direction of `metric`. None: down for loss, perplexity and bits_per_token, up for the rest."""
+    """Direction of `metric`. None: down for loss, perplexity, bits_per_token, mse and mae, up for the rest."""
     patience: int | None = Field(None, ge=1)
     """Evaluations in a row without a better `metric` after which the run ends early."""
 

@@ -3,20 +3,31 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["sequence-classification", "causal-lm", "masked-lm", "chat"]
+Task = Literal[
+    "sequence-classification",
+    "multi-label-classification",
+    "regression",
+    "ordinal-regression",
+    "token-classification",
+    "causal-lm",
+    "masked-lm",
+    "chat",
+]
 
 
 @dataclass(frozen=True)
 class TaskFacts:
     """What is known of a task before anything is read.
 
-    holds: what a row of the data is. target: what is predicted: something of the row, the next token, masked tokens.
+    holds: what a row of the data is. target: what is predicted: something of the row or of each word, the next token,
+    masked tokens.
     model_class, peft, pipeline: what transformers, peft (which has no name for some) and the Hub call it.
     long_texts, evaluation_fraction: defaults of `data`. text_columns, label_columns: where they are looked for.
+    numbers: labels are numbers, not classes.
     """
 
-    holds: Literal["text", "messages"]
-    target: Literal["row", "next-token", "masked-token"]
+    holds: Literal["text", "words", "messages"]
+    target: Literal["row", "word", "next-token", "masked-token"]
     model_class: str
     peft: str | None
     pipeline: str
@@ -24,6 +35,7 @@ class TaskFacts:
     evaluation_fraction: float = 0.1
     text_columns: tuple[str, ...] = ("text", "sentence", "content")
     label_columns: tuple[str, ...] = ()
+    numbers: bool = False
 
     @property
     def labelled(self) -> bool:
@@ -33,7 +45,7 @@ class TaskFacts:
     @property
     def classes(self) -> bool:
         """Whether labels are classes."""
-        return self.labelled
+        return self.labelled and not self.numbers
 
     @property
     def causal(self) -> bool:
@@ -41,6 +53,16 @@ class TaskFacts:
         return self.target == "next-token"
 
 
+NUMBERS = TaskFacts(
+    holds="text",
+    target="row",
+    model_class="AutoModelForSequenceClassification",
+    peft="SEQ_CLS",
+    pipeline="text-classification",
+    long_texts="truncate",
+    label_columns=("label", "labels", "score"),
+    numbers=True,
+)
 FACTS: dict[Task, TaskFacts] = {
     "sequence-classification": TaskFacts(
         holds="text",
@@ -50,6 +72,27 @@ FACTS: dict[Task, TaskFacts] = {
         pipeline="text-classification",
         long_texts="truncate",
         label_columns=("label", "labels"),
+    ),
+    "multi-label-classification": TaskFacts(
+        holds="text",
+        target="row",
+        model_class="AutoModelForSequenceClassification",
+        peft="SEQ_CLS",
+        pipeline="text-classification",
+        long_texts="truncate",
+        label_columns=("labels", "label"),
+    ),
+    "regression": NUMBERS,
+    "ordinal-regression": NUMBERS,
+    "token-classification": TaskFacts(
+        holds="words",
+        target="word",
+        model_class="AutoModelForTokenClassification",
+        peft="TOKEN_CLS",
+        pipeline="token-classification",
+        long_texts="split",
+        text_columns=("tokens", "words"),
+        label_columns=("ner_tags", "tags", "labels"),
     ),
     "causal-lm": TaskFacts(
         holds="text",

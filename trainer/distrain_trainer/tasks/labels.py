@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distrain_trainer.console import SHOWN, a_few
+from distrain_trainer.console import SHOWN
 from distrain_trainer.errors import DataError
 
 IGNORE_INDEX = -100
@@ -21,6 +21,7 @@ class LabelColumn:
 
     rows: what its rows are for, such as `training`. values: one a row. names: those that the column itself gives its
     numbers (ClassLabel), else None. place: where a row is, for people. unlabelled: `data.unlabelled`.
+    flags: the column is several, one for each name, and a value the list of theirs.
     """
 
     name: str
@@ -29,6 +30,7 @@ class LabelColumn:
     names: tuple[str, ...] | None
     place: Callable[[int], str]
     unlabelled: int | str | None = None
+    flags: bool = False
 
     def missing(self) -> np.ndarray:
         """Which rows have no label: null, NaN, empty, or `unlabelled`; -1 where no row has another one: bool [rows]."""
@@ -51,6 +53,19 @@ class LabelColumn:
             )
 
 
+def refuse_mixed(column: LabelColumn) -> None:
+    """Raises DataError where lists of labels hold other things than strings alone, or integers alone."""
+    kinds = {type(label) for value in column.values for label in value}
+    if kinds - {str} and kinds - {int}:
+        first = next(type(label) for value in column.values for label in value)
+        wanted = first if first in (str, int) else str
+        other = next(row for row, value in enumerate(column.values) if any(type(one) is not wanted for one in value))
+        raise DataError(
+            f"{column.place(other)} has {column.values[other]!r} in column '{column.name}', but labels are all strings "
+            "or all integers; correct the row, or name another data.label_column"
+        )
+
+
 @dataclass(frozen=True)
 class Labels:
     """The labels of some rows, checked.
@@ -62,20 +77,18 @@ class Labels:
     values: list[Any]
     names: tuple[str, ...] = ()
 
+    def of(self, row: int) -> tuple[str, ...]:
+        """The names that a row has: one, several or none."""
+        value = self.values[row]
+        if not self.names:
+            return ()
+        return (value,) if isinstance(value, str) else value
+
     def used(self) -> set[str]:
         """The names that rows have."""
-        if not self.names:
-            return set()
-        return {name for value in self.values for name in ([value] if isinstance(value, str) else value)}
-
-
-def refuse_unseen(train: Labels, evaluation: Labels | None) -> None:
-    """Raises DataError where evaluation has labels that training never shows."""
-    if evaluation is not None and (unseen := sorted(evaluation.used() - train.used())):
-        raise DataError(
-            f"labels in the evaluation rows but not in the training rows: {a_few(unseen)}; add training rows with "
-            "them, or remove their rows from evaluation"
-        )
+        if not self.names or isinstance(self.values[0], str):
+            return set(self.values) if self.names else set()
+        return {name for value in self.values for name in value}
 
 
 def numbers_of(names: Sequence[str]) -> dict[str, int]:

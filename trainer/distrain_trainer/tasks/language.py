@@ -2,12 +2,10 @@
 
 from distrain_trainer.metrics.metrics import LANGUAGE_METRICS
 from distrain_trainer.tasks.losses import cross_entropy
-from distrain_trainer.tasks.task import Task, likeliest
+from distrain_trainer.tasks.task import MetricNames, Task, likeliest
 
 LANGUAGE = Task(
-    metrics=lambda names: LANGUAGE_METRICS,
-    metric="loss",
-    headline=("loss", "perplexity", "token_accuracy"),
+    metrics=lambda names: MetricNames(LANGUAGE_METRICS, "loss", ("loss", "perplexity", "token_accuracy")),
     head=lambda names: {},
     loss=cross_entropy,
     decide=likeliest,

@@ -8,9 +8,9 @@ import torch
 
 from distrain_trainer.errors import DataError
 from distrain_trainer.metrics.metrics import CLASSIFICATION_METRICS, classification_metrics, confusion_matrix
-from distrain_trainer.tasks.labels import LabelColumn, Labels, described, is_target, numbers_of, refuse_unseen
+from distrain_trainer.tasks.labels import LabelColumn, Labels, described, is_target, numbers_of
 from distrain_trainer.tasks.losses import cross_entropy
-from distrain_trainer.tasks.task import Labelled, Names, Scores, Task, likeliest, named_head
+from distrain_trainer.tasks.task import Labelled, MetricNames, Names, Scores, Task, likeliest, named_head
 
 
 def read(column: LabelColumn) -> Labels:
@@ -31,7 +31,7 @@ def read(column: LabelColumn) -> Labels:
         if number is not None:
             raise DataError(
                 f"{column.place(number)} has label {values[number]} in column '{column.name}', but classes are "
-                "strings, integers or booleans (regression is not supported); name another data.label_column"
+                "strings, integers or booleans; name another data.label_column, or set task to regression"
             )
         values = [int(value) for value in values]
     elif kinds not in ({str}, {bool}):
@@ -44,13 +44,12 @@ def read(column: LabelColumn) -> Labels:
     return Labels([str(value) for value in values], tuple(str(value) for value in sorted(set(values))))
 
 
-def check(train: Labels, evaluation: Labels | None, column: str) -> None:
-    """Raises DataError where there is nothing to tell apart, or evaluation has labels that training never shows."""
+def check(train: Labels, column: str) -> None:
+    """Raises DataError where there is nothing to tell apart."""
     if len(seen := train.used()) < 2:
         raise DataError(
             f"every training row has label {min(seen)!r} in column '{column}'; a classification needs two classes"
         )
-    refuse_unseen(train, evaluation)
 
 
 def encode(values: Sequence[str], names: Names) -> np.ndarray:
@@ -80,6 +79,12 @@ def score(predictions: Sequence[int], labels: Sequence[int], names: Names) -> Sc
     )
 
 
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """The probability of each class; of two classes that of the second, which is what binary metrics take."""
+    found = logits.float().softmax(-1)
+    return found[..., 1] if found.shape[-1] == 2 else found
+
+
 def show(logits: np.ndarray, names: Names) -> dict[str, Any]:
     """{"label", "score", "scores"}; scores maps each label to its probability."""
     raised = np.exp(logits - logits.max())
@@ -89,19 +94,19 @@ def show(logits: np.ndarray, names: Names) -> dict[str, Any]:
 
 
 SEQUENCE = Task(
-    metrics=lambda names: CLASSIFICATION_METRICS,
-    metric="accuracy",
-    headline=("accuracy", "f1_macro"),
+    metrics=lambda names: MetricNames(CLASSIFICATION_METRICS, "accuracy", ("accuracy", "f1_macro")),
     head=lambda names: named_head(names, "single_label_classification"),
     loss=cross_entropy,
     decide=likeliest,
     labelled=Labelled(
+        single=True,
         read=read,
         check=check,
         encode=encode,
         balanced=balanced,
         weigh=weigh,
-        strata=lambda labels: labels.values,
+        config=lambda names: "multiclass" if len(names) > 2 else None,
+        probabilities=probabilities,
         score=score,
         show=show,
     ),

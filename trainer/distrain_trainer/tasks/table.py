@@ -5,20 +5,28 @@ import difflib
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.tasks import Task as TaskName
 from distrain_trainer.tasks.language import LANGUAGE
+from distrain_trainer.tasks.multi_label import MULTI_LABEL
+from distrain_trainer.tasks.regression import ORDINAL, REGRESSION
 from distrain_trainer.tasks.sequence import SEQUENCE
+from distrain_trainer.tasks.tags import TAGS
 from distrain_trainer.tasks.task import Names, Task
 
 TASKS: dict[TaskName, Task] = {
     "sequence-classification": SEQUENCE,
+    "multi-label-classification": MULTI_LABEL,
+    "regression": REGRESSION,
+    "ordinal-regression": ORDINAL,
+    "token-classification": TAGS,
     "causal-lm": LANGUAGE,
     "masked-lm": LANGUAGE,
     "chat": LANGUAGE,
 }
 
 
-def check_metric(metric: str, task: TaskName, names: Names) -> None:
-    """Raises SettingsError where an evaluation of `task` does not give `metric`. names: of the labels."""
-    known = TASKS[task].metrics(names)
+def check_metric(metric: str, task: TaskName, names: Names, further: Names = ()) -> None:
+    """Raises SettingsError where an evaluation of `task` does not give `metric`. names: of the labels. further: metrics
+    beside the task's own."""
+    known = (*TASKS[task].metrics(names).names, *further)
     if metric not in known:
         nearest = difflib.get_close_matches(metric, known, n=1, cutoff=0)[0]
         raise SettingsError(

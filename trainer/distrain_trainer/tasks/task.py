@@ -14,6 +14,7 @@ import torch
 from distrain_trainer.tasks.labels import LabelColumn, Labels
 
 Names = tuple[str, ...]
+Encoded = np.ndarray | list[np.ndarray]
 
 
 class Loss(Protocol):
@@ -37,47 +38,65 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class MetricNames:
+    """What an evaluation gives. names: all of it. best: what chooses the best checkpoint by default. headline: what a
+    sentence shows."""
+
+    names: tuple[str, ...]
+    best: str
+    headline: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Labelled:
     """What a task whose labels come from a column does with them.
 
-    read: checks a column; raises DataError. check: that training rows (and evaluation rows, if there are some) can be
-    learned from; takes the column's name too, and raises DataError.
-    encode: the labels of rows as numbers, by names in the order of their ids: an array with a row for each.
-    balanced: from the encoded labels and the number of classes, weights under which all classes count the same.
-    weigh: the sum of the weights of a batch's targets, from its labels and the weight of each class.
-    strata: what to stratify held-out rows by, one name a row; None to draw them from all.
+    single: a row has exactly one label: held-out rows are stratified by it, and training must show those of evaluation.
+    read: checks a column; raises DataError. check: that training rows can be learned from; takes the column's name too,
+    and raises DataError.
+    encode: the labels of rows as numbers, by names in the order of their ids: an array with a row for each, or a list
+    of arrays where words have them.
     score: of predictions and labels, one of each a row, in numbers as the loader and the head give them.
     show: what `predict` says of a row, from its logits.
+    balanced: from the encoded labels and the number of classes, weights under which all classes count the same.
+    weigh: the sum of the weights of a batch's targets, from its labels and the weight of each class. (These two: None
+    where labels are not classes.)
+    describe: a sentence about the encoded labels of the training rows, for the start.
+    plain: predictions or labels as metrics of the `evaluate` library take them. config: what that calls such labels.
+    probabilities: of classes, from logits: fp32 of the same shape; None where there are none.
     """
 
+    single: bool
     read: Callable[[LabelColumn], Labels]
-    check: Callable[[Labels, Labels | None, str], None]
-    encode: Callable[[Sequence[Any], Names], np.ndarray]
-    balanced: Callable[[np.ndarray, int], np.ndarray]
-    weigh: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    strata: Callable[[Labels], list[str] | None]
+    check: Callable[[Labels, str], None]
+    encode: Callable[[Sequence[Any], Names], Encoded]
     score: Callable[[Sequence[Any], Sequence[Any], Names], Scores]
     show: Callable[[np.ndarray, Names], dict[str, Any]]
+    balanced: Callable[[np.ndarray, int], np.ndarray] | None = None
+    weigh: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    describe: Callable[[np.ndarray], str] | None = None
+    plain: Callable[[Sequence[Any], Names], Sequence[Any]] = lambda values, names: values
+    config: Callable[[Names], str | None] = lambda names: None
+    probabilities: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
 class Task:
     """One kind of task.
 
-    metrics: names of what an evaluation gives, by the names of the labels. metric: the one that chooses the best
-    checkpoint by default. headline: those that a sentence shows.
+    metrics: what an evaluation gives, by the names of the labels.
     head: what the model's configuration says of the new head, by the names of the labels.
-    loss: of logits and labels. decide: the predictions that follow from logits, of the labels' shape.
+    loss: of logits and labels. unit: what it is measured in. decide: the predictions that follow from logits, of the
+    labels' shape.
     labelled: None for language models, whose tokens are their labels.
     """
 
-    metrics: Callable[[Names], tuple[str, ...]]
-    metric: str
-    headline: tuple[str, ...]
+    metrics: Callable[[Names], MetricNames]
     head: Callable[[Names], dict[str, Any]]
     loss: Loss
     decide: Callable[[torch.Tensor], torch.Tensor]
     labelled: Labelled | None = None
+    unit: str = "cross entropy, nats"
 
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:
@@ -89,3 +108,11 @@ def named_head(names: Names, problem: str | None = None) -> dict[str, Any]:
     """The configuration of a head with an output for each name. problem: transformers' `problem_type`."""
     about: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     return about | ({"problem_type": problem} if problem else {})
+
+
+def label_scores(names: Sequence[str], scores: dict[str, np.ndarray], counts: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each label, as the report shows it. scores: by name, of each label. counts: how often it is true."""
+    return [
+        {"label": name, **{score: float(values[n]) for score, values in scores.items()}, "count": int(counts[n])}
+        for n, name in enumerate(names)
+    ]

@@ -22,7 +22,7 @@ def class_weights(settings: Settings, labels: np.ndarray | None, names: Names) -
     if wanted is None or labelled is None:
         return None
     if wanted == BALANCED:
-        assert labels is not None
+        assert labels is not None and labelled.balanced is not None
         return tuple(float(weight) for weight in labelled.balanced(labels, len(names)))
     found = dict.fromkeys(names, 1.0)
     for one in wanted:

@@ -1,6 +1,6 @@
 """Evaluation: every row counts once, on any number of processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -17,7 +17,11 @@ from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.tasks.labels import is_target
 from distrain_trainer.tasks.table import TASKS
+from distrain_trainer.training.further import Further
 
+ScoredRow = tuple[int, Any, Any, Any]
+"""Number of a row, its prediction, its label, and the probabilities of its classes where they are wanted."""
+NO_FURTHER = Further()
 Forward = Callable[[Tensors], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -50,14 +54,18 @@ def evaluate(
     names: tuple[str, ...],
     stop_asked: Callable[[], bool] = lambda: False,
     watch: Callable[[int, int], None] = lambda done, of: None,
+    further: Further = NO_FURTHER,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Evaluation | None:
     """Metrics over the planned rows; None if a process was asked to stop before the end. On all processes.
 
-    forward: micro-batch -> (summed loss, predictions), of a model in evaluation mode. names: of the labels.
+    forward: micro-batch -> (summed loss, predictions), of a model in evaluation mode; logits in place of predictions
+    where further metrics take scores. names: of the labels. further: metrics beside the task's own. say: takes a
+    sentence about one that fails.
     """
-    labelled = TASKS[collator.task].labelled
+    task = TASKS[collator.task]
     loss_sum, targets, correct = 0.0, 0, 0
-    rows: list[tuple[int, Any, Any]] = []
+    rows: list[ScoredRow] = []
     batches = evaluation_batches(planned, collator, process.rank, process.world)
     slots = -(-len(planned) // process.world)
     for done, (numbers, batch) in enumerate(batches):
@@ -66,18 +74,53 @@ def evaluate(
         loss, predictions = forward(batch)
         labels = batch["labels"]
         predictions = predictions.cpu()
+        scores = None
+        if further.take_scores and task.labelled and task.labelled.probabilities:
+            scores, predictions = task.labelled.probabilities(predictions).numpy(), task.decide(predictions)
         valid = is_target(labels)
         loss_sum += float(loss)
         targets += int(valid.sum())
         correct += int((predictions == labels)[valid].sum())
-        if labelled:
-            rows += zip(numbers.tolist(), predictions.tolist(), labels.tolist(), strict=False)
+        if task.labelled:
+            rows += rows_of(numbers, predictions.numpy(), labels.numpy(), scores)
         watch(done + 1, slots)
     loss_sum, all_targets, all_correct = collectives.total([loss_sum, targets, correct])
-    if labelled is None:
+    if task.labelled is None:
         return Evaluation(metrics.language_metrics(loss_sum, int(all_targets), int(all_correct)))
     in_order = sorted((row for part in collectives.gather(rows) for row in part), key=itemgetter(0))
     assert len(in_order) == len(planned.rows), "a row was counted twice or not at all"
-    _, predicted, true = zip(*in_order, strict=True)
-    scores = labelled.score(predicted, true, names)
-    return Evaluation({"loss": loss_sum / all_targets} | scores.metrics, scores.details)
+    if collator.rows.texts is not None:
+        in_order = joined(in_order, collator.rows.texts)
+    _, predicted, true, given = zip(*in_order, strict=True)
+    found = task.labelled.score(predicted, true, names)
+    more: dict[str, float] = {}
+    if further.metrics:  # programs of others, whose numbers are those of one process
+        computed = further.compute(task.labelled, predicted, true, given, names, say) if process.is_main else {}
+        more = collectives.from_main(computed)
+    return Evaluation({"loss": loss_sum / all_targets} | found.metrics | more, found.details)
+
+
+def rows_of(
+    numbers: np.ndarray, predictions: np.ndarray, labels: np.ndarray, scores: np.ndarray | None = None
+) -> Iterator[ScoredRow]:
+    """(row number, prediction, label, scores) of each row of a micro-batch: one of each, or lists of those of its
+    targets.
+
+    labels: [rows] or [rows, labels]; or of tokens, where rows have -100 for those that are no targets. scores: of each
+    row, None where nobody wants them.
+    """
+    for place, number in enumerate(numbers.tolist()):
+        true = labels[place]
+        kept = is_target(true) if true.ndim else ...
+        given = None if scores is None else scores[place].tolist()
+        yield number, predictions[place][kept].tolist(), true[kept].tolist(), given
+
+
+def joined(rows: Sequence[ScoredRow], texts: np.ndarray) -> list[ScoredRow]:
+    """The windows of each text as one. rows: in order. texts: the number of the text that each row is of."""
+    found: dict[int, ScoredRow] = {}
+    for row, predicted, true, _ in rows:
+        text = int(texts[row])
+        _, before, true_before, _ = found.get(text, (text, [], [], None))
+        found[text] = text, before + predicted, true_before + true, None
+    return list(found.values())

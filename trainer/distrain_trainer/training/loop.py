@@ -235,9 +235,9 @@ def run_evaluation(session: TrainingSession) -> bool:
     values = {f"eval_{name}": value for name, value in found.metrics.items()}
     line = {"step": state.step, "epoch": round(session.plan.epochs_done(state.step), 4)} | values
     session.record(line)
-    value = found.metrics[settings.metric]
+    value = found.metrics.get(settings.metric, math.nan)
     is_best = better(value, state.best, settings.greater_is_better)
-    session.say(evaluation_sentence(line, session.task.headline, settings.metric if is_best else None))
+    session.say(evaluation_sentence(line, session.headline, settings.metric if is_best else None))
     if is_best:
         state.best, state.misses = {"metric": settings.metric, "value": value, "step": state.step}, 0
     else:
@@ -255,8 +255,17 @@ def evaluate_now(session: TrainingSession) -> Evaluation | None:
         session.signs.give(Section.EVALUATION, session.state.step)
         return session.stop.asked
 
-    args = (session.evaluation_plan, session.evaluation_collator, session.process, session.label_names)
-    session.evaluation = evaluate(session.parallel.forward, *args, stopping, session.watch)
+    session.evaluation = evaluate(
+        session.parallel.forward,
+        session.evaluation_plan,
+        session.evaluation_collator,
+        session.process,
+        session.label_names,
+        stopping,
+        session.watch,
+        session.resolved.further,
+        session.say,
+    )
     module.train()
     session.signs.give(Section.STEP, session.state.step)
     return session.evaluation

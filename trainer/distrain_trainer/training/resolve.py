@@ -33,6 +33,7 @@ from distrain_trainer.storage.run_folder import Claim
 from distrain_trainer.tasks.table import TASKS, check_metric
 from distrain_trainer.tasks.weights import class_weights, weights_sentence
 from distrain_trainer.training.checks import check_device, check_memory_of_fewer, check_same_data
+from distrain_trainer.training.further import Further, further_of
 from distrain_trainer.training.planning import plan_of, plan_sentence, plan_warnings, same_elsewhere
 
 
@@ -44,7 +45,7 @@ class ResolvedRun:
     were set explicitly then. stored: settings.json of the run that is continued, None on a fresh start.
     settings: nothing is left open in them. auto_tokens: batch.tokens is what this process has room for, and all
     processes have yet to agree on it. model_name, model_revision: a Hub name and its commit, or a folder and None.
-    weights: of classes in the loss, None where all count the same.
+    weights: of classes in the loss, None where all count the same. further: metrics beside the task's own.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class ResolvedRun:
     data: Tokenized
     packing: Packing | None
     weights: tuple[float, ...] | None
+    further: Further
     plan: Plan
 
     def tell_plan(self, tell: Callable[[str], None], why: str = "") -> None:
@@ -99,10 +101,14 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     max_length = longest_row(settings, load_config(model_name, model_revision), tokenizer)
     data = prepare(settings, tokenizer, max_length, tell, first=process.local_rank == 0)
     check_same_data(claimed, data)
-    settings = with_defaults(settings, model_revision, data, max_length, process.world)
+    further = further_of(settings, data.evaluation, data.label_names or ())
+    settings = with_defaults(settings, model_revision, data, max_length, process.world, further)
 
     packing = packing_of(settings, data.train, tell)
     weights = class_weights(settings, data.train.labels, data.label_names or ())
+    labelled = TASKS[settings.task].labelled
+    if labelled is not None and labelled.describe is not None and data.train.labels is not None:
+        tell(labelled.describe(data.train.labels))
     if weights is not None:
         tell(weights_sentence(weights, data.label_names or ()))
     run_id, first_asked = _identity(asked, claimed)
@@ -121,6 +127,7 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
         data=data,
         packing=packing,
         weights=weights,
+        further=further,
         plan=plan_of(settings, data.train, packing),
     )
 
@@ -166,10 +173,13 @@ def with_least_tokens(settings: Settings, rooms: list[int]) -> Settings:
     return changed(settings, {"batch.tokens": least})
 
 
-def with_defaults(settings: Settings, revision: str | None, data: Tokenized, max_length: int, world: int) -> Settings:
+def with_defaults(
+    settings: Settings, revision: str | None, data: Tokenized, max_length: int, world: int, further: Further
+) -> Settings:
     """The settings with everything decided that was left open; it then holds for the run's life."""
-    metric = settings.evaluation.metric or TASKS[settings.task].metric
-    check_metric(metric, settings.task, data.label_names or ())
+    names = data.label_names or ()
+    metric = settings.evaluation.metric or TASKS[settings.task].metrics(names).best
+    check_metric(metric, settings.task, names, further.names)
     greater = settings.evaluation.greater_is_better
     decided = {
         "model.revision": revision,

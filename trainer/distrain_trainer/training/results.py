@@ -263,8 +263,8 @@ def closing_sentences(session: TrainingSession) -> list[str]:
     sentences = [f"done: {state.step} steps, {short(state.tokens)} tokens in {clock(state.seconds)}, {speed} tokens/s"]
     if session.evaluation:
         values = session.evaluation.metrics
-        shown = session.task.headline
-        sentences.append(", ".join(f"{name.replace('_', ' ')} {values[name]:.4f}" for name in shown))
+        shown = session.headline
+        sentences.append(", ".join(f"{name.replace('_', ' ')} {values[name]:.4f}" for name in shown if name in values))
     if state.best:
         best = state.best
         sentences.append(f"best {best['metric']} {best['value']:.4f} at step {best['step']}, in {folder / BEST}")

@@ -92,7 +92,12 @@ def run(
     collator = Collator.of(settings, data.train, tokenizer, resolved.packing, resolved.weights)
     tell_endless(settings, model, tokenizer, data.train, tell)
     module = SummedLoss(
-        model, settings.precision, TASKS[settings.task], resolved.weights, settings.loss.label_smoothing
+        model,
+        settings.precision,
+        TASKS[settings.task],
+        resolved.weights,
+        settings.loss.label_smoothing,
+        whole=resolved.further.take_scores,
     )
     freeze_unreached(module, collator.empty())
     tell_router_loss(settings, module, tell)

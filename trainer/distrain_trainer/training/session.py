@@ -16,7 +16,6 @@ from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import Fence
 from distrain_trainer.storage.metrics_log import MetricsLog
 from distrain_trainer.tasks.table import TASKS
-from distrain_trainer.tasks.task import Task
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.writer import CheckpointWriter
 from distrain_trainer.training.evaluation import Evaluation, plan_evaluation
@@ -77,13 +76,14 @@ class TrainingSession:
         return self.resolved.plan
 
     @property
-    def task(self) -> Task:
-        return TASKS[self.settings.task]
-
-    @property
     def label_names(self) -> tuple[str, ...]:
         """Of the labels, in the order of their ids; none where they have none."""
         return self.resolved.data.label_names or ()
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics of an evaluation that a sentence shows."""
+        return (*TASKS[self.settings.task].metrics(self.label_names).headline, *self.resolved.further.names)
 
 
 @contextmanager

@@ -20,6 +20,19 @@ class LabelMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no typ
         )
 
 
+class TagMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+    """A metric of predicted and true tags of words, a list of each for each text."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        tags = datasets.List(datasets.Value("string"))
+        return evaluate.MetricInfo(
+            description=self.__doc__ or "",
+            citation="",
+            inputs_description="predictions: predicted tags of each text's words. references: true ones.",
+            features=datasets.Features(predictions=tags, references=tags),
+        )
+
+
 class LossMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """A metric of token losses: `compute(losses=[...])`."""
 
