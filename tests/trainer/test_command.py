@@ -56,7 +56,7 @@ def test_train_lines_hold_all_that_is_promised(trained: Path) -> None:
     assert set(line) == {
         *("step", "epoch", "loss", "learning_rate", "grad_norm", "samples", "tokens", "tokens_per_second"),
         *("padding_fraction", "step_seconds", "data_seconds", "sync_seconds", "memory_bytes"),
-        *("gpu_utilization", "mfu", "straggler"),
+        *("gpu_utilization", "mfu", "straggler", "nodes"),
     }
     events = [line["event"] for line in metrics(trained) if "event" in line]
     assert events[0] == "start" and events[-1] == "end" and "checkpoint" in events

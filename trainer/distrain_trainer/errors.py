@@ -180,3 +180,9 @@ class RunFailed(DistrainError):
         super().__init__(report.sentence)
         self.exit_code = report.exit_code
         self.report = report
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" .:") if lines else type(error).__name__

@@ -27,8 +27,7 @@ import numpy as np
 from distrain_trainer.data.conversations import Conversation, Message, Tools, columns_of, conversation_of
 from distrain_trainer.data.table import Part
 from distrain_trainer.data.text import BATCH, Made
-from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.hub.errors import first_line
+from distrain_trainer.errors import DataError, SettingsError, first_line
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.tasks.labels import IGNORE_INDEX
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from distrain_trainer.data.readers import format_of, rows_of_file
 from distrain_trainer.data.table import Source, tabulate
-from distrain_trainer.errors import DataError
-from distrain_trainer.hub.errors import first_line
+from distrain_trainer.errors import DataError, first_line
 from distrain_trainer.settings.sections import Data
 
 if TYPE_CHECKING:

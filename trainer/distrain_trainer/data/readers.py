@@ -16,8 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
-from distrain_trainer.errors import DataError
-from distrain_trainer.hub.errors import first_line
+from distrain_trainer.errors import DataError, first_line
 
 FORMATS = {
     ".csv": "csv",

@@ -22,9 +22,9 @@ from distrain_trainer.data.files import SPLIT_OF, describe, divide, hash_files, 
 from distrain_trainer.data.holding_out import hold_out
 from distrain_trainer.data.sample import write_sample
 from distrain_trainer.data.table import Part, Source
-from distrain_trainer.errors import DataError, SettingsError
+from distrain_trainer.errors import DataError, SettingsError, first_line
 from distrain_trainer.hub.download import cached_commit, remember_commit
-from distrain_trainer.hub.errors import first_line, hub_error
+from distrain_trainer.hub.errors import hub_error
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Data
 from distrain_trainer.tasks.labels import LabelColumn

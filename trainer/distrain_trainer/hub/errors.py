@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from distrain_trainer.errors import DataError, DistrainError, ServiceAway, SettingsError
+from distrain_trainer.errors import DataError, DistrainError, ServiceAway, SettingsError, first_line
 
 HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 """Their errors mean that no answer came; which of them huggingface_hub uses changes between its versions."""
@@ -126,12 +126,6 @@ def hub_sentence(
         if type(link).__module__.partition(".")[0] in HTTP_CLIENTS:
             return unreachable
     return f"{kind} {name} cannot be loaded: {first_line(error)}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(" .:") if lines else type(error).__name__
 
 
 def _is_connection(link: BaseException) -> bool:

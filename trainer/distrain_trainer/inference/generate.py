@@ -10,8 +10,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from distrain_trainer.data.chat import Template, shown
 from distrain_trainer.data.conversations import Conversation, as_text, columns_of, conversation_of
-from distrain_trainer.errors import DataError
-from distrain_trainer.hub.errors import first_line
+from distrain_trainer.errors import DataError, first_line
 from distrain_trainer.inference.trained import Trained
 from distrain_trainer.models.load import stop_tokens
 from distrain_trainer.settings.sections import Chat

@@ -12,8 +12,7 @@ from distrain_trainer.data.files import open_files, resolve_files
 from distrain_trainer.data.inputs import Input, is_text, is_words
 from distrain_trainer.data.readers import Row, format_of, not_utf8, rows_of_file
 from distrain_trainer.data.table import batched, find_column
-from distrain_trainer.errors import DataError
-from distrain_trainer.hub.errors import first_line
+from distrain_trainer.errors import DataError, first_line
 from distrain_trainer.inference.trained import Trained
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from distrain_trainer.data.rows import Rows
-from distrain_trainer.hub.errors import first_line
+from distrain_trainer.errors import first_line
 from distrain_trainer.inference.generate import answer, decode
 from distrain_trainer.inference.trained import load
 from distrain_trainer.settings.model import Settings

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrain_trainer.errors import SettingsError
-from distrain_trainer.hub.errors import first_line
+from distrain_trainer.errors import SettingsError, first_line
 
 TAKEN = {"predictions", "references", "prediction_scores"}
 """What an evaluation can give."""
@@ -101,8 +100,8 @@ def try_metrics(metrics: Sequence[LibraryMetric], given: Given) -> list[str]:
             found = metric.compute(given)
         except Exception as error:
             raise SettingsError(
-                f"evaluation.metrics: {metric.name} cannot be computed for this task ({first_line(error)}); a script of "
-                "yours may set what it needs"
+                f"evaluation.metrics: {metric.name} cannot be computed for this task ({first_line(error)}); a script "
+                "of yours may set what it needs"
             ) from error
         if not found:
             raise SettingsError(f"evaluation.metrics: {metric.name} gives no number; return a dictionary of numbers")
