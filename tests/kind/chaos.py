@@ -7,7 +7,7 @@ The table of what each fault cost goes to `_artifacts/chaos.md`, which `make cha
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,12 +89,6 @@ def drain_a_node(run: Victim) -> None:
     machine = run.machine(1)
     kubectl.run("drain", machine, "--ignore-daemonsets", "--delete-emptydir-data", "--force", timeout=180)
     kubectl.run("uncordon", machine)
-
-
-def evict_for_its_disk(run: Victim) -> None:
-    run.hit(MIDDLE)
-    write = "open('/tmp/big', 'wb').write(bytes(300 << 20)); import time; time.sleep(60)"
-    run.namespace.kubectl("exec", run.pod(1), "--", "python3", "-c", write, timeout=120, check=False)
 
 
 def kill_within_a_checkpoint(run: Victim) -> None:
@@ -179,12 +173,11 @@ def restart_the_api_server_and_the_operator(run: Victim) -> None:
 
 class Case(NamedTuple):
     """lost: steps that may be done twice; a fault that leaves time for a checkpoint costs none. restarts: whether an
-    attempt ends by it; None where either may happen. values: of the chart that it needs."""
+    attempt ends by it; None where either may happen."""
 
     fault: Callable[[Victim], None]
     lost: int = EVERY
     restarts: bool | None = True
-    values: Mapping[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -202,7 +195,6 @@ CASES = (
     Case(stop_a_process),
     Case(stop_a_supervisor_for_a_minute),
     Case(drain_a_node, lost=0),
-    Case(evict_for_its_disk, values={"resources": faults.LITTLE_DISK}),
     Case(kill_within_a_checkpoint),
     Case(truncate_the_newest_checkpoint, lost=2 * EVERY),
     Case(flip_a_bit_of_the_newest_checkpoint, lost=2 * EVERY),
@@ -322,7 +314,7 @@ def survives(case: Case, victim: Victim, expected: str, table: Table, name: str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_survives(case: Case, start: Start, whole: Callable[[str], str], table: Table) -> None:
     expected = whole("pytorchjob")
-    survives(case, start(**case.values), expected, table, case.name)
+    survives(case, start(), expected, table, case.name)
 
 
 @pytest.mark.parametrize("case", ON_TRAINJOB, ids=lambda case: case.name)

@@ -14,9 +14,6 @@ from cluster.network import PODS
 from release import Release
 from timeline import Timeline
 
-LITTLE_DISK = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"ephemeral-storage": "200Mi"}}
-"""Resources of a pod that the kubelet evicts once it has written so much."""
-
 
 class Victim:
     """A run under a fault, and what can happen to it. timeline: of its folder."""
