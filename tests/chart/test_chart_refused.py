@@ -76,7 +76,7 @@ REFUSED = [
     ("extraEnv: {A-B: x}", "does not match pattern"),
     ("initContainers: [{image: busybox}]", "at '/initContainers/0': missing property 'name'"),
     # Settings of the trainer
-    ("trainer: {task: regression}", "at '/trainer/task': value must be one of 'sequence-classification', 'causal-lm'"),
+    ("trainer: {task: translation}", "at '/trainer/task': value must be one of 'sequence-classification', "),
     ("trainer: {precision: half}", "at '/trainer/precision': value must be one of 'fp32', 'bf16', 'fp16'"),
     ("trainer: {batch: {tokens: many}}", "at '/trainer/batch/tokens': 'many' does not match pattern"),
     ("trainer: {batch: {tokens: '4096.5'}}", "at '/trainer/batch/tokens': '4096.5' does not match pattern"),

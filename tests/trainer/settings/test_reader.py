@@ -89,7 +89,7 @@ REFUSED = [
     (
         {"task": "[]"},
         {},
-        "--task is [], but it should be 'sequence-classification', 'causal-lm', 'masked-lm' or 'chat'",
+        "--task is [], but it should be 'sequence-classification', 'multi-label-classification', 'regression', ",
     ),
     ({"data.name": "x", "data.files": "y"}, {}, "data.name and data.files are both set"),
     ({"data.max_length": "512", "batch.tokens": "256"}, {}, "raise batch.tokens to at least 512"),
