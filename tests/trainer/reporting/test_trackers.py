@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ import tracked
 import wandb_server
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.reporting.trackers import choice
-from distrain_trainer.reporting.trackers.choice import check_trackers
+from distrain_trainer.reporting.trackers.choice import QUIET, check_trackers
+from distrain_trainer.reporting.trackers.replay import track
 from distrain_trainer.reporting.trackers.sender import Sender
 from distrain_trainer.settings.sections import Tracking
+from distrain_trainer.storage.lock import hold
 from tracked import append, begin, conclude, cut_back, lines
 
 TRACKERS = ["tensorboard", "wandb", "mlflow"]
@@ -89,30 +92,44 @@ def test_a_run_that_is_killed_and_resumed_is_one_run_in_each_tracker_and_each_st
         assert len(run.history) == 40
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A finished run that `distrain track` has sent to all trackers, and then once more. again: what it said then of
+    W&B."""
+
+    folder: Path
+    database: Path
+    server: wandb_server.Server
+    again: str
+
+
 @pytest.fixture(scope="module")
-def finished(
-    database: Path, tmp_path_factory: pytest.TempPathFactory
-) -> "tuple[Path, Path, wandb_server.Server, subprocess.CompletedProcess[str]]":
-    """A finished run that `distrain track` has sent to all trackers, and then once more."""
+def sent(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     place = tmp_path_factory.mktemp("finished")
     folder, path = begin(place / "out", TRACKERS), place / "mlflow.db"
     path.write_bytes(database.read_bytes())
     append(folder, *lines(1, 40))
     conclude(folder, 40)
-    with wandb_server.serve() as server:
-        environment = os.environ | server.environment() | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
-        command = [sys.executable, "-m", "distrain_k8s.cli", "track", str(folder)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (QUIET | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}).items():
+            patch.setenv(name, value)
+        patch.chdir(place)
         for _ in range(2):
-            done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False)
+            track(str(folder), {"tracking.trackers": "tensorboard,mlflow"})
+    with wandb_server.serve() as server:
+        # In a process of its own, since wandb leaves threads and settings behind.
+        command = [sys.executable, "-m", "distrain_k8s.cli", "track", str(folder), "--tracking.trackers", "wandb"]
+        there = os.environ | server.environment()
+        for _ in range(2):
+            done = subprocess.run(command, env=there, cwd=place, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-        return folder, path, server, done
+        return Sent(folder, path, server, done.stderr)
 
 
-def test_tensorboard_shows_settings_matrix_answers_and_results(finished: tuple[Path, Path, object, object]) -> None:
-    folder = finished[0]
-    assert tracked.scalars(folder, "final/accuracy") == {40: 0.75}
-    assert tracked.scalars(folder, "best/step") == {40: 10.0}
-    found = tracked.event_files(folder)
+def test_tensorboard_shows_settings_matrix_answers_and_results(sent: Sent) -> None:
+    assert tracked.scalars(sent.folder, "final/accuracy") == {40: 0.75}
+    assert tracked.scalars(sent.folder, "best/step") == {40: 10.0}
+    found = tracked.event_files(sent.folder)
 
     def text(tag: str) -> str:
         return str(found.Tensors(tag)[-1].tensor_proto.string_val[0].decode())
@@ -123,10 +140,8 @@ def test_tensorboard_shows_settings_matrix_answers_and_results(finished: tuple[P
     assert "_hparams_/session_start_info" in found.summary_metadata
 
 
-def test_wandb_shows_settings_matrix_answers_report_and_results(
-    finished: tuple[Path, Path, wandb_server.Server, object],
-) -> None:
-    run, artifacts = finished[2].run, finished[2].artifacts
+def test_wandb_shows_settings_matrix_answers_report_and_results(sent: Sent) -> None:
+    run, artifacts = sent.server.run, sent.server.artifacts
     assert (run.name, run.display_name, run.project, run.state) == ("0123456789ab", "my run", "distrain", "finished")
     assert run.config["optimizer"]["value"]["learning_rate"] == 5e-5
     assert run.config["run"]["value"]["git_commit"] == "c0ffee"
@@ -137,8 +152,8 @@ def test_wandb_shows_settings_matrix_answers_report_and_results(
     assert b'["cat", "dog", 1]' in tables and b"How are you?" in tables
 
 
-def test_mlflow_shows_settings_matrix_answers_report_and_results(finished: tuple[Path, Path, object, object]) -> None:
-    with sqlite3.connect(finished[1]) as database:
+def test_mlflow_shows_settings_matrix_answers_report_and_results(sent: Sent) -> None:
+    with sqlite3.connect(sent.database) as database:
         ((name, status, artifacts, project),) = database.execute(
             "select r.name, r.status, r.artifact_uri, e.name from runs r join experiments e using (experiment_id)"
         ).fetchall()
@@ -147,23 +162,32 @@ def test_mlflow_shows_settings_matrix_answers_report_and_results(finished: tuple
     assert (name, status, project) == ("my run", "FINISHED", "distrain")
     assert settings["optimizer.learning_rate"] == "5e-05" and settings["run.world_size"] == "2"
     assert tags["mlflow.source.git.commit"] == "c0ffee"
-    assert tracked.mlflow_values(finished[1], "final/accuracy") == {40: 0.75}
-    place = finished[1].parent / artifacts.removeprefix("file://")
+    assert tracked.mlflow_values(sent.database, "final/accuracy") == {40: 0.75}
+    place = sent.database.parent / artifacts.removeprefix("file://")
     assert (place / "report.html").read_text() == "<h1>the report</h1>"
     assert json.loads((place / "confusion_matrix.json").read_text()) == tracked.MATRIX
     assert json.loads((place / "answers.json").read_text())["data"] == [["How are you?", "well", "fine"]]
 
 
-def test_sending_a_run_again_adds_nothing(
-    finished: tuple[Path, Path, wandb_server.Server, subprocess.CompletedProcess[str]],
-) -> None:
-    folder, database, server, again = finished
+def test_sending_a_run_again_adds_nothing(sent: Sent) -> None:
     steps = list(range(1, 41))
-    assert list(tracked.scalars(folder, "train/loss")) == steps == server.run.steps("train/loss")
-    assert sorted(tracked.mlflow_values(database, "train/loss")) == steps
-    assert "wandb has everything of this run; steps sent: 0" in again.stderr
+    assert list(tracked.scalars(sent.folder, "train/loss")) == steps == sent.server.run.steps("train/loss")
+    assert sorted(tracked.mlflow_values(sent.database, "train/loss")) == steps
+    assert "wandb has everything of this run; steps sent: 0" in sent.again
 
 
+def test_what_cannot_be_tracked_is_refused(sent: Sent, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="holds no run; name the output_dir of one"):
+        track(str(tmp_path), {})
+    with pytest.raises(SettingsError, match=r"--batch\.tokens is not a setting of tracking"):
+        track(str(sent.folder), {"batch.tokens": "8"})
+    with pytest.raises(SettingsError, match=r"has no trackers; name one with --tracking\.trackers"):
+        track(str(begin(tmp_path / "out", [])), {})
+    with hold(sent.folder), pytest.raises(SettingsError, match="is in use by"):
+        track(str(sent.folder), {"tracking.trackers": "tensorboard"})
+
+
+@pytest.mark.matrix
 def test_wandb_offline_keeps_one_folder_that_wandb_sync_uploads_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
