@@ -37,8 +37,8 @@ ELSEWHERE = {
     "distrain sample FILE": "the first path types it",
     "distrain preflight [FILE]": "tests/trainer/launch/test_network.py types it on two nodes",
     "distrain chat PATH": "tests/trainer/inference/test_answers.py::test_chat_answers_each_line_of_a_pipe types it",
-    "distrain push PATH REPO": "needs a Hub: tests/trainer/hub/test_hub_commands.py::test_a_run_is_pushed_by_its_folder "
-    "types it against a local one",
+    "distrain push PATH REPO": "needs a Hub: "
+    "tests/trainer/hub/test_hub_commands.py::test_a_run_is_pushed_by_its_folder types it against a local one",
     "distrain push-dataset FILES REPO": "needs a Hub: "
     "tests/trainer/hub/test_hub_commands.py::test_files_are_pushed_as_a_data_set types it against a local one",
     "distrain download MODEL [DATASET ...]": "needs a Hub: "
