@@ -38,10 +38,14 @@ ELSEWHERE = {
     "distrain preflight [FILE]": "tests/trainer/launch/test_network.py types it on two nodes",
     "distrain chat PATH": "tests/trainer/inference/test_answers.py::test_chat_answers_each_line_of_a_pipe types it",
     "distrain track RUN": "tests/trainer/reporting/test_trackers.py::test_sending_a_run_again_adds_nothing types it",
-    "distrain push PATH REPO": "needs a Hub: tests/trainer/hub/test_runs.py types it",
-    "distrain download MODEL [DATASET ...]": "needs a Hub: tests/trainer/hub/test_download.py types it",
-    "distrain push-dataset FILES REPO": "needs a Hub: tests/trainer/hub/test_publish.py calls what it calls",
     "make chaos-test": "runs tests/kind/chaos.py, as root",
+    "distrain push PATH REPO": "needs a Hub: "
+    "tests/trainer/hub/test_hub_commands.py::test_a_run_is_pushed_by_its_folder types it against a local one",
+    "distrain push-dataset FILES REPO": "needs a Hub: "
+    "tests/trainer/hub/test_hub_commands.py::test_files_are_pushed_as_a_data_set types it against a local one",
+    "distrain download MODEL [DATASET ...]": "needs a Hub: "
+    "tests/trainer/hub/test_download.py::test_a_download_is_enough_for_a_machine_without_internet types it against a "
+    "local one",
     "make run": "the first path types it",
     "make test": "runs this test",
     "make test-matrix": "runs the tests marked matrix in tests/trainer",

@@ -78,8 +78,8 @@ def test_the_model_that_is_pushed_is_that_of_one_moment(outside: hub.Hub, folder
     pushed = load(there.history[0]["model.safetensors"])
     assert all(tensor.equal(pushed[name]) for name, tensor in first.items())
     assert there.files["model.safetensors"] == (folder / "final" / "model.safetensors").read_bytes()
+    assert not temporary(folder), "its room is given back"
     push.close()
-    assert not temporary(folder)
 
 
 def test_a_best_model_that_is_there_is_not_pushed_again(outside: hub.Hub, folder: Path) -> None:
@@ -122,12 +122,12 @@ def test_an_attempt_that_was_replaced_pushes_nothing(outside: hub.Hub, folder: P
     assert not outside.requests
 
 
-def test_a_push_takes_room_only_where_there_are_no_links() -> None:
+def test_a_model_that_is_pushed_is_counted_on_the_disk() -> None:
     sizes = Held(100, 0, 0, 0, 0)
     plain, pushes = Settings(), Settings(hub=ASKED)
-    model = disk_need(sizes, plain, links=True).models
-    assert disk_need(sizes, pushes, links=True).models == model
-    assert disk_need(sizes, pushes).models == disk_need(sizes, plain).models + model
+    for links in (True, False):
+        assert disk_need(sizes, pushes, links=links).models == disk_need(sizes, plain, links=links).models + 400
+    assert disk_need(sizes, pushes, evaluates=False) == disk_need(sizes, plain, evaluates=False)
 
 
 def test_a_run_pushes_its_best_model_and_ends_the_same(

@@ -20,15 +20,18 @@ from runs import COMMAND, Victim, digest, losses, tensors, train
 MODEL = "models/me/tiny"
 STEPS = (
     "--schedule.max_steps",
-    "24",
+    "12",
     "--evaluation.every_steps",
-    "6",
+    "3",
     "--checkpoint.every_steps",
-    "6",
+    "3",
     "--run_id",
     "run1",
 )
 PUSH = ("--hub.repo", "me/tiny", "--hub.wait_minutes", "0.05")
+
+LONG = 900
+"""Seconds after which a run has no end."""
 
 pytestmark = pytest.mark.matrix
 
@@ -50,7 +53,7 @@ def plain(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def start(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=LONG, check=False
     )
 
 
@@ -86,7 +89,7 @@ def test_each_best_model_is_pushed_and_the_last_with_the_report(
     assert done.stderr.count("distrain: ") == 0
 
 
-@pytest.mark.parametrize("since", ["the start", "step 12"])
+@pytest.mark.parametrize("since", ["the start", "step 6"])
 @pytest.mark.parametrize("when", ["end", "best"])
 def test_a_hub_that_is_away_costs_one_warning_and_nothing_else(
     bert: Path, texts: Path, tmp_path: Path, service: hub.Hub, plain: Path, since: str, when: str
@@ -97,9 +100,9 @@ def test_a_hub_that_is_away_costs_one_warning_and_nothing_else(
         environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
     run = Victim(train(bert, texts, output, 1, *STEPS, *PUSH, "--hub.when", when), output, environment)
     if since != "the start":
-        assert run.wait_for(lambda: run.step() >= 12)
+        assert run.wait_for(lambda: run.step() >= 6)
         service.answers.append(503)
-    said = run.process.communicate(timeout=240)[1]
+    said = run.process.communicate(timeout=LONG)[1]
     assert run.process.returncode == 0, said
     assert same(output, plain)
     assert said.count("distrain: ") == 1 and "Traceback" not in said
@@ -140,9 +143,9 @@ def test_a_run_that_is_stopped_and_resumed_pushes_the_best_of_all(
     environment = service.environment(tmp_path / "home", hub.TOKEN)
     arguments = train(bert, texts, output, 1, *STEPS, *PUSH, "--hub.when", "best")
     run = Victim(arguments, output, environment)
-    assert run.wait_for(lambda: run.step() >= 8)
+    assert run.wait_for(lambda: run.step() >= 4)
     run.process.send_signal(signal.SIGTERM)
-    said = run.process.communicate(timeout=120)[1]
+    said = run.process.communicate(timeout=LONG)[1]
     assert run.process.returncode == 143, said
     service.accounts.clear()  # a token that has expired meanwhile is no reason to give the run up
     done = start(arguments, environment)
@@ -164,7 +167,7 @@ def test_torchrun_pushes_too(bert: Path, texts: Path, tmp_path: Path, service: h
         env=service.environment(tmp_path / "home", hub.TOKEN),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LONG,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -190,9 +193,9 @@ def test_a_token_is_in_nothing_that_a_run_leaves_says_or_sends(
     arguments = train(bert, texts, output, 2, *STEPS, *PUSH, "--hub.when", "best", "--log_level", "debug")
     service.faults.extend([hub.Fault("commit/main", 401), hub.Fault("preupload", 403), hub.Fault("PUT", 400)])
     run = Victim(arguments, output, environment)
-    assert run.wait_for(lambda: run.step() >= 8)
+    assert run.wait_for(lambda: run.step() >= 4)
     os.kill(run.workers()[0], signal.SIGABRT)  # leaves a failure report, and a dump where there are any
-    said = run.process.communicate(timeout=240)[1]
+    said = run.process.communicate(timeout=LONG)[1]
     assert run.process.returncode == 0, said
     validated = start(["validate", *arguments[1:]], environment)
     everything = [said.encode(), validated.stdout.encode(), validated.stderr.encode(), *service.bodies]

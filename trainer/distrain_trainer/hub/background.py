@@ -20,7 +20,7 @@ class PushProcess:
     def __init__(self, folder: Path, asked: Hub, report: Path | None, quiet: bool):
         told = {"folder": str(folder), "asked": asked.model_dump(mode="json"), "report": report and str(report)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "distrain_trainer.hub", json.dumps(told)],
+            [sys.executable, "-P", "-m", "distrain_trainer.hub", json.dumps(told)],  # without modules of this folder
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if quiet else None,

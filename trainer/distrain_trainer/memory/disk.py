@@ -38,13 +38,14 @@ def disk_need(sizes: Held, settings: Settings, *, links: bool = False, evaluates
     model's files hold (an adapter's do not hold its base).
 
     links: whether the volume has hard links, by which `final/` is the newest checkpoint's, and the best its
-    checkpoint's as long as that stays. evaluates: whether there will be a best model.
+    checkpoint's as long as that stays. evaluates: whether there will be a best model; one that is being pushed may be
+    there beside the one that has replaced it.
     """
     frozen = sizes.frozen if settings.lora.rank is None else 0
     model = FP32 * (sizes.trained + frozen)
     checkpoint = model + int(optimizer_bytes(settings) * sizes.trained)
     pushes = settings.hub.repo is not None and settings.hub.when == "best"
-    copies = int(not links) + int(evaluates) + int(evaluates and pushes and not links)
+    copies = int(not links) + int(evaluates) + int(evaluates and pushes)
     return DiskNeed(checkpoint, settings.checkpoint.keep, model * copies)
 
 

@@ -46,6 +46,7 @@ class BestPush:
             shutil.copy2(best / STATE, copy / STATE)
             self._push = PushProcess(copy, self._asked, report=None, quiet=True)
         except OSError as error:
+            self._remove_copy()
             self._tell(reason(error))
 
     def close(self) -> None:
@@ -53,19 +54,24 @@ class BestPush:
         self._collect()
         if self._push is not None:
             self._push.kill()
-        shutil.rmtree(self._folder / self._copy, ignore_errors=True)
+        self._remove_copy()
 
     def _collect(self) -> None:
         """Notes how the push has ended that was under way."""
         if self._push is None or not self._push.over:
             return
         push, self._push = self._push, None
+        self._remove_copy()
         try:
             note_push(self._folder, push.result(), BEST, self._tried, finished=False)
         except DistrainError as error:
             self._tell(str(error))
         except OSError:  # it is then pushed again, which changes nothing
             pass
+
+    def _remove_copy(self) -> None:
+        """Gives back the room of a model that the run may have replaced meanwhile."""
+        shutil.rmtree(self._folder / self._copy, ignore_errors=True)
 
     def _tell(self, why: str) -> None:
         if not self._told:

@@ -332,11 +332,11 @@ def publish(session: TrainingSession) -> None:
     """Publishes the checkpoint in flight and records it."""
     session.signs.give(Section.CHECKPOINT, session.state.step)
     step = session.checkpoints.finish()
-    session.signs.give(Section.STEP, session.state.step)
     if step is not None:
         session.saved_step = step
         session.record({"step": step, "event": "checkpoint"})
         session.push_best()
+    session.signs.give(Section.STEP, session.state.step)
 
 
 def settle(session: TrainingSession) -> bool:
