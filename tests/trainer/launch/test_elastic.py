@@ -1,23 +1,33 @@
 """Nodes that are lost and stay away: the others go on, in the same steps, and let them in when they are back."""
 
+import os
+import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from torch.distributed import DistError
 
-from distrain_trainer.errors import FailureReport
+from distrain_trainer.errors import FailureReport, LostPeer
+from distrain_trainer.launch.node import Node
+from distrain_trainer.launch.store import open_store
 from distrain_trainer.storage.attempts import Attempts, FailedAttempt, ended, following, read_attempts
 from runs import Victim, finish, losses, metrics, train
 from two_nodes import Cluster
 
-RUN = ("--schedule.max_steps", "30", "--checkpoint.every_steps", "5", "--run_id", "space/run1")
+RUN_ID = "space/run1"
+RUN = ("--schedule.max_steps", "30", "--checkpoint.every_steps", "5", "--run_id", RUN_ID)
 LONG = (
-    *("--schedule.max_steps", "60", "--checkpoint.every_steps", "4", "--checkpoint.background", "true"),
-    *("--run_id", "space/run1"),
+    *("--schedule.max_steps", "40", "--checkpoint.every_steps", "4", "--checkpoint.background", "true"),
+    *("--run_id", RUN_ID),
 )
 ELASTIC = ("--elastic.min_nodes", "1", "--elastic.wait_minutes", "0.05")
 PATIENT = ("--elastic.min_nodes", "1", "--elastic.wait_minutes", "0.3")
 """For nodes that are there and may be slow to say so."""
+HELD = 45.0
+"""Seconds that a worker may be stopped: after 60 it counts as one that hangs."""
 
 
 def said_at_the_end(node: Victim) -> str:
@@ -74,20 +84,38 @@ def taking_part(node: Victim, count: int) -> Callable[[], bool]:
     return lambda: nodes_of_steps(node.output)[-1:] == [count]
 
 
+def hold_until_there(cluster: Cluster, node: Victim, others: tuple[int, ...]) -> None:
+    """Stops node 0's worker until others have come to the rendezvous, so that the run is not over before they have."""
+
+    def there() -> bool:
+        with suppress(LostPeer, DistError):
+            store = open_store(Node(1, cluster.nodes, 1, "127.0.0.1", cluster.port), RUN_ID)
+            number = int(store.get("rendezvous"))
+            return store.check([f"{number}/node/{index}" for index in others])
+        return False
+
+    [worker], until = node.workers(), time.monotonic() + HELD
+    os.kill(worker, signal.SIGSTOP)
+    while not there() and time.monotonic() < until:
+        time.sleep(0.2)
+    os.kill(worker, signal.SIGCONT)
+
+
 @pytest.mark.matrix
-@pytest.mark.parametrize("kind", ["ddp", "zero3", "fsdp"])
+@pytest.mark.parametrize(("kind", "lost"), [("ddp", (1, 2)), ("zero3", (1,)), ("fsdp", (1,))])
 def test_nodes_that_are_lost_one_after_the_other_are_let_in_when_they_are_back(
-    bert: Path, texts: Path, whole: Path, tmp_path: Path, kind: str
+    bert: Path, texts: Path, whole: Path, tmp_path: Path, kind: str, lost: tuple[int, ...]
 ) -> None:
-    cluster = Cluster(bert, texts, tmp_path / "out", *LONG, *PATIENT, "--strategy.kind", kind, nodes=3)
-    nodes = [cluster.node(index) for index in range(3)]
+    count = len(lost) + 1
+    cluster = Cluster(bert, texts, tmp_path / "out", *LONG, *PATIENT, "--strategy.kind", kind, nodes=count)
+    nodes = [cluster.node(index) for index in range(count)]
     assert nodes[0].wait_for(lambda: nodes[0].step() >= 4)
-    for lost, left in ((1, 2), (2, 1)):
-        nodes[lost].kill()
-        assert nodes[0].wait_for(taking_part(nodes[0], left))
-    nodes[1:] = [cluster.node(1), cluster.node(2)]
-    cluster.hold(nodes[0], (1, 2), "space/run1")
-    assert nodes[0].wait_for(taking_part(nodes[0], 3)), "the run was over before they were back"
+    for index in lost:
+        nodes[index].kill()
+        assert nodes[0].wait_for(taking_part(nodes[0], count - index))
+    nodes[1:] = [cluster.node(index) for index in lost]
+    hold_until_there(cluster, nodes[0], lost)
+    assert nodes[0].wait_for(taking_part(nodes[0], count)), "the run was over before they were back"
     for node in nodes:
         said_at_the_end(node)
     assert agree(cluster.output, whole)

@@ -177,7 +177,8 @@ def _watch(
             return None
         if over and report is not None and not told:
             told = True
-            around.keep_report(begun.attempt, report, workers)
+            if not report.regroups:
+                around.keep_report(begun.attempt, report, workers)
             coordinator.fail(report, asked=around.asked())
         if cause := coordinator.cause():
             return cause
@@ -225,7 +226,8 @@ def _follow(around: Surroundings, progress: Progress) -> Waiting[AttemptOutcome]
                     return AttemptOutcome(None)
                 if (over or not seen) and report is not None and not told:
                     told = True
-                    around.keep_report(start.attempt, report, workers)
+                    if not report.regroups:
+                        around.keep_report(start.attempt, report, workers)
                     member.fail(report, asked=around.asked())
                 if member.outcome is not None:
                     return member.outcome
