@@ -133,6 +133,9 @@ def by_hand(
     return found
 
 
+CORRELATIONS = {"eval_pearson", "eval_spearman"}
+"""After eight steps all predictions are nearly one number, and rounding decides on their order."""
+
 DEALS: list[Any] = [
     (1, ("single",)),
     pytest.param((2, STRATEGIES), marks=pytest.mark.matrix),
@@ -173,10 +176,15 @@ def alone(still: Path, files: dict[str, Path], tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize("name", CASES)
 def test_each_task_evaluates_the_same_everywhere(table: tuple[Path, tuple[str, ...]], alone: Path, name: str) -> None:
     folder, kinds = table
-    (wanted,) = [line for line in metrics(alone / name) if "eval_loss" in line]
+    wanted = [line for line in metrics(alone / name) if "eval_loss" in line]
+    assert [line["step"] for line in wanted] == [STEPS // 2, STEPS]
     for kind in kinds:
-        (found,) = [line for line in metrics(folder / kind / name) if "eval_loss" in line]
-        assert found == pytest.approx(wanted, abs=1e-5, nan_ok=True), kind
+        found = [line for line in metrics(folder / kind / name) if "eval_loss" in line]
+        for ours, theirs in zip(found, wanted, strict=True):
+            for measure in CORRELATIONS & set(theirs):
+                assert ours.pop(measure) == pytest.approx(theirs[measure], abs=0.05), (kind, measure)
+            assert ours == pytest.approx({key: theirs[key] for key in ours}, abs=1e-5, nan_ok=True), kind
+            assert set(ours) | CORRELATIONS >= set(theirs), kind
 
 
 @pytest.mark.matrix

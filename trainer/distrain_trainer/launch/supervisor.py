@@ -134,8 +134,13 @@ def supervise(job: Job, requests: Requests) -> int:
         return 0
     if job.settings.checkpoint.spot_notices:
         heed_notices(job.settings.checkpoint.spot_notices)
-    for seconds in take_part(Machine(job, requests)):
-        time.sleep(seconds)
+    try:
+        for seconds in take_part(Machine(job, requests)):
+            time.sleep(seconds)
+    except Superseded as error:
+        if job.lock is not None and (other := job.lock.check()):
+            raise taken_over(job.folder, other) from error
+        raise
     return 0
 
 
