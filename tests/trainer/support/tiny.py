@@ -207,8 +207,8 @@ def tiny_t5(folder: Path, dropout: float = 0.1) -> Path:
         feed_forward_proj="gated-gelu",
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
     )
+    config.decoder_start_token_id = tokenizer.pad_token_id
     torch.manual_seed(6)
     return _saved(folder, tokenizer, T5ForConditionalGeneration(config))
 

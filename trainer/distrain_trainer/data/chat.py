@@ -46,8 +46,11 @@ DAY = date(2025, 1, 1)
 
 
 def use_template(tokenizer: "PreTrainedTokenizerBase", settings: Settings) -> None:
-    """Gives the tokenizer of a chat run the template of `chat.template`; SettingsError where there is none at all."""
-    if settings.facts.holds != "messages":
+    """Gives the tokenizer of a chat run the template of `chat.template`; SettingsError where there is none at all.
+
+    Pairs of answers may do without: they are messages or texts.
+    """
+    if settings.facts.holds not in ("messages", "preferences"):
         return
     file, name = settings.chat.template, settings.model.name
     if file is not None:
@@ -55,10 +58,12 @@ def use_template(tokenizer: "PreTrainedTokenizerBase", settings: Settings) -> No
             tokenizer.chat_template = Path(file).expanduser().read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise SettingsError(f"chat.template {file} cannot be read ({error}); check the path") from error
-    if not tokenizer.chat_template:
+    if not tokenizer.chat_template and settings.facts.holds == "messages":
         raise SettingsError(f"the tokenizer of {name} has no chat template; set chat.template to a file that holds one")
     if not tokenizer.is_fast:
-        raise SettingsError(f"the tokenizer of {name} is not a fast one, which task chat needs; choose another model")
+        raise SettingsError(
+            f"the tokenizer of {name} is not a fast one, which task {settings.task} needs; choose another model"
+        )
 
 
 @dataclass(frozen=True)
@@ -205,9 +210,13 @@ class Template:
                 f"{where}: the chat template does not begin message {n + 1} with its prompt; set chat.template "
                 f"to one that does; the prompt is {shown(prompt)}"
             )
-        turn = text[len(prompt) :]
-        ended = turn.rstrip()  # the line break after an end token is never generated
-        return [(len(prompt), len(prompt) + len(ended if ended.endswith(self.added) else turn))]
+        return [(len(prompt), self.turn_stop(text, len(prompt)))]
+
+    def turn_stop(self, text: str, start: int) -> int:
+        """Where the assistant's turn that begins at `start` stops: the line break after an end token is never
+        generated."""
+        ended = text[start:].rstrip()
+        return start + len(ended) if ended.endswith(self.added) else len(text)
 
     def _check(self, conversation: Conversation, learned: list[int], last: int, where: str, text: str) -> None:
         """Refuses a text that is without tools, a message, a call, an answer to one, or reasoning that it should have.
@@ -317,13 +326,13 @@ def rows_of_conversations(
     for batch in part.rows.select_columns(names).iter(BATCH):
         conversations = []
         for index, values in enumerate(zip(*(batch[name] for name in names), strict=True), first):
-            with _placed(part, index):
+            with placed(part, index):
                 row = dict(zip(names, values, strict=True))
                 conversations.append(template.samples(conversation_of(row, columns, ROW), ROW))
         encoded = iter(template.encode([sample.text for samples in conversations for sample in samples]))
         made = Made()
         for index, samples in enumerate(conversations, first):
-            with _placed(part, index):
+            with placed(part, index):
                 fitted = [fit(sample, next(encoded), template, max_length) for sample in samples]
             whole = all(cut == len(sample.text) for sample, (cut, _, _) in zip(samples, fitted, strict=True))
             kept = [(ids, targets) for _, ids, targets in fitted if ids]
@@ -344,7 +353,7 @@ def rows_of_conversations(
 
 
 @contextmanager
-def _placed(part: Part, index: int) -> Iterator[None]:
+def placed(part: Part, index: int) -> Iterator[None]:
     """Says in errors about ROW where the row is, which is looked up only then."""
     try:
         yield

@@ -15,9 +15,11 @@ from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Tensors
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.tasks import FACTS
 from distrain_trainer.tasks.labels import is_target
 from distrain_trainer.tasks.table import TASKS
 from distrain_trainer.tasks.task import Scores
+from distrain_trainer.training.comparing import compare
 from distrain_trainer.training.further import Further
 from distrain_trainer.training.writing import Writing, write
 
@@ -67,6 +69,9 @@ def evaluate(
     sentence about one that fails. writing: what the model writes for it.
     """
     task = TASKS[collator.task]
+    if FACTS[collator.task].compares:
+        compared = compare(forward, planned, collator, process, stop_asked, watch)
+        return None if compared is None else Evaluation(compared)
     loss_sum, targets, correct = 0.0, 0, 0
     rows: list[ScoredRow] = []
     batches = evaluation_batches(planned, collator, process.rank, process.world)
@@ -91,7 +96,7 @@ def evaluate(
     if task.labelled is None:
         measured = metrics.language_metrics(loss_sum, int(all_targets), int(all_correct))
         written = Scores({}, {}) if writing is None else write(forward, writing, process, stop_asked)
-        return written and Evaluation(measured | written.metrics, written.details)
+        return None if written is None else Evaluation(measured | written.metrics, written.details)
     in_order = sorted((row for part in collectives.gather(rows) for row in part), key=itemgetter(0))
     assert len(in_order) == len(planned.rows), "a row was counted twice or not at all"
     if collator.rows.texts is not None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.run_folder import check_writable, claim, finished_steps, read_claim
 from distrain_trainer.tasks.table import TASKS
-from distrain_trainer.training import results
+from distrain_trainer.training import reference, results
 from distrain_trainer.training.best_push import pushing_best
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.reader import restore
@@ -98,6 +99,7 @@ def run(
         resolved.weights,
         settings.loss.label_smoothing,
         whole=resolved.further.take_scores,
+        preference=settings.preference if settings.facts.compares else None,
     )
     freeze_unreached(module, collator.empty())
     tell_router_loss(settings, module, tell)
@@ -109,6 +111,8 @@ def run(
     check_packing(settings, module, parallel.module, collator)
     choose_mask(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
+    resolved = reference.with_reference(resolved, parallel, collator, tell)
+    collator = replace(collator, rows=resolved.data.train)
     warm_up(parallel, collator.empty())
 
     # Where an earlier attempt left the run.
@@ -116,6 +120,7 @@ def run(
     retention = Retention(folder, attempt, settings.checkpoint.keep, tell)
     if process.is_main:
         open_folder(resolved, record, parameters, previous, retention, tell)
+        reference.keep(resolved)
     state = restore(folder, process, data.fingerprint, parallel, retention, tell) or TrainingState()
     checkpoints = CheckpointWriter(
         folder=folder,
