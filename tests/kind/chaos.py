@@ -261,5 +261,6 @@ def test_stops_where_memory_never_suffices(start: Start, table: Table, namespace
         assert run.run.ended() == "Failed"
     with Client(kubeconfig=str(kubectl.KUBECONFIG), namespace=namespace.name) as client:
         cause = client.status("run1").cause
-    assert cause and cause.name == "out of memory", cause
+    assert cause and "memory" in cause.sentence, cause
+    table.add("too little memory", run.timeline, "Failed, and status says why")
     table.add("too little memory", run.timeline, "Failed: out of memory")

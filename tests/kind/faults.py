@@ -15,6 +15,10 @@ from release import Release
 from timeline import Timeline
 
 
+INDEX = "batch.kubernetes.io/job-completion-index"
+"""Which node a pod of a TrainJob is."""
+
+
 class Victim:
     """A run under a fault, and what can happen to it. timeline: of its folder."""
 
@@ -38,12 +42,20 @@ class Victim:
         self.until(step)
         self.timeline.mark()
 
-    def pod(self, node: int) -> str:
-        role = "master-0" if node == 0 else f"worker-{node - 1}"
-        return f"{self.run.name}-{role}"
-
     def object(self, node: int) -> Object:
-        return self.namespace.get("pod", self.pod(node))
+        """The pod of a node, the newest where one is on its way out."""
+        role = f"{self.run.name}-master-0" if node == 0 else f"{self.run.name}-worker-{node - 1}"
+
+        def is_it(pod: Object) -> bool:
+            index = pod["metadata"].get("annotations", {}).get(INDEX)
+            return pod["metadata"]["name"] == role if index is None else index == str(node)
+
+        pods = [pod for pod in self.run.pods() if is_it(pod)]
+        return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def pod(self, node: int) -> str:
+        name: str = self.object(node)["metadata"]["name"]
+        return name
 
     def machine(self, node: int) -> str:
         """The cluster's node that a pod is on."""
@@ -55,10 +67,12 @@ class Victim:
         self.namespace.kubectl("delete", "pod", *map(self.pod, nodes), "--wait=false", *how)
 
     def supervisor(self, node: int) -> psutil.Process:
-        """Process 1 of a pod, as this machine sees it: what is told the pod's name, by somebody who is not."""
-        pod = self.pod(node)
-        found = [process for process in psutil.process_iter() if _told(process, pod)]
-        [first] = [process for process in found if not _told(process.parent(), pod)]
+        """Process 1 of a pod, as this machine sees it: what is told the pod's host name, by somebody who
+        is not."""
+        pod = self.object(node)
+        host = pod["spec"].get("hostname", pod["metadata"]["name"])
+        found = [process for process in psutil.process_iter() if _told(process, host)]
+        [first] = [process for process in found if not _told(process.parent(), host)]
         return first
 
     def worker(self, node: int) -> psutil.Process:
@@ -122,9 +136,9 @@ def cordoned(machine: str) -> Iterator[None]:
         kubectl.run("uncordon", machine)
 
 
-def _told(process: psutil.Process | None, pod: str) -> bool:
+def _told(process: psutil.Process | None, host: str) -> bool:
     try:
-        return process is not None and process.environ().get("HOSTNAME") == pod
+        return process is not None and process.environ().get("HOSTNAME") == host
     except psutil.Error:
         return False
 
