@@ -11,12 +11,9 @@ import psutil
 from cluster import engine, kubectl, operator, shell, storage
 from cluster.kubectl import Object
 from cluster.network import PODS
+from distrain_k8s.kube.objects import COMPLETION_INDEX
 from release import Release
 from timeline import Timeline
-
-
-INDEX = "batch.kubernetes.io/job-completion-index"
-"""Which node a pod of a TrainJob is."""
 
 
 class Victim:
@@ -47,8 +44,8 @@ class Victim:
         role = f"{self.run.name}-master-0" if node == 0 else f"{self.run.name}-worker-{node - 1}"
 
         def is_it(pod: Object) -> bool:
-            index = pod["metadata"].get("annotations", {}).get(INDEX)
-            return pod["metadata"]["name"] == role if index is None else index == str(node)
+            index = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX)
+            return bool(pod["metadata"]["name"] == role if index is None else index == str(node))
 
         pods = [pod for pod in self.run.pods() if is_it(pod)]
         return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
