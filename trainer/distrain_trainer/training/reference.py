@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -16,7 +17,7 @@ from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.plan import cut
 from distrain_trainer.data.tokens import Tokenized
 from distrain_trainer.parallel import collectives
-from distrain_trainer.parallel.api import Parallel
+from distrain_trainer.parallel.api import Parallel, Tensors
 from distrain_trainer.storage.files import sync_file, sync_folder
 from distrain_trainer.storage.layout import REFERENCE
 from distrain_trainer.storage.retry import with_retries
@@ -28,12 +29,16 @@ Parts = dict[str, np.ndarray]
 
 
 def with_reference(
-    resolved: ResolvedRun, parallel: Parallel, collator: Collator, tell: Callable[[str], None]
+    resolved: ResolvedRun,
+    parallel: Parallel,
+    collator: Collator,
+    alive: Callable[[], None],
+    tell: Callable[[str], None],
 ) -> ResolvedRun:
     """The run with the reference of its rows, read from its folder or computed now. On all processes, before a
     checkpoint is restored. The same run where none is needed.
 
-    collator: of the training rows.
+    collator: of the training rows. alive: gives a sign of life, which is called at each micro-batch.
     """
     settings, data = resolved.settings, resolved.data
     if not settings.facts.compares or settings.preference.method == "orpo":
@@ -43,14 +48,14 @@ def with_reference(
     found = collectives.from_main(kept)
     if found is None:
         tell("computing how likely each answer is before training, the reference of preference.method")
-        found = compute(resolved, parallel, collator)
+        found = compute(resolved, parallel, collator, alive)
     parts = {"train": replace(data.train, reference=found["train"])}
     if data.evaluation is not None:
         parts["evaluation"] = replace(data.evaluation, reference=found["evaluation"])
     return replace(resolved, data=replace(data, **parts))
 
 
-def compute(resolved: ResolvedRun, parallel: Parallel, collator: Collator) -> Parts:
+def compute(resolved: ResolvedRun, parallel: Parallel, collator: Collator, alive: Callable[[], None]) -> Parts:
     """The log-probability of each answer of both parts. On all processes."""
     settings, data, module = resolved.settings, resolved.data, parallel.module
     rows = np.arange(len(data.train))
@@ -59,10 +64,13 @@ def compute(resolved: ResolvedRun, parallel: Parallel, collator: Collator) -> Pa
     if data.evaluation is not None:
         planned["evaluation"] = plan_evaluation(data.evaluation.sizes, settings)
         collators["evaluation"] = Collator.of(settings, data.evaluation, resolved.tokenizer)
+
+    def forward(batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        alive()
+        return parallel.forward(batch)
+
     module.eval()
-    found = {
-        part: log_probabilities(parallel.forward, planned[part], collators[part], resolved.process) for part in planned
-    }
+    found = {part: log_probabilities(forward, planned[part], collators[part], resolved.process) for part in planned}
     module.train()
     return found
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from distrain_trainer.hardware.efficiency import Efficiency
 from distrain_trainer.hub.access import check_before_training
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import titled
-from distrain_trainer.launch.signs import Signs
+from distrain_trainer.launch.signs import Section, Signs
 from distrain_trainer.models.load import load_model, parameter_counts
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives, connection
@@ -113,7 +114,9 @@ def run(
     check_packing(settings, module, parallel.module, collator)
     choose_mask(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
-    resolved = reference.with_reference(resolved, parallel, collator, tell)
+    signs = signs or Signs(None)
+    alive = partial(signs.give, Section.START)
+    resolved = reference.with_reference(resolved, parallel, collator, alive, tell)
     collator = replace(collator, rows=resolved.data.train)
     warm_up(parallel, collator.empty())
 
@@ -152,7 +155,7 @@ def run(
             checkpoints,
             state,
             stop,
-            signs or Signs(None),
+            signs,
             efficiency,
             say=tell,
             record=record_line,
