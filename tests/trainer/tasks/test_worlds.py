@@ -100,7 +100,7 @@ def of_odds(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor
     return entropy - 0.1 * torch.nn.functional.logsigmoid(odds[0] - odds[1]).mean()
 
 
-COMPARED = {"data.max_length": 64}
+COMPARED = {"data.max_length": 64, "batch.tokens": 1024}
 WEIGHTED = {"loss.class_weights": "balanced", "loss.label_smoothing": 0.1}
 WRITTEN = {"data.max_target_length": 16, "evaluation.generations": 12}
 CASES = {

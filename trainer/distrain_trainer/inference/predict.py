@@ -101,9 +101,9 @@ def answer_prompt(trained: Trained, row: Row, where: str, max_new_tokens: int) -
     if isinstance(prompt, str):
         (continued,) = continue_texts(trained, [prompt], max_new_tokens)
         return {"prompt": prompt, "answer": continued["continuation"]}
-    asked = row if column not in row else {"messages": prompt}
-    texts = {name: as_text(value) for name, value in asked.items()}
-    conversation = question_of(texts, trained.settings.chat, where)
+    if prompt is None:  # the answers begin with it
+        prompt = row.get(trained.settings.preference.chosen_column or "chosen")
+    conversation = question_of({"messages": as_text(prompt)}, trained.settings.chat, where)
     text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
     return {"prompt": conversation.messages, "answer": text}
 

@@ -44,6 +44,7 @@ EVENTS = {
 }
 
 
+PROMPT = '{"prompt": "a text"}'
 CHARTS = (
     Chart("Loss", (("loss", "training"), ("eval_loss", "evaluation")), wide=True, axis="cross entropy, nats"),
     Chart(
@@ -446,7 +447,7 @@ def _commands(task: Task | None, status: str | None, command: list[str] | None) 
         ("Evaluate it again, from the folder of this report", "distrain evaluate final"),
         ("Chat with it", "distrain chat final")
         if facts.holds == "messages"
-        else ("Try it", 'echo "a text" | distrain predict final'),
+        else ("Try it", f"echo '{PROMPT if facts.compares else 'a text'}' | distrain predict final"),
         (
             "Use it in Python",
             f"from transformers import AutoTokenizer, {model}\n\n"

@@ -12,6 +12,10 @@ OTHER_NAMES = {
         "data.evaluation_files": "validation_file eval_file eval_files test_file validation_files",
         "data.text_column": "text_column_name text_field dataset_text_field",
         "data.label_column": "label_column_name",
+        "data.target_column": "summary_column",
+        "data.text_prefix": "source_prefix",
+        "preference.method": "loss_type pref_loss",
+        "preference.beta": "dpo_beta pref_beta",
         "data.max_length": "max_seq_length max_seq_len max_sequence_length block_size cutoff_len seq_len "
         "model_max_length",
         "data.workers": "dataloader_num_workers num_workers",
