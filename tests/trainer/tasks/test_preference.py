@@ -161,14 +161,15 @@ QUIET: dict[str, Any] = {
 
 @pytest.mark.parametrize(("method", "chunks"), [("dpo", 0), ("dpo", 3), ("ipo", 0)])
 def test_dpo_and_ipo_have_the_numbers_of_trl(tmp_path: Path, moved: tuple[Any, Any], method: Any, chunks: int) -> None:
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     model, reference = moved
     batch, loss, found = ours(tmp_path, model, reference, Preference(method=method, beta=0.3), chunks)
     kind = ["sigmoid" if method == "dpo" else "ipo"]
     tokenizer = copy.deepcopy(LLAMA)
     tokenizer.pad_token = tokenizer.eos_token
-    trainer = DPOTrainer(
+    trainer: Any = DPOTrainer(
         copy.deepcopy(model),
         reference,
         DPOConfig(str(tmp_path / "trl"), loss_type=kind, beta=0.3, **QUIET),
@@ -194,7 +195,7 @@ def test_orpo_has_the_numbers_of_trl(tmp_path: Path, moved: tuple[Any, Any]) -> 
     _, loss, found = ours(tmp_path, model, reference, Preference(method="orpo", beta=0.3))
     tokenizer = copy.deepcopy(LLAMA)
     tokenizer.pad_token = tokenizer.eos_token
-    trainer = ORPOTrainer(
+    trainer: Any = ORPOTrainer(
         copy.deepcopy(model),
         ORPOConfig(str(tmp_path / "trl"), beta=0.3, **QUIET),
         train_dataset=datasets.Dataset.from_list(ROWS),
@@ -256,6 +257,7 @@ def test_predict_answers_prompts(trained: Path, tmp_path: Path) -> None:
     assert all(set(row) == {"prompt", "answer"} for row in said)
 
 
+@pytest.mark.matrix
 def test_a_run_that_is_killed_keeps_its_reference_and_ends_the_same(llama: Path, tmp_path: Path) -> None:
     file = written(tmp_path / "answers.jsonl", 120, answers)
 

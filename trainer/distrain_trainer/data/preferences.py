@@ -88,7 +88,7 @@ def answers_of(row: Mapping[str, Any], template: Template) -> list[Answer]:
     """The chosen and the rejected answer of a row, behind their prompt. Raises DataError."""
     *before, chosen, rejected = (plain_value(value) for value in row.values())
     names = list(row)[-2:]
-    prompt = before[0] if before else None
+    prompt: Any = before[0] if before else None
     if all(isinstance(value, str) for value in (prompt, chosen, rejected)):
         for name, answer in zip(names, (chosen, rejected), strict=True):
             if not answer:
