@@ -1,27 +1,22 @@
-"""The optimizer, and the learning rate as a function of the step."""
-
-import math
+"""The optimizer: made, and its state of one parameter read and written."""
 
 import torch
 from torch import nn
 
-from distrain_trainer.settings.sections import Optimizer, Schedule
+from distrain_trainer.parallel.groups import groups_of
+from distrain_trainer.settings.sections import Optimizer
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """AdamW (fused where the device has it; or with 8-bit state) or SGD; matrices decay, biases and norms do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    """AdamW (fused where the device has it; or with 8-bit state) or SGD over the groups of `groups_of`."""
+    groups = groups_of(model, settings)
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
     if settings.name == "adamw_8bit":
         from bitsandbytes.optim.adamw import AdamW8bit
 
         return AdamW8bit(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
+    trained = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon, fused=fused)
 
@@ -42,15 +37,3 @@ def load_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, tensor
             key: int(value) if value.dtype == torch.int64 else value.to(parameter.device, copy=True)
             for key, value in tensors.items()
         }
-
-
-def learning_rate(settings: Schedule, highest: float, step: int, steps: int) -> float:
-    """The learning rate of the step after `step` steps are done, of a run of `steps`."""
-    warmup = settings.warmup_steps
-    if warmup is None:
-        warmup = math.ceil(settings.warmup_fraction * steps)
-    if step < warmup:
-        return highest * (step + 1) / warmup
-    left = (steps - step) / max(steps - warmup, 1)
-    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
-    return highest * shape[settings.kind]

@@ -188,6 +188,7 @@ def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
 def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Those of what a step is and what it trains."""
     schedule, batch = s.schedule, s.batch
+    decay = (schedule.decay, schedule.decay_fraction, schedule.decay_steps)
     return [
         (
             s.evaluation.metrics is not None and not s.facts.labelled,
@@ -204,6 +205,25 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
         (
             schedule.warmup_steps is not None and schedule.warmup_fraction > 0,
             "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",
+        ),
+        (
+            schedule.min_learning_rate > 0 and schedule.kind == "constant",
+            "schedule.min_learning_rate is set but schedule.kind is constant, which never falls; choose another kind or "
+            "remove it",
+        ),
+        (
+            schedule.min_learning_rate >= s.optimizer.learning_rate,
+            f"schedule.min_learning_rate is {schedule.min_learning_rate:g} but optimizer.learning_rate, from where it "
+            f"falls, is {s.optimizer.learning_rate:g}; lower it",
+        ),
+        (
+            schedule.kind != "wsd" and decay != ("linear", 0.1, None),
+            f"schedule.decay and its length are for wsd but schedule.kind is {schedule.kind}; remove them or set it to "
+            "wsd",
+        ),
+        (
+            schedule.decay_steps is not None and decay[1] != 0.1,
+            "schedule.decay_steps and schedule.decay_fraction are both set; keep one of them",
         ),
         (
             s.optimizer.name != "sgd" and s.optimizer.momentum > 0,

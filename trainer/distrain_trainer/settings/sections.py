@@ -173,6 +173,10 @@ class Optimizer(Section):
     """Highest learning rate of the schedule."""
     weight_decay: float = Field(0.01, ge=0, lt=1)
     """Weight decay of matrices. Biases and norms never decay."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """What the learning rate of each block is multiplied with, beside that of the block above it: what lies above the
+    last block learns at the full rate, the embeddings at the lowest. 1: all alike. For models with one stack of
+    blocks."""
     betas: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(_as_list)
     ] = (0.9, 0.999)
@@ -216,8 +220,17 @@ class Loss(Section):
 class Schedule(Section):
     """How the learning rate goes and when the run ends."""
 
-    kind: Literal["linear", "cosine", "constant"] = "linear"
-    """Shape after the warm-up: linear or cosine to zero at the last step, or constant."""
+    kind: Literal["linear", "cosine", "constant", "wsd"] = "linear"
+    """Shape after the warm-up: linear or cosine down to `min_learning_rate` at the last step, constant, or wsd
+    (warm-up, stable, decay): constant, and down in the last steps."""
+    min_learning_rate: float = Field(0.0, ge=0, lt=10)
+    """Learning rate that the shape falls to (linear, cosine, wsd)."""
+    decay_fraction: float = Field(0.1, gt=0, le=1)
+    """Fraction of all steps in which the learning rate of wsd falls."""
+    decay_steps: int | None = Field(None, ge=1)
+    """Steps in which the learning rate of wsd falls, instead of `decay_fraction`."""
+    decay: Literal["linear", "cosine", "sqrt"] = "linear"
+    """How the learning rate of wsd falls; sqrt: by the square root of the way that is done."""
     warmup_fraction: float = Field(0.0, ge=0, le=1)
     """Fraction of all steps in which the learning rate rises from zero."""
     warmup_steps: int | None = Field(None, ge=0)

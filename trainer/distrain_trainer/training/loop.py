@@ -16,7 +16,7 @@ from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import titled
 from distrain_trainer.launch.signs import Section
 from distrain_trainer.parallel import collectives
-from distrain_trainer.parallel.optimizer import learning_rate
+from distrain_trainer.parallel.schedule import learning_rate
 from distrain_trainer.reporting.progress import evaluation_sentence
 from distrain_trainer.storage.layout import published_checkpoints
 from distrain_trainer.training.checkpoint.format import TrainingState
