@@ -5,6 +5,7 @@ client; so this room imports pydantic and PyYAML, and nothing else that has to b
 decided when the run starts, printed, written to `settings.json` and then holds for the run's life.
 """
 
+import codecs
 import math
 import re
 from typing import Annotated, Literal
@@ -27,6 +28,8 @@ def _as_list(value: object) -> object:
 
 ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
 """The strategies of DeepSpeed, and their stages."""
+EIGHT_BITS = ("adamw_8bit", "paged_adamw_8bit")
+"""The optimizers of bitsandbytes."""
 SHARDED = ("zero3", "fsdp")
 """The strategies that cut parameters apart."""
 
@@ -34,6 +37,46 @@ SHARDED = ("zero3", "fsdp")
 def _as_number(value: object) -> object:
     """Digits stand for their number, where only some numbers are possible: `--quantization.bits 4`."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _known_encoding(name: str) -> str:
+    """The name of an encoding that Python knows. Raises ValueError."""
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise ValueError("it should be an encoding that Python knows, such as latin-1, cp1252 or utf-16") from None
+
+
+def _as_weights(value: object) -> object:
+    """A mapping, as a file may hold it, stands for its pairs: `{spam: 4}` for `spam=4`."""
+    return [f"{label}={weight}" for label, weight in value.items()] if isinstance(value, dict) else _as_list(value)
+
+
+def _checked_weights(values: list[str] | None) -> list[str] | None:
+    for value in [] if values == ["balanced"] else values or ():
+        try:
+            number = float(value.rpartition("=")[2])
+        except ValueError:
+            number = 0.0
+        if not ("=" in value and 0 < number < math.inf):
+            raise ValueError(f"{value} is not a label and a positive number; write balanced, or such as spam=4,ham=0.5")
+    return values
+
+
+def _checked_mix(values: list[str] | None) -> list[str] | None:
+    for value in values or ():
+        name, _, weight = value.rpartition("=")
+        try:
+            number = float(weight)
+        except ValueError:
+            number = 0.0
+        if not (name.strip() and 0 < number <= 1000):
+            raise ValueError(
+                f"{value} is not a data set and a weight above 0; write such as chats.jsonl=2,owner/name=1"
+            )
+    if values is not None and len({value.rpartition("=")[0].strip() for value in values}) < len(values):
+        raise ValueError("a data set stands in it twice; give each once")
+    return values or None
 
 
 def _whole(value: float) -> int | float:
@@ -75,6 +118,14 @@ class Model(Section):
     chunked_loss: bool | None = None
     """Compute a language model's logits chunk by chunk, twice, so that all of them are never in memory (causal-lm,
     chat). None: where those of a micro-batch would take over 1 GiB."""
+    embedding_noise: float = Field(0.0, ge=0, le=100)
+    """NEFTune: uniform noise on the embeddings while training, up to this over the square root of (tokens of a row
+    times width). 0: none. Usual are 5 to 15."""
+    final_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type that the finished model in `final/` is written in. Checkpoints are always fp32."""
+    added_tokens: Names | None = None
+    """Tokens that the tokenizer is given beside its own, such as `<|im_start|>,<|im_end|>`; their embeddings are new,
+    and trained with all others."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -89,11 +140,20 @@ class Data(Section):
     files: Names | None = None
     """Local files or globs (csv, json, jsonl, parquet, txt, each also with .gz where its format allows), or one
     folder written by save_to_disk."""
+    mix: Annotated[list[str] | None, BeforeValidator(_as_weights), AfterValidator(_checked_mix)] = None
+    """Several data sets and how often a row of each stands in an epoch, instead of `name` and `files`:
+    `chats/*.jsonl=2,owner/name=0.5` has each row of the files twice, and half of the rows of a data set on the Hub,
+    drawn by the seed. All else of this section holds for each of them. owner/name@commit keeps a commit."""
     split_by_name: bool = True
     """Files whose names say train, validation (valid, val, dev, eval) or test are these splits, where several of them
     are named: train is trained on, validation evaluated on, test left alone. false: all files are trained on."""
     delimiter: Literal["comma", "semicolon", "tab", "pipe"] | None = None
     """What separates the fields of CSV files. None: comma, in .tsv files tab."""
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    """Encoding of text, CSV and JSON files, as Python calls it: latin-1, cp1252, utf-16. None: UTF-8."""
+    bad_rows: Literal["refuse", "drop"] = "refuse"
+    """What becomes of rows that cannot be read: lines that are not JSON, rows of CSV with another number of fields,
+    conversations that are none. drop counts them and names the first."""
     config: str | None = None
     """Configuration (subset) of a data set on the Hub."""
     revision: str | None = None
@@ -167,8 +227,10 @@ class Batch(Section):
 class Optimizer(Section):
     """How gradients become updates."""
 
-    name: Literal["adamw", "adamw_8bit", "sgd"] = "adamw"
-    """AdamW with decoupled weight decay, the same with its state in 8 bits (bitsandbytes), or SGD."""
+    name: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"] = "adamw"
+    """AdamW with decoupled weight decay; the same with its state in 8 bits (bitsandbytes), also with pages of it in the
+    host's memory where a GPU has no room; Adafactor, which keeps a number for each row and column; Muon for the
+    matrices of blocks, with AdamW for all else; or SGD."""
     learning_rate: float = Field(5e-5, gt=0, lt=10)
     """Highest learning rate of the schedule."""
     weight_decay: float = Field(0.01, ge=0, lt=1)
@@ -183,28 +245,12 @@ class Optimizer(Section):
     """AdamW's decay of the first and the second moment."""
     epsilon: float = Field(1e-8, gt=0, lt=1)
     """AdamW's term against division by zero."""
-    momentum: float = Field(0.0, ge=0, lt=1)
-    """SGD's momentum."""
+    momentum: float | None = Field(None, ge=0, lt=1)
+    """Momentum of SGD and Muon. None: 0 for sgd, 0.95 for muon."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Norm that the whole gradient is clipped to. 0: no clipping."""
     nonfinite_limit: int = Field(10, ge=0)
     """Steps in a row whose gradient is not finite that are skipped before the run ends with 70."""
-
-
-def _as_weights(value: object) -> object:
-    """A mapping, as a file may hold it, stands for its pairs: `{spam: 4}` for `spam=4`."""
-    return [f"{label}={weight}" for label, weight in value.items()] if isinstance(value, dict) else _as_list(value)
-
-
-def _checked_weights(values: list[str] | None) -> list[str] | None:
-    for value in [] if values == ["balanced"] else values or ():
-        try:
-            number = float(value.rpartition("=")[2])
-        except ValueError:
-            number = 0.0
-        if not ("=" in value and 0 < number < math.inf):
-            raise ValueError(f"{value} is not a label and a positive number; write balanced, or such as spam=4,ham=0.5")
-    return values
 
 
 class Loss(Section):
@@ -272,6 +318,9 @@ class Lora(Section):
     """Scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."""
     dora: bool = False
     """Train magnitudes apart from directions (DoRA)."""
+    adapter: str | None = None
+    """Folder of an adapter, or of the run that made it, whose training goes on here; rank and the rest as they are in
+    it. None: a new adapter."""
 
 
 class Quantization(Section):
@@ -289,9 +338,11 @@ class Chat(Section):
     """How conversations become tokens (task chat)."""
 
     template: str | None = None
-    """File of a chat template (Jinja) instead of the tokenizer's own."""
+    """File of a chat template (Jinja) instead of the tokenizer's own, or alpaca: text under the headings Instruction
+    and Response, for base models whose tokenizers have none."""
     messages_column: str | None = None
-    """Column of the messages. None takes messages or conversations, whichever is there, else prompt and completion."""
+    """Column of the messages. None takes messages or conversations, whichever is there, else prompt and completion,
+    else instruction, input and output."""
     tools_column: str | None = None
     """Column of the tools that a conversation may call. None takes tools, where there is such a column."""
     samples: int = Field(3, ge=0)
@@ -303,6 +354,8 @@ class Evaluation(Section):
 
     every_steps: int | None = Field(None, ge=1)
     """Steps between evaluations. None: at the end of each epoch. The last step is always evaluated."""
+    at_start: bool = False
+    """Evaluate before the first step too. That never counts as the best."""
     samples: int | None = Field(None, ge=1)
     """Rows to evaluate on, drawn once by the seed. None: all."""
     metric: str | None = None
@@ -316,6 +369,14 @@ class Evaluation(Section):
     """Direction of `metric`. None: down for loss, perplexity, bits_per_token, mse and mae, up for the rest."""
     patience: int | None = Field(None, ge=1)
     """Evaluations in a row without a better `metric` after which the run ends early."""
+
+
+class Ema(Section):
+    """An exponential moving average of the trained weights, which is evaluated, saved and published in their place. On
+    where `decay` is set."""
+
+    decay: float | None = Field(None, gt=0, lt=1)
+    """Part of the average that each step keeps, such as 0.999. None: no average."""
 
 
 class Checkpoint(Section):
