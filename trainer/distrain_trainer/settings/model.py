@@ -373,6 +373,7 @@ MAY_CHANGE = frozenset(
         "chat.samples",
         "model.final_dtype",
         "evaluation.every_steps",
+        "evaluation.at_start",
         "evaluation.metrics",
         "evaluation.patience",
         "checkpoint.every_steps",

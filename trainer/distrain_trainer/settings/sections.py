@@ -5,25 +5,26 @@ client; so this room imports pydantic and PyYAML, and nothing else that has to b
 decided when the run starts, printed, written to `settings.json` and then holds for the run's life.
 """
 
-import codecs
-import math
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from distrain_trainer.settings.values import (
+    as_list,
+    as_number,
+    as_weights,
+    checked_mix,
+    checked_weights,
+    known_encoding,
+    repository_name,
+    whole,
+)
 
 
 class Section(BaseModel):
     """A group of settings: unknown names are refused, values are checked, nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-def _as_list(value: object) -> object:
-    """One value, or several separated by commas, stands for a list: `--data.files 'a.csv,b.csv'`."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
 
 
 ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
@@ -34,68 +35,10 @@ SHARDED = ("zero3", "fsdp")
 """The strategies that cut parameters apart."""
 
 
-def _as_number(value: object) -> object:
-    """Digits stand for their number, where only some numbers are possible: `--quantization.bits 4`."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def _known_encoding(name: str) -> str:
-    """The name of an encoding that Python knows. Raises ValueError."""
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        raise ValueError("it should be an encoding that Python knows, such as latin-1, cp1252 or utf-16") from None
-
-
-def _as_weights(value: object) -> object:
-    """A mapping, as a file may hold it, stands for its pairs: `{spam: 4}` for `spam=4`."""
-    return [f"{label}={weight}" for label, weight in value.items()] if isinstance(value, dict) else _as_list(value)
-
-
-def _checked_weights(values: list[str] | None) -> list[str] | None:
-    for value in [] if values == ["balanced"] else values or ():
-        try:
-            number = float(value.rpartition("=")[2])
-        except ValueError:
-            number = 0.0
-        if not ("=" in value and 0 < number < math.inf):
-            raise ValueError(f"{value} is not a label and a positive number; write balanced, or such as spam=4,ham=0.5")
-    return values
-
-
-def _checked_mix(values: list[str] | None) -> list[str] | None:
-    for value in values or ():
-        name, _, weight = value.rpartition("=")
-        try:
-            number = float(weight)
-        except ValueError:
-            number = 0.0
-        if not (name.strip() and 0 < number <= 1000):
-            raise ValueError(
-                f"{value} is not a data set and a weight above 0; write such as chats.jsonl=2,owner/name=1"
-            )
-    if values is not None and len({value.rpartition("=")[0].strip() for value in values}) < len(values):
-        raise ValueError("a data set stands in it twice; give each once")
-    return values or None
-
-
-def _whole(value: float) -> int | float:
-    """A number without a fraction as an integer, which is how people write it."""
-    return int(value) if value == int(value) else value
-
-
-def repository_name(name: str) -> str:
-    """The name of a repository on the Hub, checked by the Hub's own rules. Raises ValueError."""
-    part = r"\b[A-Za-z0-9_.-]{1,96}\b"
-    if not re.fullmatch(rf"{part}/{part}", name) or "--" in name or ".." in name or name.endswith(".git"):
-        raise ValueError("it should be owner/name, each of letters, digits, hyphens, dots and underscores")
-    return name
-
-
-Names = Annotated[list[str], BeforeValidator(_as_list)]
+Names = Annotated[list[str], BeforeValidator(as_list)]
 Cloud = Literal["aws", "gcp", "azure"]
 Trackers = Annotated[
-    list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(lambda value: _as_list(value) or [])
+    list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(lambda value: as_list(value) or [])
 ]
 Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -140,7 +83,7 @@ class Data(Section):
     files: Names | None = None
     """Local files or globs (csv, json, jsonl, parquet, txt, each also with .gz where its format allows), or one
     folder written by save_to_disk."""
-    mix: Annotated[list[str] | None, BeforeValidator(_as_weights), AfterValidator(_checked_mix)] = None
+    mix: Annotated[list[str] | None, BeforeValidator(as_weights), AfterValidator(checked_mix)] = None
     """Several data sets and how often a row of each stands in an epoch, instead of `name` and `files`:
     `chats/*.jsonl=2,owner/name=0.5` has each row of the files twice, and half of the rows of a data set on the Hub,
     drawn by the seed. All else of this section holds for each of them. owner/name@commit keeps a commit."""
@@ -149,7 +92,7 @@ class Data(Section):
     are named: train is trained on, validation evaluated on, test left alone. false: all files are trained on."""
     delimiter: Literal["comma", "semicolon", "tab", "pipe"] | None = None
     """What separates the fields of CSV files. None: comma, in .tsv files tab."""
-    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    encoding: Annotated[str, AfterValidator(known_encoding)] | None = None
     """Encoding of text, CSV and JSON files, as Python calls it: latin-1, cp1252, utf-16. None: UTF-8."""
     bad_rows: Literal["refuse", "drop"] = "refuse"
     """What becomes of rows that cannot be read: lines that are not JSON, rows of CSV with another number of fields,
@@ -240,7 +183,7 @@ class Optimizer(Section):
     last block learns at the full rate, the embeddings at the lowest. 1: all alike. For models with one stack of
     blocks."""
     betas: Annotated[
-        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(_as_list)
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(as_list)
     ] = (0.9, 0.999)
     """AdamW's decay of the first and the second moment."""
     epsilon: float = Field(1e-8, gt=0, lt=1)
@@ -256,7 +199,7 @@ class Optimizer(Section):
 class Loss(Section):
     """How much a target counts while training. An evaluation counts all alike."""
 
-    class_weights: Annotated[list[str] | None, BeforeValidator(_as_weights), AfterValidator(_checked_weights)] = None
+    class_weights: Annotated[list[str] | None, BeforeValidator(as_weights), AfterValidator(checked_weights)] = None
     """How much a target of each class counts (classification), such as `spam=4,ham=0.5`; a class that is not named
     counts 1. `balanced`: all classes together the same, by their rows. None: all targets the same."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -281,7 +224,7 @@ class Schedule(Section):
     """Fraction of all steps in which the learning rate rises from zero."""
     warmup_steps: int | None = Field(None, ge=0)
     """Steps in which the learning rate rises from zero, instead of `warmup_fraction`."""
-    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_whole), PlainSerializer(_whole)] = 3
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(whole), PlainSerializer(whole)] = 3
     """Passes over the data; 0.5 is half of one."""
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps, instead of `epochs`."""
@@ -326,7 +269,7 @@ class Lora(Section):
 class Quantization(Section):
     """The frozen base model in fewer bits (QLoRA, bitsandbytes). On where `bits` is set; needs an adapter."""
 
-    bits: Annotated[Literal[4, 8] | None, BeforeValidator(_as_number)] = None
+    bits: Annotated[Literal[4, 8] | None, BeforeValidator(as_number)] = None
     """4: NF4. 8: LLM.int8. None: not quantized. The output layer and new heads never are."""
     double_quantization: bool = True
     """Quantize the scales of the 4-bit blocks too: 0.4 bits less per parameter."""
