@@ -15,6 +15,7 @@ from distrain_trainer.data.chat import use_template
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hardware.numerics import autocast, set_up_numerics
 from distrain_trainer.hardware.threads import threads_for
+from distrain_trainer.hub.commits import at
 from distrain_trainer.hub.errors import hub_error
 from distrain_trainer.models.load import (
     load_config,
@@ -192,7 +193,7 @@ def load_elsewhere(name: str, flags: dict[str, str]) -> Trained:
     )
     try:
         model, found = model_class(settings).from_pretrained(
-            source, revision=revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **at(revision)
         )
     except (OSError, ValueError) as error:
         raise hub_error(error, "model", name, revision) from error
