@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ def prepare_all(
                 f"data.mix: {name} has other labels ({part.label_names}) than {next(iter(weights))} "
                 f"({parts[0].label_names}); give both the same"
             )
-    return _mixed(settings, list(weights.values()), parts, say)
+    return _mixed(settings, weights, parts, say)
 
 
 def weights_of(mix: Sequence[str]) -> dict[str, float]:
@@ -79,14 +79,16 @@ def chosen(count: int, weight: float, seed: int, number: int) -> np.ndarray:
 
 
 def _mixed(
-    settings: Settings, weights: Sequence[float], parts: Sequence[Tokenized], say: Callable[[str], None]
+    settings: Settings, weighted: Mapping[str, float], parts: Sequence[Tokenized], say: Callable[[str], None]
 ) -> Tokenized:
     """The entry of the cache that holds all parts, made where it is missing."""
+    weights = list(weighted.values())
     told = ", ".join(f"{weight:g} x {part.origin.description}" for weight, part in zip(weights, parts, strict=True))
     key = hashlib.sha256(
-        json.dumps([settings.seed, list(weights), [part.fingerprint for part in parts]]).encode()
+        json.dumps([settings.seed, weights, [part.fingerprint for part in parts]]).encode()
     ).hexdigest()
-    origin = Origin(told, key)
+    kept = zip(weighted.items(), parts, strict=True)
+    origin = Origin(told, key, mix=tuple(f"{_at_commit(name, part)}={weight}" for (name, weight), part in kept))
     entry = cache_folder(settings.data) / "tokens" / f"mix-{key}"
     with FileLock(f"{entry}.lock"):
         if (found := load_entry(entry, origin)) is None:
@@ -102,6 +104,11 @@ def _mixed(
     assert found is not None
     say(f"data.mix: {told}: {len(found.train):,} training rows")
     return replace(found, origin=origin)
+
+
+def _at_commit(name: str, part: Tokenized) -> str:
+    """A data set on the Hub with the commit that it is at; files as they are."""
+    return f"{name.partition('@')[0]}@{part.origin.commit}" if part.origin.commit else name
 
 
 def _write(folder: Path, settings: Settings, weights: Sequence[float], parts: Sequence[Tokenized]) -> None:

@@ -41,7 +41,8 @@ class Origin:
     fingerprint: 64 hex digits that follow from the content: the bytes of the files in order, whatever their names
     and dates, or the Hub's name, configuration and commit.
     commit: of a data set on the Hub, else None. files, evaluation_files: resolved, sorted, those of no bytes left
-    out; one folder for save_to_disk. divided: which files are which split, where their names say so, else empty.
+    out; one folder for save_to_disk. divided: which files are which split, where their names say so, else empty. mix:
+    several data sets as `data.mix` has them, at their commits.
     """
 
     description: str
@@ -50,6 +51,7 @@ class Origin:
     files: tuple[Path, ...] = ()
     evaluation_files: tuple[Path, ...] = ()
     divided: str = ""
+    mix: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,7 @@ def with_defaults(
     decided = {
         "model.revision": revision,
         "data.revision": data.origin.commit,
+        "data.mix": list(data.origin.mix) or None,
         "data.max_length": max_length,
         "data.evaluation_fraction": held_out(settings),
         "batch.micro_batches": settings.batch.micro_batches or world,
