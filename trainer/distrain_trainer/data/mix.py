@@ -3,13 +3,13 @@
 What comes out is an entry of the cache as any other, so plan, batches and resumes know nothing of it.
 """
 
+import errno
 import glob
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from distrain_trainer.data.readers import FORMATS
 from distrain_trainer.data.rows import ArrayFiles, Rows
 from distrain_trainer.data.sources import Origin, cache_folder
 from distrain_trainer.data.tokens import Tokenized, fingerprint_of, load_entry, prepare
-from distrain_trainer.errors import DataError
+from distrain_trainer.errors import DataError, VolumeError
 from distrain_trainer.settings.model import Settings, changed
 
 if TYPE_CHECKING:
@@ -98,12 +98,18 @@ def _mixed(
                 _write(making, settings, weights, parts)
                 shutil.rmtree(entry, ignore_errors=True)
                 making.rename(entry)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise VolumeError(
+                        f"the cache's disk is full ({entry.parent}); free space or set data.cache"
+                    ) from error
+                raise
             finally:
                 shutil.rmtree(making, ignore_errors=True)
             found = load_entry(entry, origin)
     assert found is not None
     say(f"data.mix: {told}: {len(found.train):,} training rows")
-    return replace(found, origin=origin)
+    return found
 
 
 def _at_commit(name: str, part: Tokenized) -> str:
