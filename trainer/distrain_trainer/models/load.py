@@ -178,7 +178,8 @@ def load_model(
 
 def add_rows(model: PreTrainedModel, tokens: int, seed: int) -> None:
     """Gives the embeddings a row for each token that they lack, drawn around the mean of the others under the seed."""
-    if model.get_input_embeddings().num_embeddings < tokens:
+    embeddings: Any = model.get_input_embeddings()
+    if embeddings.num_embeddings < tokens:
         torch.manual_seed(seed)
         model.resize_token_embeddings(tokens)
 
