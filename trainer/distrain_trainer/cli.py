@@ -63,6 +63,14 @@ CHECKPOINT = argument(
     help="model of a run: final, best, newest or the number of a step (default: the first of these that is there)",
 )
 
+SAMPLING = (
+    argument("--temperature", type=float, default=0.0, metavar="T", help="draw tokens (default: 0, the likeliest one)"),
+    argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest, up to this probability"),
+    argument("--top-k", type=int, default=0, metavar="N", help="draw from the N likeliest (default: 0, from all)"),
+    argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: fewer repetitions"),
+    argument("--seed", type=int, default=42, metavar="N", help="of what is drawn (default: 42)"),
+)
+
 COMMANDS = (
     Command(
         "train",
@@ -113,6 +121,7 @@ COMMANDS = (
             argument("--output", metavar="FILE", help="where the JSON lines go (default: stdout)"),
             argument("--keep-columns", action="store_true", help="add each row of FILE to its prediction, as `row`"),
             argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens of an answer at most"),
+            *SAMPLING,
             CHECKPOINT,
         ),
         takes_settings=True,
@@ -124,6 +133,7 @@ COMMANDS = (
         (
             PATH,
             argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer at most"),
+            *SAMPLING,
             CHECKPOINT,
         ),
     ),
