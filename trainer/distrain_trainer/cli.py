@@ -218,6 +218,23 @@ COMMANDS = (
             argument("--config", metavar="NAME", help="configuration of the data sets"),
         ),
     ),
+    Command(
+        "convert",
+        "Turns a configuration of axolotl, TRL, HF Trainer or accelerate, or such a command, into settings as YAML.",
+        "distrain_trainer.convert.command:run",
+        (
+            argument("file", metavar="FILE", help="YAML, JSON or a shell script; - for stdin"),
+            argument(
+                "--from",
+                dest="program",
+                choices=("axolotl", "trainer", "trl", "accelerate"),
+                help="whose configuration it is (default: what its keys tell)",
+            ),
+            argument(
+                "--processes", type=int, metavar="N", help="processes that it ran on (default: what the file says)"
+            ),
+        ),
+    ),
     Command("schema", "Prints the JSON schema of the settings.", "distrain_trainer.commands:schema"),
     Command(
         "sample",
