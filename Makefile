@@ -49,8 +49,11 @@ coverage: ## Run the tests, measure what those of one process cover of the train
 test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die; MATRIX=expression chooses (25 minutes)
 	@$(PYTEST) -m matrix --durations=10 tests/trainer $(if $(MATRIX),-k '$(MATRIX)')
 
+.venv/sagemaker: tests/trainer/launch/sagemaker-sdk.txt .venv/ready
+	@$(PIP) --no-deps --target $@ --upgrade -r $< && touch $@
+
 .PHONY: examples-test
-examples-test: .venv/ready ## Run every example and notebook from beginning to end (15 minutes)
+examples-test: .venv/sagemaker ## Run every example and notebook from beginning to end (15 minutes)
 	@$(PYTEST) -m examples --durations=5 tests/trainer tests/project
 
 .PHONY: notebooks

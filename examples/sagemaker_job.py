@@ -4,14 +4,15 @@
     python examples/sagemaker_job.py --image ACCOUNT.dkr.ecr.REGION.amazonaws.com/distrain:0.1.0 --role ARN \
         --train s3://BUCKET/train --output s3://BUCKET/runs --training-type accelerated
 
-Needs: an AWS account that may start training jobs, the image in ECR (`make image`), and labelled texts in S3. The default
-is one ml.g5.xlarge, with a GPU of 24 GB; `distrain plan` says what a run takes.
-Expect: the name of the job. Its model is in the output as model.tar.gz; a spot instance that is taken away continues from
-its newest checkpoint. What SageMaker's words mean to distrain is in docs/sagemaker.md.
+Needs: an AWS account that may start training jobs, the image in ECR (`make image`), and labelled texts in S3. The
+default is one ml.g5.xlarge with a GPU of 24 GB; `distrain plan` says what a run takes.
+Expect: the job's name. Its model comes to the output as model.tar.gz; a spot instance that is taken away continues
+from its newest checkpoint. docs/sagemaker.md says what SageMaker's words mean to distrain. Not run on SageMaker itself:
+a test sends this to an account in memory, and gives what was sent to the container's program.
 
-In script mode (--source FOLDER --command "distrain train mine.yaml") SageMaker unpacks a folder of yours in the container and
-starts the command there, so that settings can stand in a file. The image then needs bash, and distrain is in it, or the
-command installs it. Hyperparameters go over the file's settings in both ways.
+In script mode (--source FOLDER --command "distrain train mine.yaml") SageMaker unpacks a folder of yours in the
+container and starts the command there, so that settings can stand in a file; hyperparameters go over them. Its script
+needs bash and pip in the image, as AWS's own for PyTorch have; a requirements.txt in the folder installs distrain.
 """
 
 import argparse
