@@ -49,6 +49,17 @@ coverage: ## Run the tests, measure what those of one process cover of the train
 test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die; MATRIX=expression chooses (25 minutes)
 	@$(PYTEST) -m matrix --durations=10 tests/trainer $(if $(MATRIX),-k '$(MATRIX)')
 
+.venv/sagemaker: tests/trainer/launch/sagemaker-sdk.txt .venv/ready
+	@$(PIP) --no-deps --target $@ --upgrade -r $< && touch $@
+
+.PHONY: examples-test
+examples-test: .venv/sagemaker ## Run every example and notebook from beginning to end (15 minutes)
+	@$(PYTEST) -m examples --durations=5 tests/trainer tests/project
+
+.PHONY: notebooks
+notebooks: .venv/ready ## Execute the notebooks and keep what they show
+	@$(PY) examples/notebooks/execute.py
+
 .PHONY: fault-test
 fault-test: .venv/ready ## Runs of two nodes under random faults, by seed: MINUTES=5 SEED=1; each must end the same
 	@MINUTES=$(or $(MINUTES),5) SEED=$(or $(SEED),1) $(PYTEST) tests/trainer/launch/random_faults.py

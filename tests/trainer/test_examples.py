@@ -90,7 +90,7 @@ def rows(data: dict[str, Any]) -> dict[str, bytes]:
     return {"train.jsonl": lines, "test.jsonl": lines}
 
 
-@pytest.mark.matrix
+@pytest.mark.examples
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_trains(file: Path, service: hub.Hub, tmp_path: Path) -> None:
     reviews = "".join(f'"{row["text"]}",{row["label"]}\n' for row in TEXTS)
