@@ -108,12 +108,12 @@ def arrow(start: Box, end: Box) -> str:
     """A line from one box to another, from the sides that face each other."""
     middle, below = start.x + start.w / 2, start.y + HEIGHT
     if start.x + start.w <= end.x:
-        x1, y1, x2, y2 = start.x + start.w, start.y + HEIGHT / 2, end.x - 2, end.y + HEIGHT / 2
+        x1, y1, x2, y2 = float(start.x + start.w), start.y + HEIGHT / 2, float(end.x - 2), end.y + HEIGHT / 2
     elif end.x + end.w <= start.x:
         x1, y1, x2, y2 = start.x, start.y + HEIGHT / 2, end.x + end.w + 2, end.y + HEIGHT / 2
     else:
-        straight = end.x + end.w / 2 if end.w < start.w else middle
-        x1, y1, x2, y2 = straight, below, straight, end.y - 2
+        x1 = x2 = end.x + end.w / 2 if end.w < start.w else middle
+        y1, y2 = below, end.y - 2
     bend = (x1 + x2) / 2
     path = f"M{x1:g} {y1:g}C{bend:g} {y1:g} {bend:g} {y2:g} {x2:g} {y2:g}" if y1 != y2 and x1 != x2 else ""
     path = path or f"M{x1:g} {y1:g}L{x2:g} {y2:g}"

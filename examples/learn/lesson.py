@@ -85,7 +85,9 @@ def shuffled(rows: list[Text]) -> RandomSampler:
 def model() -> PreTrainedModel:
     """The encoder with a new head, the same every time."""
     torch.manual_seed(SEED)
-    return AutoModelForSequenceClassification.from_pretrained(ENCODER, num_labels=len(PACKAGES), **WITHOUT_DROPOUT)
+    loader: Any = AutoModelForSequenceClassification
+    found: PreTrainedModel = loader.from_pretrained(ENCODER, num_labels=len(PACKAGES), **WITHOUT_DROPOUT)
+    return found
 
 
 def save_encoder(folder: Path) -> None:

@@ -120,7 +120,12 @@ COMMANDS = (
             ),
             argument("--output", metavar="FILE", help="where the JSON lines go (default: stdout)"),
             argument("--keep-columns", action="store_true", help="add each row of FILE to its prediction, as `row`"),
-            argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens of an answer at most"),
+            argument(
+                "--max-new-tokens",
+                type=int,
+                metavar="N",
+                help="tokens of an answer at most (default: 64; for sequence-to-sequence data.max_target_length)",
+            ),
             *SAMPLING,
             CHECKPOINT,
         ),

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from distrain_trainer.data.packing import Packing, packed_batch
 from distrain_trainer.data.plan import MicroBatches, Plan, deal
 from distrain_trainer.data.rows import Rows
+from distrain_trainer.data.targets import target_batch
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.tasks import FACTS, Task
@@ -66,7 +67,7 @@ class Collator:
 
     def __call__(self, numbers: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask, token_type_ids of pairs: int64 [rows, longest]; labels: int64 [rows] or [rows,
-        longest].
+        longest], of targets as long as the longest of them.
 
         Of packed rows position_ids in place of attention_mask.
         """
@@ -74,6 +75,8 @@ class Collator:
             packed = packed_batch(self.rows, self.packing, numbers, self.pad_id)
             return {name: torch.from_numpy(array) for name, array in packed.items()}
         rows, target = self.rows, FACTS[self.task].target
+        if FACTS[self.task].writes:
+            return {name: torch.from_numpy(array) for name, array in target_batch(rows, numbers, self.pad_id).items()}
         arrays = padded(rows, numbers, self.pad_id)
         input_ids = arrays["input_ids"]
         shape = input_ids.shape

@@ -40,7 +40,13 @@ class MicroBatches:
 
 
 def cut(lengths: np.ndarray, rows: np.ndarray, tokens: int, samples: int | None) -> MicroBatches:
-    """Sorts rows by length, longest first, and cuts greedily: rows x longest <= tokens, rows <= samples."""
+    """Sorts rows by length, longest first, and cuts greedily: rows x longest <= tokens, rows <= samples.
+
+    lengths: int [all rows]; or [all rows, 2] where a row has two parts that are padded apart, so that the longest of
+    either count.
+    """
+    if lengths.ndim == 2:
+        return _cut_in_two(lengths, rows, tokens, samples)
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     starts, costs = [0], []
     while starts[-1] < len(rows):
@@ -51,16 +57,35 @@ def cut(lengths: np.ndarray, rows: np.ndarray, tokens: int, samples: int | None)
     return MicroBatches(rows, np.asarray(starts, np.int64), np.asarray(costs, np.int64))
 
 
+def _cut_in_two(lengths: np.ndarray, rows: np.ndarray, tokens: int, samples: int | None) -> MicroBatches:
+    """`cut` of rows with two parts: rows x (longest first part + longest second part) <= tokens."""
+    rows = rows[np.lexsort((-lengths[rows, 0], -lengths[rows].sum(1)))]
+    starts, costs = [0], []
+    most = samples or len(rows)
+    first, second, count = 0, 0, 0
+    for place, (one, other) in enumerate(lengths[rows].tolist()):
+        longest = max(first, one), max(second, other)
+        if count and ((count + 1) * sum(longest) > tokens or count == most):
+            starts.append(place)
+            costs.append(count * (first + second))
+            longest, count = (one, other), 0
+        (first, second), count = longest, count + 1
+    if count:
+        starts.append(len(rows))
+        costs.append(count * (first + second))
+    return MicroBatches(rows, np.asarray(starts, np.int64), np.asarray(costs, np.int64))
+
+
 def plan_epoch(
     lengths: np.ndarray, seed: int, epoch: int, tokens: int, samples: int | None, micro_batches: int
 ) -> MicroBatches:
     """The micro-batches of one epoch, in the order in which they are trained on.
 
-    lengths: tokens of each row, int [rows], each at most `tokens`.
+    lengths: tokens of each row, int [rows], each at most `tokens`; or [rows, 2], of its two parts.
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = generator.permutation(len(lengths))
-    rows_a_micro_batch = min(samples or len(lengths), max(tokens / max(lengths.mean(), 1), 1))
+    rows_a_micro_batch = min(samples or len(lengths), max(tokens / max(lengths.sum() / len(lengths), 1), 1))
     pool = min(POOL_STEPS * micro_batches * rows_a_micro_batch, len(lengths) / 4)
     if samples:  # whole micro-batches: a pool's rest would be a small one, whose rows weigh more
         size = ceil(pool / samples) * samples
@@ -118,7 +143,7 @@ class Step:
 class Plan:
     """All steps of a run.
 
-    lengths: tokens of each training row, int [rows].
+    lengths: tokens of each training row, int [rows]; or [rows, 2], of its two parts.
     tokens, samples, micro_batches: as in the settings' `batch`.
     epochs, max_steps: the run ends after this many epochs (with a fraction: the plan is cut there), or after exactly
     `max_steps` when that is given.

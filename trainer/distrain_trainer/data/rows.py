@@ -23,6 +23,7 @@ class Rows:
     types: of pairs only, int8 [tokens], which of its two texts a token is of, as the model counts them
     (token_type_ids); None for models that are not told.
     texts: token-classification only, int32 [rows], the number of the text that a row is a window of.
+    firsts: sequence-to-sequence only, int32 [rows], the tokens of a row's source, behind which is its target.
     """
 
     input_ids: np.ndarray
@@ -31,6 +32,7 @@ class Rows:
     words: np.ndarray | None = None
     types: np.ndarray | None = None
     texts: np.ndarray | None = None
+    firsts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -39,6 +41,17 @@ class Rows:
     def lengths(self) -> np.ndarray:
         """Tokens of each row: int32 [rows]."""
         return np.diff(self.offsets).astype(np.int32)
+
+    @property
+    def sides(self) -> np.ndarray:
+        """Tokens of each row's source and of its target: int32 [rows, 2]."""
+        assert self.firsts is not None
+        return np.stack([self.firsts, self.lengths - self.firsts], axis=1)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """What a row takes of a micro-batch: int32 [rows], or [rows, 2] where two parts of it are padded apart."""
+        return self.lengths if self.firsts is None else self.sides
 
 
 class ArrayFiles:

@@ -216,26 +216,29 @@ def label_column(part: Part, settings: Settings) -> LabelColumn:
     )
 
 
-def text_columns(part: Part, settings: Settings) -> list[str]:
-    """The column of the texts, and that of second texts where there are pairs; DataError where there is none."""
-    data = settings.data
-    names = [part.column(data.text_column, settings.facts.text_columns, "data.text_column")]
+def text_columns(part: Part, settings: Settings) -> dict[str, str]:
+    """The column of the texts, and that of second texts or of targets where there are some, by the settings that name
+    them; DataError where there is none."""
+    data, facts = settings.data, settings.facts
+    wanted = {"data.text_column": (data.text_column, facts.text_columns)}
     if data.text_pair_column is not None:
-        names.append(part.column(data.text_pair_column, (), "data.text_pair_column"))
-    return names
+        wanted["data.text_pair_column"] = data.text_pair_column, ()
+    if facts.writes:
+        wanted["data.target_column"] = data.target_column, facts.target_columns
+    return {setting: part.column(name, candidates, setting) for setting, (name, candidates) in wanted.items()}
 
 
 def is_tokenized(part: Part, settings: Settings) -> bool:
     """Whether the rows were tokenized before: a column input_ids, where no column of texts is named."""
-    named = settings.data.text_column or settings.data.text_pair_column
-    return "input_ids" in part.source.columns and named is None and settings.facts.holds != "words"
+    named, facts = settings.data.text_column or settings.data.text_pair_column, settings.facts
+    return "input_ids" in part.source.columns and named is None and facts.holds != "words" and not facts.writes
 
 
 def _check_columns(part: Part, settings: Settings) -> None:
     """Raises SettingsError where texts and labels are the same column."""
     if is_tokenized(part, settings):
         return
-    *first, last = text_columns(part, settings)
+    *first, last = text_columns(part, settings).values()
     labels = settings.data.label_columns or [label_column(part, settings).name]
     if label := next((name for name in labels if name in (*first, last)), None):
         raise SettingsError(
@@ -285,6 +288,7 @@ def used_columns(settings: Settings) -> tuple[str, ...]:
     else:
         names += [data.text_column] if data.text_column else [*facts.text_columns, "input_ids", "attention_mask"]
         names.append(data.text_pair_column)
+        names += [data.target_column] if data.target_column else facts.target_columns
         names += [data.label_column] if data.label_column else facts.label_columns or ("label", "labels")
         names += data.label_columns or ()
     names.append("split" if is_sample(data) else data.split_column)

@@ -139,8 +139,8 @@ def encode(
 ) -> Rows:
     """Tokens of texts, pairs of them or words, for prediction, in memory.
 
-    A text is one row always, truncated where it is longer. Words are as many windows as it takes, so that none is left
-    out; their targets are their numbers where `labels` has no tags.
+    A text is one row always, truncated where it is longer; so is a source with its target. Words are as many windows as
+    it takes, so that none is left out; their targets are their numbers where `labels` has no tags.
     The rows are those of training: a causal-lm text has its end-of-text token. A text without any token is one pad
     token, so that it keeps its place. labels: of the rows, or of the words of each.
     """
@@ -152,11 +152,12 @@ def encode(
     framed = bool(shape.prefix or shape.suffix or shape.end)
     of_words, of_rows = divided(labels)
     for number, text in enumerate(tokenize_inputs(inputs, settings, tokenizer, shape, of_words)):
-        nothing = Text([tokenizer.pad_token_id], targets=[IGNORE_INDEX])
+        nothing = Text([tokenizer.pad_token_id], targets=[IGNORE_INDEX], first=text.first and 1)
         made.add(text if text.input_ids or framed else nothing, shape, number)
     masked = np.asarray(made.words, np.int32) if settings.facts.target == "masked-token" else None
     offsets = np.concatenate([[0], np.cumsum(made.lengths)]).astype(np.int64)
     types = np.asarray(made.types, np.int8) if made.types else None
+    firsts = np.asarray(made.firsts, np.int32) if made.firsts else None
     return Rows(
         np.asarray(made.input_ids, np.int32),
         offsets,
@@ -164,6 +165,7 @@ def encode(
         words=masked,
         types=types,
         texts=np.asarray(made.texts, np.int32) if words else None,
+        firsts=firsts,
     )
 
 
@@ -181,6 +183,8 @@ def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: i
     ]
     if settings.facts.holds == "messages":
         parts += [tokenizer.chat_template, settings.chat.messages_column, settings.chat.tools_column]
+    if settings.facts.writes:
+        parts += [data.target_column, data.max_target_length, data.text_prefix]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -371,6 +375,8 @@ def _write(
                 files.append("labels", labels[made.texts])
             elif facts.target == "masked-token":
                 files.append("words", made.words)
+            elif facts.writes:
+                files.append("firsts", made.firsts)
             else:
                 files.append("labels", made.targets)
                 targets_are_ids &= made.targets == made.input_ids

@@ -22,6 +22,7 @@ from distrain_trainer.tasks.table import TASKS
 from distrain_trainer.training.evaluation import evaluate, plan_evaluation
 from distrain_trainer.training.further import further_of
 from distrain_trainer.training.probes import choose_loss
+from distrain_trainer.training.writing import Writing
 
 
 def evaluate_folder(
@@ -56,12 +57,13 @@ def evaluate_folder(
         loss, predictions = module(**{name: tensor.to(trained.device) for name, tensor in micro_batch.items()})
         return loss, predictions
 
-    planned = plan_evaluation(rows.lengths, settings)
+    planned = plan_evaluation(rows.sizes, settings)
     say(f"evaluating on {len(planned.rows):,} of {len(rows):,} rows: {named}")
     collator = Collator.of(settings, rows, trained.tokenizer)
     choose_loss(settings, module, module, collator, say)
     process = ProcessRank(0, 1, 0, 1)
-    found = evaluate(forward, planned, collator, process, trained.labels, further=further, say=say)
+    writing = Writing.of(settings, collator, planned, trained.tokenizer)
+    found = evaluate(forward, planned, collator, process, trained.labels, further=further, say=say, writing=writing)
     assert found is not None
     return {"model": str(trained.folder), "rows": len(planned.rows)} | found.metrics
 

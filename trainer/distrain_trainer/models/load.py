@@ -78,8 +78,23 @@ def load_tokenizer(name: str, revision: str | None, added: Sequence[str] = ()) -
     return tokenizer
 
 
+def check_kind(settings: Settings, config: Any) -> None:
+    """Refuses (SettingsError) a model without a decoder of its own for a task that writes another text, and one with an
+    encoder for a task that continues a text."""
+    if settings.facts.writes and not config.is_encoder_decoder:
+        raise SettingsError(
+            f"task is {settings.task} but {settings.model.name} has no encoder and decoder; choose a model such as T5 "
+            "or BART, or task causal-lm or chat for a decoder alone"
+        )
+    if settings.facts.causal and config.is_encoder_decoder:
+        raise SettingsError(
+            f"task is {settings.task} but {settings.model.name} has an encoder and a decoder; set task to "
+            "sequence-to-sequence, or choose a decoder such as GPT-2 or Llama"
+        )
+
+
 def longest_row(settings: Settings, config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """`data.max_length`, or the model's maximum or `batch.tokens`, whichever is less."""
+    """`data.max_length`, or the model's maximum or `batch.tokens`, whichever is less, beside the longest target."""
     wanted, tokens = settings.data.max_length, settings.batch.tokens
     if tokens == "auto":
         if wanted is None:
@@ -90,8 +105,13 @@ def longest_row(settings: Settings, config: Any, tokenizer: PreTrainedTokenizerB
     maximum = min(
         tokenizer.model_max_length, getattr(config.get_text_config(), "max_position_embeddings", None) or tokens
     )
+    if settings.facts.writes and settings.data.max_target_length > maximum:
+        raise SettingsError(
+            f"data.max_target_length is {settings.data.max_target_length} but {settings.model.name} accepts at most "
+            f"{maximum} tokens; lower it"
+        )
     if wanted is None:
-        return min(maximum, tokens)
+        return min(maximum, tokens - settings.row_tokens(0))
     if wanted > maximum:
         raise SettingsError(
             f"data.max_length is {wanted} but {settings.model.name} accepts at most {maximum} tokens; lower it"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -12,6 +13,19 @@ from distrain_trainer.hardware.numerics import autocast
 from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.tasks.language import LANGUAGE
 from distrain_trainer.tasks.task import Task
+
+GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "early_stopping": False,
+    "length_penalty": 1.0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "use_cache": True,
+}
+"""Stands over what a model's own configuration says of generation, which was found for the data it was trained on."""
 
 
 class SummedLoss(nn.Module):
@@ -58,6 +72,7 @@ class SummedLoss(nn.Module):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        new_tokens: torch.Tensor | None = None,
         with_logits: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The task's loss, summed over the valid targets: fp32 scalar; and, in evaluation mode, the predictions.
@@ -67,6 +82,8 @@ class SummedLoss(nn.Module):
         input_ids, attention_mask, position_ids, token_type_ids: int64 [rows, tokens]; labels: int64 [rows] or [rows,
         tokens], -100 for no target, already shifted for language models: labels[:, t] is what position t predicts.
         position_ids: of packed rows, which have no attention_mask. token_type_ids: of pairs of texts.
+        labels of a text that a decoder writes: int64 [rows, tokens of the target]. new_tokens: int64, how many tokens
+        the decoder is to write at most; predictions are then what it writes, int64 [rows, tokens], and the loss is 0.
         predictions: int64 of the labels' shape, of no meaning where there is no target; empty in training mode. With
         `with_logits` in their place the logits of the targets in order: [targets, classes].
         """
@@ -80,6 +97,12 @@ class SummedLoss(nn.Module):
             inputs["token_type_ids"] = token_type_ids
         if routed := bool(self.router_weight) and (self.training or with_logits):
             inputs["output_router_logits"] = True
+        if self.task.score_texts is not None:
+            inputs["attention_mask"] = attention_mask
+            if new_tokens is not None:
+                with autocast(input_ids.device, self.precision):
+                    return torch.zeros((), device=input_ids.device), written(self.model, int(new_tokens), **inputs)
+            inputs["decoder_input_ids"] = decoder_inputs(transformer(self.model), labels)
         with autocast(input_ids.device, self.precision):
             if self.chunks:
                 return self._in_chunks(inputs, labels, with_logits)
@@ -140,6 +163,29 @@ class SummedLoss(nn.Module):
             assert self.task.labelled is not None and self.task.labelled.weigh is not None
             targets = self.task.labelled.weigh(labels, self.weights)
         return self.router_weight * targets * balance
+
+
+def decoder_inputs(model: Any, labels: torch.Tensor) -> torch.Tensor:
+    """What a decoder reads while it learns to write its targets: a start token and all of them but the last one.
+
+    labels: int64 [rows, tokens], -100 for none.
+    """
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):  # some begin with the language that they end in
+        found: torch.Tensor = model.prepare_decoder_input_ids_from_labels(labels)
+        return found
+    start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
+    before = labels[:, :-1]
+    return torch.cat([start, torch.where(before == IGNORE_INDEX, model.config.pad_token_id, before)], dim=1)
+
+
+def written(model: Any, longest: int, **inputs: Any) -> torch.Tensor:
+    """The tokens that a decoder writes, the likeliest at each place: int64 [rows, tokens], `longest` at most.
+
+    Where processes share parameters, all go through the model equally often.
+    """
+    synced = dist.is_initialized() and dist.get_world_size() > 1
+    tokens: torch.Tensor = model.generate(**inputs, **GREEDY, max_new_tokens=longest, synced_gpus=synced)
+    return tokens[:, 1:]  # behind the start token
 
 
 def transformer(model: Any) -> Any:

@@ -73,12 +73,20 @@ class Settings(Section):
         """What is known of the task."""
         return FACTS[self.task]
 
+    def row_tokens(self, longest: int) -> int:
+        """Padded tokens of a row as long as may be. longest: `data.max_length`, decided."""
+        return longest + (self.data.max_target_length if self.facts.writes else 0)
+
     @model_validator(mode="after")
     def _no_contradictions(self) -> Self:
         for contradiction, sentence in contradictions(self):
             if contradiction:
                 raise ValueError(sentence)
         return self
+
+
+WRITTEN = ("rouge1", "rouge2", "rougeL", "exact_match")
+"""Metrics of texts that the model writes."""
 
 
 def contradictions(s: Settings) -> list[tuple[bool, str]]:
@@ -151,6 +159,25 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"raise batch.tokens to at least {data.max_length} or lower data.max_length",
         ),
         (
+            s.facts.writes and batch.tokens != "auto" and s.row_tokens(data.max_length or 8) > batch.tokens,
+            f"data.max_length and data.max_target_length = {data.max_target_length} are together more than a "
+            f"micro-batch holds, batch.tokens = {batch.tokens}; raise batch.tokens or lower them",
+        ),
+        (
+            not s.facts.writes and (data.target_column, data.text_prefix) != (None, None),
+            "data.target_column and data.text_prefix are for sequence-to-sequence but task is "
+            f"{s.task}; remove them or change task",
+        ),
+        (
+            data.target_column is not None and data.target_column == data.text_column,
+            f"data.text_column and data.target_column are both {data.target_column}; name the column of the targets",
+        ),
+        (
+            s.facts.writes and (data.long_texts == "split" or data.stride > 0),
+            "data.long_texts=split and data.stride would part a source from its target in sequence-to-sequence; choose "
+            "truncate or drop, and no stride",
+        ),
+        (
             data.max_length is not None and data.stride >= data.max_length // 2,
             f"data.stride is {data.stride}, half of data.max_length = {data.max_length} or more; lower data.stride",
         ),
@@ -202,6 +229,11 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
     schedule, batch = s.schedule, s.batch
     decay = (schedule.decay, schedule.decay_fraction, schedule.decay_steps)
     return [
+        (
+            s.evaluation.generations == 0 and s.evaluation.metric in WRITTEN,
+            f"evaluation.metric is {s.evaluation.metric}, which is measured on generated texts, but "
+            "evaluation.generations is 0; raise it or choose another metric",
+        ),
         (
             s.evaluation.metrics is not None and not s.facts.labelled,
             f"evaluation.metrics is for tasks with labels but task is {s.task}; remove it",

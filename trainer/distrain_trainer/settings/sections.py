@@ -105,6 +105,11 @@ class Data(Section):
     """Column of the text. None takes the first of text, sentence, content. A column `input_ids` is taken as it is."""
     text_pair_column: str | None = None
     """Column of a second text, which is classified together with the first: MNLI's hypothesis beside its premise."""
+    text_prefix: str | None = None
+    """Text put before each source, such as `summarize: `, which T5 was pretrained with (sequence-to-sequence)."""
+    target_column: str | None = None
+    """Column of the text to be written (sequence-to-sequence). None takes the first of target, summary, highlights,
+    output, answer."""
     label_column: str | None = None
     """Column of the label (classification). None takes the first of label, labels."""
     label_columns: Names | None = None
@@ -126,9 +131,12 @@ class Data(Section):
     chat, 0.1 for the rest. 0: no evaluation."""
     max_length: int | None = Field(None, ge=8)
     """Longest row, in tokens. None: the model's maximum or `batch.tokens`, whichever is less."""
+    max_target_length: int = Field(128, ge=2)
+    """Longest target, in tokens (sequence-to-sequence). A micro-batch holds sources and targets within
+    `batch.tokens`."""
     long_texts: Literal["truncate", "split", "drop"] | None = None
-    """What becomes of longer texts. None: truncate for classification and chat, split for other language models. A
-    conversation that is truncated keeps whole turns."""
+    """What becomes of longer texts. None: truncate for classification, sequence-to-sequence and chat, split for other
+    language models. A conversation that is truncated keeps whole turns."""
     stride: int = Field(0, ge=0)
     """Tokens that neighbouring windows of a split text share; they are context, never counted twice as targets."""
     empty_texts: Literal["drop", "keep"] = "drop"
@@ -310,6 +318,9 @@ class Evaluation(Section):
     scripts like its own, such as ./cost.py. What they return may be `metric` too."""
     greater_is_better: bool | None = None
     """Direction of `metric`. None: down for loss, perplexity, bits_per_token, mse and mae, up for the rest."""
+    generations: int = Field(100, ge=0)
+    """Evaluation rows whose target the model writes, the likeliest token at each place, for rouge1, rouge2, rougeL and
+    exact_match (sequence-to-sequence); drawn once by the seed. 0: none."""
     patience: int | None = Field(None, ge=1)
     """Evaluations in a row without a better `metric` after which the run ends early."""
 

@@ -11,6 +11,7 @@ Task = Literal[
     "token-classification",
     "causal-lm",
     "masked-lm",
+    "sequence-to-sequence",
     "chat",
 ]
 
@@ -20,20 +21,22 @@ class TaskFacts:
     """What is known of a task before anything is read.
 
     holds: what a row of the data is. target: what is predicted: something of the row or of each word, the next token,
-    masked tokens.
+    masked tokens, another text.
     model_class, peft, pipeline: what transformers, peft (which has no name for some) and the Hub call it.
-    long_texts, evaluation_fraction: defaults of `data`. text_columns, label_columns: where they are looked for.
+    long_texts, evaluation_fraction: defaults of `data`. text_columns, target_columns, label_columns: where they are
+    looked for.
     numbers: labels are numbers, not classes.
     """
 
     holds: Literal["text", "words", "messages"]
-    target: Literal["row", "word", "next-token", "masked-token"]
+    target: Literal["row", "word", "next-token", "masked-token", "text"]
     model_class: str
     peft: str | None
     pipeline: str
     long_texts: Literal["truncate", "split"]
     evaluation_fraction: float = 0.1
     text_columns: tuple[str, ...] = ("text", "sentence", "content")
+    target_columns: tuple[str, ...] = ()
     label_columns: tuple[str, ...] = ()
     numbers: bool = False
 
@@ -51,6 +54,11 @@ class TaskFacts:
     def causal(self) -> bool:
         """Whether the model predicts each token from those before it."""
         return self.target == "next-token"
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes another text: an encoder reads the one, a decoder writes the other."""
+        return self.target == "text"
 
 
 NUMBERS = TaskFacts(
@@ -109,6 +117,16 @@ FACTS: dict[Task, TaskFacts] = {
         peft=None,
         pipeline="fill-mask",
         long_texts="split",
+    ),
+    "sequence-to-sequence": TaskFacts(
+        holds="text",
+        target="text",
+        model_class="AutoModelForSeq2SeqLM",
+        peft="SEQ_2_SEQ_LM",
+        pipeline="text-generation",
+        long_texts="truncate",
+        text_columns=("text", "source", "document", "article", "dialogue", "input", "question"),
+        target_columns=("target", "summary", "highlights", "output", "answer"),
     ),
     "chat": TaskFacts(
         holds="messages",

@@ -10,6 +10,7 @@ from distrain_trainer.tasks.regression import ORDINAL, REGRESSION
 from distrain_trainer.tasks.sequence import SEQUENCE
 from distrain_trainer.tasks.tags import TAGS
 from distrain_trainer.tasks.task import Names, Task
+from distrain_trainer.tasks.writing import WRITING
 
 TASKS: dict[TaskName, Task] = {
     "sequence-classification": SEQUENCE,
@@ -19,6 +20,7 @@ TASKS: dict[TaskName, Task] = {
     "token-classification": TAGS,
     "causal-lm": LANGUAGE,
     "masked-lm": LANGUAGE,
+    "sequence-to-sequence": WRITING,
     "chat": LANGUAGE,
 }
 

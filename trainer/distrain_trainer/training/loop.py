@@ -266,6 +266,7 @@ def evaluate_now(session: TrainingSession) -> Evaluation | None:
             session.watch,
             session.resolved.further,
             session.say,
+            session.writing,
         )
     module.train()
     session.signs.give(Section.STEP, session.state.step)

@@ -19,7 +19,7 @@ def plan_of(settings: Settings, rows: Rows, packing: Packing | None = None) -> P
     batch, schedule = settings.batch, settings.schedule
     assert batch.micro_batches is not None
     limits = (batch.limit, batch.samples, batch.micro_batches)
-    lengths = rows.lengths if packing is None else packing.lengths
+    lengths = rows.sizes if packing is None else packing.lengths
     return Plan(lengths, settings.seed, *limits, schedule.epochs, schedule.max_steps)
 
 

@@ -25,7 +25,7 @@ from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.memory.advice import read_model, size
 from distrain_trainer.memory.estimate import auto_tokens, fewest_processes, kind_of
 from distrain_trainer.metrics.metrics import greater_is_better
-from distrain_trainer.models.load import load_config, load_tokenizer, longest_row
+from distrain_trainer.models.load import check_kind, load_config, load_tokenizer, longest_row
 from distrain_trainer.models.load import resolve as locate_model
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.collectives import ProcessRank
@@ -102,7 +102,9 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
         settings = with_tokens_for_memory(settings, process, tell)
     check_memory_of_fewer(settings, claimed, process)
     use_template(tokenizer, settings)
-    max_length = longest_row(settings, load_config(model_name, model_revision), tokenizer)
+    config = load_config(model_name, model_revision)
+    check_kind(settings, config)
+    max_length = longest_row(settings, config, tokenizer)
     data = prepare_all(settings, tokenizer, max_length, tell, first=process.local_rank == 0)
     check_same_data(claimed, data)
     further = further_of(settings, data.evaluation, data.label_names or ())

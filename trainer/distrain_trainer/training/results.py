@@ -193,7 +193,7 @@ def conclude(
     """
     folder = session.resolved.folder
     session.checkpoints.retention.fence.check()
-    info = training_info(session, error) | {"answers": answers}
+    info = {"answers": None} | training_info(session, error) | ({} if answers is None else {"answers": answers})
     write_json(folder / "training_info.json", info)
     if error is None:
         write_json(folder / "final_training_info.json", info)
