@@ -4,6 +4,7 @@ under every strategy; and it evaluates the same.
 One process is part of `make test`; `make test-matrix` has all.
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -67,6 +68,39 @@ def of_positives(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.T
     return mean
 
 
+def answer_logps(model: Any, inputs: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log-probability of each answer, and its tokens: [2, pairs]."""
+    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    each = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    said = labels >= 0
+    return (each * said).sum(1).view(2, -1), said.sum(1).view(2, -1)
+
+
+def of_answers(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """The loss of DPO; the first model that is seen is the reference."""
+    if not hasattr(model, "reference"):
+        model.reference = [copy.deepcopy(model).eval()]  # in a list, so as not to be a part of the model
+    logps, _ = answer_logps(model, inputs, labels)
+    with torch.no_grad():
+        before, _ = answer_logps(model.reference[0], inputs, labels)
+    gained = logps - before
+    return -torch.nn.functional.logsigmoid(0.1 * (gained[0] - gained[1])).mean()
+
+
+def of_odds(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """The loss of ORPO, by its definition."""
+    logps, tokens = answer_logps(model, inputs, labels)
+    mean = (logps / tokens).exp()
+    odds = (mean / (1 - mean)).log()
+    pairs = logps.shape[1]
+    chosen, mask = inputs["input_ids"][:pairs], inputs["attention_mask"][:pairs]
+    entropy: torch.Tensor = model(
+        input_ids=chosen, attention_mask=mask, labels=torch.where(mask.bool(), chosen, -100)
+    ).loss
+    return entropy - 0.1 * torch.nn.functional.logsigmoid(odds[0] - odds[1]).mean()
+
+
+COMPARED = {"data.max_length": 64}
 WEIGHTED = {"loss.class_weights": "balanced", "loss.label_smoothing": 0.1}
 WRITTEN = {"data.max_target_length": 16, "evaluation.generations": 12}
 CASES = {
@@ -79,6 +113,8 @@ CASES = {
     "levels": Case(labelled.stars, "ordinal-regression"),
     "tags": Case(labelled.people, "token-classification", {"data.max_length": 16}),
     "weights": Case(labelled.uneven, more=WEIGHTED, reference=of_torch),
+    "answers": Case(labelled.answers, "preference", COMPARED, of_answers, "llama"),
+    "odds of answers": Case(labelled.answers, "preference", COMPARED | {"preference.method": "orpo"}, of_odds, "llama"),
     "targets": Case(labelled.first_words, "sequence-to-sequence", WRITTEN, model="t5"),
 }
 
@@ -91,7 +127,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Small models without dropout; the encoder tells two texts apart."""
     bert = tiny.tiny_bert(tmp_path_factory.mktemp("bert"), dropout=0.0)
     labelled.of_pairs().save_pretrained(bert)
-    return {"bert": bert, "t5": tiny.tiny_t5(tmp_path_factory.mktemp("t5"), dropout=0.0)}
+    t5 = tiny.tiny_t5(tmp_path_factory.mktemp("t5"), dropout=0.0)
+    return {"bert": bert, "t5": t5, "llama": tiny.tiny_llama(tmp_path_factory.mktemp("llama"))}
 
 
 @pytest.fixture(scope="module")

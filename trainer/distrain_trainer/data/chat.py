@@ -49,8 +49,11 @@ DAY = date(2025, 1, 1)
 
 
 def use_template(tokenizer: "PreTrainedTokenizerBase", settings: Settings) -> None:
-    """Gives the tokenizer of a chat run the template of `chat.template`; SettingsError where there is none at all."""
-    if settings.facts.holds != "messages":
+    """Gives the tokenizer of a chat run the template of `chat.template`; SettingsError where there is none at all.
+
+    Pairs of answers may do without: they are messages or texts.
+    """
+    if settings.facts.holds not in ("messages", "preferences"):
         return
     file, name = settings.chat.template, settings.model.name
     if file in TEMPLATES:
@@ -62,12 +65,14 @@ def use_template(tokenizer: "PreTrainedTokenizerBase", settings: Settings) -> No
             raise SettingsError(
                 f"chat.template {file} cannot be read ({error}); check the path (or name one of {a_few(TEMPLATES)})"
             ) from error
-    if not tokenizer.chat_template:
+    if not tokenizer.chat_template and settings.facts.holds == "messages":
         raise SettingsError(
             f"the tokenizer of {name} has no chat template; set chat.template to a file that holds one, or to alpaca"
         )
     if not tokenizer.is_fast:
-        raise SettingsError(f"the tokenizer of {name} is not a fast one, which task chat needs; choose another model")
+        raise SettingsError(
+            f"the tokenizer of {name} is not a fast one, which task {settings.task} needs; choose another model"
+        )
 
 
 @dataclass(frozen=True)
@@ -214,9 +219,13 @@ class Template:
                 f"{where}: the chat template does not begin message {n + 1} with its prompt; set chat.template "
                 f"to one that does; the prompt is {shown(prompt)}"
             )
-        turn = text[len(prompt) :]
-        ended = turn.rstrip()  # the line break after an end token is never generated
-        return [(len(prompt), len(prompt) + len(ended if ended.endswith(self.added) else turn))]
+        return [(len(prompt), self.turn_stop(text, len(prompt)))]
+
+    def turn_stop(self, text: str, start: int) -> int:
+        """Where the assistant's turn that begins at `start` stops: the line break after an end token is never
+        generated."""
+        ended = text[start:].rstrip()
+        return start + len(ended) if ended.endswith(self.added) else len(text)
 
     def _check(self, conversation: Conversation, learned: list[int], last: int, where: str, text: str) -> None:
         """Refuses a text that is without tools, a message, a call, an answer to one, or reasoning that it should have.
@@ -332,7 +341,7 @@ def rows_of_conversations(
         conversations: list[list[Sample]] = []
         for index, values in enumerate(zip(*(batch[name] for name in names), strict=True), first):
             conversations.append([])
-            with _placed(part, index, refuse):
+            with placed(part, index, refuse):
                 row = dict(zip(names, values, strict=True))
                 conversations[-1] = template.samples(conversation_of(row, columns, ROW), ROW)
         encoded = iter(template.encode([sample.text for samples in conversations for sample in samples]))
@@ -340,7 +349,7 @@ def rows_of_conversations(
         for index, samples in enumerate(conversations, first):
             of_samples = [next(encoded) for _ in samples]
             fitted = []
-            with _placed(part, index, refuse):
+            with placed(part, index, refuse):
                 fitted = [
                     fit(sample, tokens, template, max_length)
                     for sample, tokens in zip(samples, of_samples, strict=True)
@@ -366,7 +375,7 @@ def rows_of_conversations(
 
 
 @contextmanager
-def _placed(part: Part, index: int, refuse: Refuse) -> Iterator[None]:
+def placed(part: Part, index: int, refuse: Refuse) -> Iterator[None]:
     """Says in errors about ROW where the row is, which is looked up only then."""
     try:
         yield

@@ -81,7 +81,7 @@ def columns_of(names: Sequence[str], chat: Chat) -> Columns:
 
 def conversation_of(row: Mapping[str, Any], columns: Columns, where: str) -> Conversation:
     """The conversation in a row. where: `chats.jsonl, line 3`, for the sentence of a DataError."""
-    values = [_value(row.get(name)) for name in columns.messages]
+    values = [plain_value(row.get(name)) for name in columns.messages]
     if len(values) == 1:
         listed = values[0] if isinstance(values[0], list) else _json(values[0], f"{where}: {columns.messages[0]}")
     else:
@@ -90,19 +90,24 @@ def conversation_of(row: Mapping[str, Any], columns: Columns, where: str) -> Con
             if not isinstance(value, str | list):
                 raise DataError(f"{where}: {name} is neither text nor a list of messages; correct the column")
             listed += [{"role": role, "content": value}] if isinstance(value, str) else value
-        context = _value(row.get(columns.context)) if columns.context else None
+        context = plain_value(row.get(columns.context)) if columns.context else None
         if context is not None and not isinstance(context, str):
             raise DataError(f"{where}: {columns.context} is not text; correct the column")
         if context and context.strip():
             listed[0] = listed[0] | {"content": f"{listed[0]['content']}\n\n{context}"}
-    if not isinstance(listed, list) or not listed or not all(isinstance(message, dict) for message in listed):
-        raise DataError(f"{where}: {columns.messages[0]} is not a list of messages; correct the row or remove it")
-    messages = [_message(message, f"{where}, message {n}") for n, message in enumerate(listed, 1)]
-    system = _value(row.get(columns.system)) if columns.system else None
+    messages = messages_of(listed, where, columns.messages[0])
+    system = plain_value(row.get(columns.system)) if columns.system else None
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    tools = _value(row.get(columns.tools)) if columns.tools else None
+    tools = plain_value(row.get(columns.tools)) if columns.tools else None
     return Conversation(messages, _tools(tools, where))
+
+
+def messages_of(listed: Any, where: str, name: str = "it") -> list[Message]:
+    """A list of messages of either shape, made alike. where: as above. name: what the list is called in a DataError."""
+    if not isinstance(listed, list) or not listed or not all(isinstance(message, dict) for message in listed):
+        raise DataError(f"{where}: {name} is not a list of messages; correct the row or remove it")
+    return [_message(message, f"{where}, message {n}") for n, message in enumerate(listed, 1)]
 
 
 def as_text(value: Any) -> str | None:
@@ -116,7 +121,7 @@ def from_text(text: Any) -> Any:
     return json.loads(text.removeprefix(AS_JSON)) if isinstance(text, str) and text.startswith(AS_JSON) else text
 
 
-def _value(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A row's value: what a text of `as_text` stands for, or itself without the nulls that Arrow adds to objects."""
     found = from_text(value)
     return _without_nulls(value) if found is value else found

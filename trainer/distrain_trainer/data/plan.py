@@ -147,6 +147,7 @@ class Plan:
     tokens, samples, micro_batches: as in the settings' `batch`.
     epochs, max_steps: the run ends after this many epochs (with a fraction: the plan is cut there), or after exactly
     `max_steps` when that is given.
+    filled: tokens of all rows without padding; None: the sum of `lengths`, which may count what pads one part of a row.
     """
 
     def __init__(
@@ -158,7 +159,9 @@ class Plan:
         micro_batches: int,
         epochs: float,
         max_steps: int | None = None,
+        filled: int | None = None,
     ):
+        self._filled = int(lengths.sum()) if filled is None else filled
         self.lengths, self.seed = lengths, seed
         self.tokens, self.samples, self.micro_batches = tokens, samples, micro_batches
         self._kept: tuple[int, MicroBatches] | None = None
@@ -202,7 +205,7 @@ class Plan:
 
     def padding(self) -> float:
         """Fraction of the first epoch's padded tokens that is padding."""
-        return 1 - float(self.lengths.sum()) / float(self.epoch(0).costs.sum())
+        return 1 - float(self._filled) / float(self.epoch(0).costs.sum())
 
     def imbalance(self, world: int) -> float:
         """Padded tokens of the slowest process over the mean of all, averaged over up to 200 steps.

@@ -171,7 +171,7 @@ def shape_of(
         )
     prefix, suffix = _frame(tokenizer) if facts.holds != "messages" else ([], [])  # a template writes its own
     end: list[int] = []
-    if facts.causal and facts.holds == "text":
+    if facts.causal and facts.holds != "messages":
         end, suffix = suffix, []
         if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in end:
             end = [*end, tokenizer.eos_token_id]

@@ -22,7 +22,9 @@ def talk(path: str, max_new_tokens: int, checkpoint: str | None = None, sampling
     """Answers each line of stdin as one conversation; answers go to stdout as they are made, notes to stderr."""
     trained = load(path, {}, checkpoint)
     tell_model(path, trained.folder)
-    if trained.settings.facts.holds != "messages":
+    if trained.settings.facts.holds != "messages" and not (
+        trained.settings.facts.compares and trained.tokenizer.chat_template
+    ):
         raise SettingsError(f"{path} was trained for {trained.settings.task}, not for chat; use distrain predict")
     if sys.stdin.isatty():
         say(f"{trained.folder}: {COMMANDS}")

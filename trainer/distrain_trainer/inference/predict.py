@@ -14,6 +14,7 @@ from distrain_trainer.data.conversations import as_text
 from distrain_trainer.data.inputs import Input
 from distrain_trainer.data.loader import padded
 from distrain_trainer.data.plan import cut
+from distrain_trainer.data.readers import Row
 from distrain_trainer.data.rows import Rows
 from distrain_trainer.data.targets import target_batch
 from distrain_trainer.data.tokens import encode
@@ -85,6 +86,10 @@ def predictions_for(
                 said["tool_calls"] = calls
             yield [said | ({"row": row} if keep_columns else {})]
         return
+    if facts.compares:
+        for where, row in conversations_in(trained, file):
+            yield [answer_prompt(trained, row, where, max_new_tokens) | ({"row": row} if keep_columns else {})]
+        return
     before = 0
     for chunk in in_chunks(inputs_in(trained, file)):
         inputs = [one for one, _ in chunk]
@@ -103,6 +108,20 @@ def predictions_for(
         if keep_columns:
             made = [prediction | {"row": row} for prediction, (_, row) in zip(made, chunk, strict=True)]
         yield made
+
+
+def answer_prompt(trained: Trained, row: Row, where: str, max_new_tokens: int) -> dict[str, Any]:
+    """{"prompt", "answer"} of a row: messages are answered through the chat template, a text is continued."""
+    column = trained.settings.preference.prompt_column or "prompt"
+    prompt = row.get(column)
+    if isinstance(prompt, str):
+        (continued,) = continue_texts(trained, [prompt], max_new_tokens)
+        return {"prompt": prompt, "answer": continued["continuation"]}
+    asked = row if column not in row else {"messages": prompt}
+    texts = {name: as_text(value) for name, value in asked.items()}
+    conversation = question_of(texts, trained.settings.chat, where)
+    text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
+    return {"prompt": conversation.messages, "answer": text}
 
 
 def label_inputs(trained: Trained, inputs: Sequence[Input], show: Show) -> list[dict[str, Any]]:

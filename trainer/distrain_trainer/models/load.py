@@ -111,7 +111,7 @@ def longest_row(settings: Settings, config: Any, tokenizer: PreTrainedTokenizerB
             f"{maximum} tokens; lower it"
         )
     if wanted is None:
-        return min(maximum, tokens - settings.row_tokens(0))
+        return min(maximum, tokens // 2 if settings.facts.compares else tokens - settings.row_tokens(0))
     if wanted > maximum:
         raise SettingsError(
             f"data.max_length is {wanted} but {settings.model.name} accepts at most {maximum} tokens; lower it"
@@ -179,7 +179,7 @@ def load_model(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if model.can_generate():
         make_savable(model)
-    if settings.facts.holds == "messages":
+    if settings.facts.holds == "messages" or (settings.facts.compares and tokenizer.chat_template):
         stop_at_turn_end(model, tokenizer)
     model.had_cache = getattr(model.config, "use_cache", False)
     if model.had_cache:

@@ -23,6 +23,7 @@ from distrain_trainer.settings.sections import (
     Loss,
     Model,
     Optimizer,
+    Preference,
     Quantization,
     Schedule,
     Section,
@@ -49,6 +50,7 @@ class Settings(Section):
     lora: Lora = Lora()
     quantization: Quantization = Quantization()
     chat: Chat = Chat()
+    preference: Preference = Preference()
     evaluation: Evaluation = Evaluation()
     ema: Ema = Ema()
     checkpoint: Checkpoint = Checkpoint()
@@ -75,6 +77,8 @@ class Settings(Section):
 
     def row_tokens(self, longest: int) -> int:
         """Padded tokens of a row as long as may be. longest: `data.max_length`, decided."""
+        if self.facts.compares:
+            return 2 * longest
         return longest + (self.data.max_target_length if self.facts.writes else 0)
 
     @model_validator(mode="after")
@@ -159,6 +163,11 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"raise batch.tokens to at least {data.max_length} or lower data.max_length",
         ),
         (
+            s.facts.compares and batch.tokens != "auto" and s.row_tokens(data.max_length or 8) > batch.tokens,
+            f"a pair of answers takes twice data.max_length = {data.max_length or 8}, but a micro-batch holds "
+            f"batch.tokens = {batch.tokens}; raise batch.tokens or lower data.max_length",
+        ),
+        (
             s.facts.writes and batch.tokens != "auto" and s.row_tokens(data.max_length or 8) > batch.tokens,
             f"data.max_length and data.max_target_length = {data.max_target_length} are together more than a "
             f"micro-batch holds, batch.tokens = {batch.tokens}; raise batch.tokens or lower them",
@@ -198,7 +207,7 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
 
 def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Those of conversations."""
-    data = s.data
+    data, batch = s.data, s.batch
     return [
         (
             s.task == "chat" and data.long_texts == "split",
@@ -218,8 +227,34 @@ def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "data.clean folds white space, to which chat templates give a meaning; set it to false",
         ),
         (
-            s.task != "chat" and (s.chat.template or s.chat.messages_column or s.chat.tools_column) is not None,
+            s.task != "chat"
+            and (s.chat.messages_column, s.chat.tools_column, None if s.facts.compares else s.chat.template)
+            != (None, None, None),
             f"the settings of section chat are for task chat but task is {s.task}; remove them or change task",
+        ),
+        (
+            not s.facts.compares and s.preference != Preference(),
+            f"the settings of section preference are for task preference but task is {s.task}; remove them or change "
+            "task",
+        ),
+        (
+            s.facts.compares and (data.text_column is not None or data.clean),
+            "data.text_column and data.clean are not for task preference; set preference.prompt_column, chosen_column "
+            "and rejected_column",
+        ),
+        (
+            s.facts.compares and (data.long_texts == "split" or data.stride > 0),
+            "data.long_texts=split and data.stride would part answers in task preference; choose truncate or drop, and "
+            "no stride",
+        ),
+        (
+            s.facts.compares and batch.packing,
+            "batch.packing is for causal-lm and chat but task is preference, which compares two texts of a row; set "
+            "batch.packing to false",
+        ),
+        (
+            s.facts.compares and s.loss.label_smoothing > 0,
+            "loss.label_smoothing is for classes and tokens but task preference compares texts; remove it",
         ),
     ]
 

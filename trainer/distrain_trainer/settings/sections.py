@@ -300,6 +300,24 @@ class Chat(Section):
     """Held-out prompts that the trained model answers at the end, for the report."""
 
 
+class Preference(Section):
+    """How a model learns from pairs of answers which is better (task preference)."""
+
+    method: Literal["dpo", "ipo", "orpo"] = "dpo"
+    """dpo: direct preference optimization. ipo: its squared loss on the mean log-probability of a token. orpo: the odds
+    ratio beside the loss of a language model on the chosen texts, without a reference."""
+    beta: float = Field(0.1, gt=0)
+    """How closely the model keeps to its reference, the model as it was before training (dpo, ipo): more is closer. For
+    orpo the weight of the odds ratio."""
+    prompt_column: str | None = None
+    """Column of the prompt: a text or messages. None: prompt, where there is such a column; the answers may begin with
+    their prompt instead, as messages."""
+    chosen_column: str | None = None
+    """Column of the better answer. None: chosen."""
+    rejected_column: str | None = None
+    """Column of the other answer. None: rejected."""
+
+
 class Evaluation(Section):
     """When the model is evaluated and what `best` means."""
 

@@ -13,6 +13,7 @@ Task = Literal[
     "masked-lm",
     "sequence-to-sequence",
     "chat",
+    "preference",
 ]
 
 
@@ -21,15 +22,15 @@ class TaskFacts:
     """What is known of a task before anything is read.
 
     holds: what a row of the data is. target: what is predicted: something of the row or of each word, the next token,
-    masked tokens, another text.
+    masked tokens, another text, which of two answers is better.
     model_class, peft, pipeline: what transformers, peft (which has no name for some) and the Hub call it.
     long_texts, evaluation_fraction: defaults of `data`. text_columns, target_columns, label_columns: where they are
     looked for.
     numbers: labels are numbers, not classes.
     """
 
-    holds: Literal["text", "words", "messages"]
-    target: Literal["row", "word", "next-token", "masked-token", "text"]
+    holds: Literal["text", "words", "messages", "preferences"]
+    target: Literal["row", "word", "next-token", "masked-token", "text", "preference"]
     model_class: str
     peft: str | None
     pipeline: str
@@ -53,7 +54,12 @@ class TaskFacts:
     @property
     def causal(self) -> bool:
         """Whether the model predicts each token from those before it."""
-        return self.target == "next-token"
+        return self.target in ("next-token", "preference")
+
+    @property
+    def compares(self) -> bool:
+        """Whether a row is two answers, of which one is better."""
+        return self.target == "preference"
 
     @property
     def writes(self) -> bool:
@@ -136,6 +142,15 @@ FACTS: dict[Task, TaskFacts] = {
         pipeline="text-generation",
         long_texts="truncate",
         evaluation_fraction=0.2,
+        text_columns=(),
+    ),
+    "preference": TaskFacts(
+        holds="preferences",
+        target="preference",
+        model_class="AutoModelForCausalLM",
+        peft="CAUSAL_LM",
+        pipeline="text-generation",
+        long_texts="truncate",
         text_columns=(),
     ),
 }

@@ -6,6 +6,7 @@ from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.tasks import Task as TaskName
 from distrain_trainer.tasks.language import LANGUAGE
 from distrain_trainer.tasks.multi_label import MULTI_LABEL
+from distrain_trainer.tasks.preference import PREFERENCE
 from distrain_trainer.tasks.regression import ORDINAL, REGRESSION
 from distrain_trainer.tasks.sequence import SEQUENCE
 from distrain_trainer.tasks.tags import TAGS
@@ -22,6 +23,7 @@ TASKS: dict[TaskName, Task] = {
     "masked-lm": LANGUAGE,
     "sequence-to-sequence": WRITING,
     "chat": LANGUAGE,
+    "preference": PREFERENCE,
 }
 
 

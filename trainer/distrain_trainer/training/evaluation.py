@@ -15,9 +15,11 @@ from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Tensors
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.tasks import FACTS
 from distrain_trainer.tasks.labels import is_target
 from distrain_trainer.tasks.table import TASKS
 from distrain_trainer.tasks.task import Scores
+from distrain_trainer.training.comparing import compare
 from distrain_trainer.training.further import Further
 from distrain_trainer.training.writing import Writing, write
 
@@ -67,6 +69,9 @@ def evaluate(
     sentence about one that fails. writing: what the model writes for it.
     """
     task = TASKS[collator.task]
+    if FACTS[collator.task].compares:
+        compared = compare(forward, planned, collator, process, stop_asked, watch)
+        return None if compared is None else Evaluation(compared)
     loss_sum, targets, correct = 0.0, 0, 0
     rows: list[ScoredRow] = []
     batches = evaluation_batches(planned, collator, process.rank, process.world)

@@ -89,11 +89,11 @@ def write(
         found += zip(numbers.tolist(), map(writing.text, tokens.tolist()), strict=False)  # an empty one has a row
     in_order = sorted((row for part in collectives.gather(found) for row in part), key=itemgetter(0))
     assert len(in_order) == len(writing.planned.rows), "a text was written twice or not at all"
-    rows, written = zip(*in_order, strict=True)
+    places, written = zip(*in_order, strict=True)
     score = TASKS[writing.collator.task].score_texts
     assert score is not None
-    shown = np.unique(np.linspace(0, len(rows) - 1, SHOWN).astype(int))
     answers = [
-        {"prompt": writing.source(rows[n]), "answer": written[n], "expected": writing.target(rows[n])} for n in shown
+        {"prompt": writing.source(places[n]), "answer": written[n], "expected": writing.target(places[n])}
+        for n in np.unique(np.linspace(0, len(places) - 1, SHOWN).astype(int))
     ]
-    return Scores(score(written, [writing.target(number) for number in rows]), {"answers": answers})
+    return Scores(score(written, [writing.target(place) for place in places]), {"answers": answers})
