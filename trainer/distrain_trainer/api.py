@@ -134,9 +134,9 @@ def predict(
 ) -> list[Prediction]:
     """What a trained model says of each input, in order.
 
-    inputs: a path of a file; or texts, or rows with the columns that the task reads (for chat such as
-    `{"messages": [...]}`). max_new_tokens: of an answer; the
-    options after it as for `distrain predict`. checkpoint, settings: as for `evaluate`. Raises DistrainError.
+    inputs: a path of a file; or texts (for chat what the user says), or rows with the columns that the task reads (for
+    chat such as `{"messages": [...]}`). max_new_tokens: of an answer; the options after it as for `distrain predict`.
+    checkpoint, settings: as for `evaluate`. Raises DistrainError.
     """
     _quieten()
     from distrain_trainer.inference.predict import predictions_for
@@ -150,7 +150,8 @@ def predict(
             file = Path(inputs)
         else:
             file = Path(scratch) / "inputs.jsonl"
-            name = trained.settings.data.text_column or "text"
+            chats = trained.settings.facts.holds == "messages"
+            name = "prompt" if chats else trained.settings.data.text_column or "text"
             rows = [{name: row} if isinstance(row, str) else dict(row) for row in inputs]
             if not rows:
                 return []

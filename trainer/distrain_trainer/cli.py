@@ -56,6 +56,9 @@ FILE = argument("file", nargs="?", metavar="FILE", help="settings as YAML or JSO
 PATH = argument(
     "path", metavar="PATH", help="a run's folder, its final/, its checkpoint-best/ or one of its checkpoints"
 )
+ANY_MODEL = argument(
+    "path", metavar="PATH", help="a run's folder or one of its models; with --task any other, in a folder or on the Hub"
+)
 
 CHECKPOINT = argument(
     "--checkpoint",
@@ -100,7 +103,7 @@ COMMANDS = (
         "Evaluates a trained model and prints its metrics as JSON.",
         "distrain_trainer.commands:evaluate",
         (
-            PATH,
+            ANY_MODEL,
             argument("file", nargs="?", metavar="FILE", help="data to evaluate on (default: the run's own)"),
             CHECKPOINT,
         ),
@@ -111,7 +114,7 @@ COMMANDS = (
         "Predicts for each line of text, or row of a file, one JSON object per line.",
         "distrain_trainer.commands:predict",
         (
-            PATH,
+            ANY_MODEL,
             argument(
                 "file",
                 nargs="?",
@@ -138,6 +141,7 @@ COMMANDS = (
         (
             PATH,
             argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer at most"),
+            argument("--tools", metavar="FILE", help="JSON list of the tools that the model may call"),
             *SAMPLING,
             CHECKPOINT,
         ),

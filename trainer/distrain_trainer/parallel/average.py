@@ -21,18 +21,19 @@ AVERAGE, TRAINED = "ema", "trained"
 class Average:
     """The average of one process's fp32 weights.
 
-    decay: part of the average that each step keeps; None for no average. weights: what the optimizer updates, shards
-    where the strategy cuts them. state: the optimizer's, by weight. changed: to call when weights have been exchanged.
+    weights: what the optimizer updates, shards where the strategy cuts them. state: the optimizer's, by weight.
+    changed: to call when weights have been exchanged.
     """
 
     def __init__(
         self,
-        decay: float | None,
+        settings: Settings,
         weights: Sequence[torch.Tensor],
         state: MutableMapping[Any, dict[str, Any]],
         changed: Callable[[], None],
     ):
-        self._decay, self._weights, self._state, self._changed = decay, weights, state, changed
+        self._decay, self._weights, self._state, self._changed = settings.ema.decay, weights, state, changed
+        self._stateless = settings.optimizer.name == "sgd"
 
     @torch.no_grad()
     def update(self) -> None:
@@ -43,7 +44,7 @@ class Average:
             state = self._state[weight]
             if AVERAGE in state:
                 local(state[AVERAGE]).lerp_(local(weight), 1 - self._decay)
-            else:
+            elif state or self._stateless:  # others take a state for their own, and one without has not been updated
                 state[AVERAGE] = weight.detach().clone()
 
     @contextmanager
@@ -72,7 +73,7 @@ class Average:
 def average_of(settings: Settings, optimizer: torch.optim.Optimizer, changed: Callable[[], None]) -> Average:
     """The average of what an optimizer of whole parameters or DTensors updates."""
     weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return Average(settings.ema.decay, weights, optimizer.state, changed)
+    return Average(settings, weights, optimizer.state, changed)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ class Zero:
         )
         """This process's shard of each group of parameters, fp32."""
         self._state: dict[torch.Tensor, dict[str, Any]] = self.optimizer.optimizer.state
-        self.average = Average(settings.ema.decay, self._flats, self._state, self.finish_writing)
+        self.average = Average(settings, self._flats, self._state, self.finish_writing)
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         loss, predictions = self.module(**on_device(micro_batch, self.device))
