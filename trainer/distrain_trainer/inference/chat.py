@@ -11,13 +11,14 @@ from distrain_trainer.data.conversations import Conversation, Message
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.inference.generate import answer, prompt_of
 from distrain_trainer.inference.inputs import stdin_lines
+from distrain_trainer.inference.sampling import GREEDY, Sampling
 from distrain_trainer.inference.trained import Trained, load, tell_model
 from distrain_trainer.models.load import stop_tokens
 
 COMMANDS = "/reset forgets the conversation, /system TEXT starts one with these instructions, /exit leaves"
 
 
-def talk(path: str, max_new_tokens: int, checkpoint: str | None = None) -> None:
+def talk(path: str, max_new_tokens: int, checkpoint: str | None = None, sampling: Sampling = GREEDY) -> None:
     """Answers each line of stdin as one conversation; answers go to stdout as they are made, notes to stderr."""
     trained = load(path, {}, checkpoint)
     tell_model(path, trained.folder)
@@ -27,6 +28,7 @@ def talk(path: str, max_new_tokens: int, checkpoint: str | None = None) -> None:
         say(f"{trained.folder}: {COMMANDS}")
     instructions: list[Message] = []
     messages: list[Message] = []
+    sampling.begin(0)
     for line in input_lines():
         command, _, text = line.partition(" ")
         if command == "/exit":
@@ -39,7 +41,7 @@ def talk(path: str, max_new_tokens: int, checkpoint: str | None = None) -> None:
             say(f"there is no command {command}: {COMMANDS}")
         elif line.strip():
             asked = [*messages, {"role": "user", "content": line}]
-            said = print_answer(trained, instructions + asked, max_new_tokens)
+            said = print_answer(trained, instructions + asked, max_new_tokens, sampling)
             if said is not None:
                 messages = [*asked, {"role": "assistant", "content": said}]
 
@@ -58,11 +60,13 @@ def input_lines() -> Iterator[str]:
             say("that line is not UTF-8; set the terminal to UTF-8")
 
 
-def print_answer(trained: Trained, messages: list[Message], max_new_tokens: int) -> str | None:
+def print_answer(
+    trained: Trained, messages: list[Message], max_new_tokens: int, sampling: Sampling = GREEDY
+) -> str | None:
     """Prints the answer token by token and returns it; says why and returns None where there is none."""
     try:
         prompt = prompt_of(trained.tokenizer, Conversation(messages, None), "the conversation")
-        return answer(trained, prompt, max_new_tokens, "the conversation", AnswerStreamer(trained))
+        return answer(trained, prompt, max_new_tokens, "the conversation", AnswerStreamer(trained), sampling)
     except DataError as error:
         say(f"{error} (/reset starts anew)")
     except KeyboardInterrupt:
