@@ -136,6 +136,7 @@ COMMANDS = (
         (
             PATH,
             argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer at most"),
+            argument("--tools", metavar="FILE", help="JSON list of the tools that the model may call"),
             *SAMPLING,
             CHECKPOINT,
         ),

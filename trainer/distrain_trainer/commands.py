@@ -209,7 +209,7 @@ def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     from distrain_trainer.inference.chat import talk
     from distrain_trainer.inference.sampling import Sampling
 
-    talk(chosen.path, chosen.max_new_tokens, chosen.checkpoint, Sampling.of(chosen))
+    talk(chosen.path, chosen.max_new_tokens, chosen.checkpoint, Sampling.of(chosen), chosen.tools)
 
 
 def track(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

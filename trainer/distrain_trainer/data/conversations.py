@@ -102,7 +102,7 @@ def conversation_of(row: Mapping[str, Any], columns: Columns, where: str) -> Con
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     tools = _value(row.get(columns.tools)) if columns.tools else None
-    return Conversation(messages, _tools(tools, where))
+    return Conversation(messages, tools_of(tools, where))
 
 
 def as_text(value: Any) -> str | None:
@@ -180,7 +180,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     return described | {"function": function | {"arguments": arguments}}
 
 
-def _tools(value: Any, where: str) -> Tools | None:
+def tools_of(value: Any, where: str) -> Tools | None:
     """Tools as {"type": "function", "function": {"name", "description", "parameters"}}; None where there are none."""
     value = _json(value or None, f"{where}: tools")
     listed = [_json(tool, f"{where}: tools") for tool in (value if isinstance(value, list) else [value])]
