@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import distrain_trainer
-from distrain_trainer import Prediction, TrainingResult, evaluate, predict, train
+from distrain_trainer import Prediction, evaluate, predict, train
 from distrain_trainer.api import _error, _flags, _tree
 from distrain_trainer.errors import DataError, DistrainError, SettingsError, Stopped
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.training.run import run
 
 SMALL: dict[str, Any] = {
     "data": {"evaluation_fraction": 0.15},
@@ -21,44 +22,35 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def trained(bert: Path, few_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingResult, list[str]]:
-    """A run from a mapping and keywords, and the lines that it printed."""
+@pytest.mark.matrix
+def test_a_run_comes_back_as_its_results(bert: Path, few_texts: Path, tmp_path: Path) -> None:
+    """From a mapping and keywords, in a process of its own; its lines come one by one."""
     said: list[str] = []
-    result = train(
-        SMALL,
-        model={"name": str(bert)},
-        data={"files": [str(few_texts)]},
-        output_dir=str(tmp_path_factory.mktemp("api") / "out"),
-        tell=said.append,
-    )
-    return result, said
-
-
-def test_a_run_comes_back_as_its_results(trained: tuple[TrainingResult, list[str]]) -> None:
-    result, said = trained
+    output = str(tmp_path / "out")
+    data = {"files": [str(few_texts)]}
+    result = train(SMALL, model={"name": str(bert)}, data=data, output_dir=output, tell=said.append)
     assert result.steps == 4 and result.metrics["accuracy"] >= 0 and result.best is not None
     assert result.model.samefile(result.folder / "final") and result.record["status"] == "finished"
     assert any(line.startswith("done: 4 steps") for line in said)
     with pytest.raises(SettingsError):
-        train(SMALL, output_dir=str(result.folder), tell=lambda line: None)
+        train(SMALL, output_dir=output, tell=lambda line: None)
 
 
-def test_a_trained_model_is_evaluated_and_predicts(trained: tuple[TrainingResult, list[str]], few_texts: Path) -> None:
-    result, _ = trained
-    found = evaluate(result.folder)
-    assert found.metrics["accuracy"] == pytest.approx(result.metrics["accuracy"]) and found.rows == 18
-    assert evaluate(result.folder, few_texts, evaluation={"samples": 7}).rows == 7
+def test_a_trained_model_is_evaluated_and_predicts(bert: Path, few_texts: Path, tmp_path: Path) -> None:
+    asked = {"model": {"name": str(bert)}, "data": {"files": [str(few_texts)]}, "output_dir": str(tmp_path)}
+    session = run(Settings.model_validate(_tree(SMALL, asked)), resume=False)
+    assert session is not None and session.evaluation is not None
+    found = evaluate(tmp_path)
+    assert found.metrics["accuracy"] == pytest.approx(session.evaluation.metrics["accuracy"]) and found.rows == 18
+    assert evaluate(tmp_path, few_texts, evaluation={"samples": 7}).rows == 7
     texts = [json.loads(line)["text"] for line in few_texts.read_text().splitlines()[:3]]
-    said = predict(result.folder, texts)
+    said = predict(tmp_path, texts)
     assert [prediction["text"] for prediction in said] == texts
-    assert all(
-        isinstance(prediction, Prediction) and prediction["label"] in prediction["scores"] for prediction in said
-    )
-    assert predict(result.folder, [{"text": texts[0], "more": 1}]) == said[:1]
-    assert predict(result.folder, few_texts)[:3] == said and predict(result.folder, []) == []
+    assert all(isinstance(one, Prediction) and one["label"] in one["scores"] for one in said)
+    assert predict(tmp_path, [{"text": texts[0], "more": 1}]) == said[:1]
+    assert predict(tmp_path, few_texts)[:3] == said and predict(tmp_path, []) == []
     with pytest.raises(DataError, match="does not exist"):
-        evaluate(result.folder / "nowhere")
+        evaluate(tmp_path / "nowhere")
 
 
 def test_settings_come_from_a_file_a_mapping_or_keywords(tmp_path: Path) -> None:
