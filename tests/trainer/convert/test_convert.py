@@ -315,7 +315,7 @@ def test_a_value_out_of_bounds_is_named_and_left_out() -> None:
     ],
 )
 def test_what_is_no_configuration_is_refused_in_a_sentence(text: str, words: str) -> None:
-    with pytest.raises(SettingsError, match="^run.sh ") as refused:
+    with pytest.raises(SettingsError, match=r"^run\.sh ") as refused:
         convert(text, "run.sh")
     assert words in str(refused.value)
 
