@@ -19,6 +19,7 @@ CACHE = Path(os.environ.get("KIND_CACHE") or Path.home() / ".cache" / "distrain-
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 pytestmark = [
+    pytest.mark.matrix,  # packs the whole project
     pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout"),
     pytest.mark.skipif(
         shutil.which("helm", path=f"{os.environ['PATH']}:{CACHE / 'bin'}") is None, reason="there is no helm"
