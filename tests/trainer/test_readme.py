@@ -48,7 +48,7 @@ ELSEWHERE = {
     "tests/trainer/hub/test_download.py::test_a_download_is_enough_for_a_machine_without_internet types it against a "
     "local one",
     "make run": "the first path types it",
-    "make docs": "builds the site: tests/project/test_site.py::test_the_site_asks_no_other_server_for_anything builds it too",
+    "make docs": "tests/project/test_site.py::test_the_site_asks_no_other_server_for_anything builds the site",
     "make test": "runs this test",
     "make test-matrix": "runs the tests marked matrix in tests/trainer",
     "make kind-test": "runs tests/kind, as root",
