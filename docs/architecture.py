@@ -98,7 +98,7 @@ def picture() -> str:
             )
     for place, (group, about) in enumerate(LEGEND.items()):
         fill, stroke = COLORS[group]
-        x, y = 20 + 240 * (place % 4), 548 + 26 * (place // 4)
+        x, y = 20 + 310 * (place % 3), 546 + 24 * (place // 3)
         lines.append(f'<rect x="{x}" y="{y}" width="14" height="14" rx="3" fill="{fill}" stroke="{stroke}"/>')
         lines.append(f'<text x="{x + 21}" y="{y + 11.5}" font-size="11.5" fill="#4a545e">{about}</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
@@ -106,14 +106,14 @@ def picture() -> str:
 
 def arrow(start: Box, end: Box) -> str:
     """A line from one box to another, from the sides that face each other."""
-    middle, below = start.x + start.w / 2, start.y + HEIGHT
     if start.x + start.w <= end.x:
-        x1, y1, x2, y2 = float(start.x + start.w), start.y + HEIGHT / 2, float(end.x - 2), end.y + HEIGHT / 2
+        x1, y1, x2, y2 = float(start.x + start.w), start.y + HEIGHT / 2, end.x - 2.0, end.y + HEIGHT / 2
     elif end.x + end.w <= start.x:
-        x1, y1, x2, y2 = start.x, start.y + HEIGHT / 2, end.x + end.w + 2, end.y + HEIGHT / 2
+        x1, y1, x2, y2 = float(start.x), start.y + HEIGHT / 2, end.x + end.w + 2.0, end.y + HEIGHT / 2
     else:
-        x1 = x2 = end.x + end.w / 2 if end.w < start.w else middle
-        y1, y2 = below, end.y - 2
+        narrow = min(start, end, key=lambda box: box.w)
+        x1 = x2 = narrow.x + narrow.w / 2
+        y1, y2 = float(start.y + HEIGHT), end.y - 2.0
     bend = (x1 + x2) / 2
     path = f"M{x1:g} {y1:g}C{bend:g} {y1:g} {bend:g} {y2:g} {x2:g} {y2:g}" if y1 != y2 and x1 != x2 else ""
     path = path or f"M{x1:g} {y1:g}L{x2:g} {y2:g}"

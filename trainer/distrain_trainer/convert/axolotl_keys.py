@@ -46,8 +46,9 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     **keys("base_model_config tokenizer_config cls_model_config", Refused(NO_TOKENIZER)),
     **keys("overrides_of_model_config overrides_of_model_kwargs rope_scaling reinit_weights", Refused(NO_SCRATCH)),
     **keys(
-        "is_falcon_derived_model is_llama_derived_model is_mistral_derived_model is_qwen_derived_model strict "
-        "low_cpu_mem_usage device_map max_memory gpu_memory_limit device experimental_skip_move_to_device",
+        "is_falcon_derived_model is_llama_derived_model tokenizer_use_mistral_common num_labels "
+        "is_mistral_derived_model is_qwen_derived_model strict low_cpu_mem_usage device_map max_memory "
+        "gpu_memory_limit device experimental_skip_move_to_device",
         Ignored("models are loaded in the one way that fits the strategy"),
     ),
     "trust_remote_code": Refused(NO_FOREIGN_CODE),
@@ -62,9 +63,11 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "unfrozen_parameters": Refused("model.freeze names what is not trained; write its opposite there", (None, [])),
     **keys(
         "lora_mlp_kernel lora_qkv_kernel lora_o_kernel lora_embedding_kernel flash_attn_cross_entropy "
-        "flash_attn_rms_norm flash_attn_fuse_mlp flash_optimum use_kernels tiled_mlp plugins "
-        "liger_rope liger_rms_norm liger_glu_activation liger_layer_norm liger_fused_linear_cross_entropy "
-        "cut_cross_entropy unsloth_cross_entropy_loss unsloth_lora_mlp unsloth_lora_qkv unsloth_lora_o",
+        "flash_attn_rms_norm flash_attn_fuse_mlp flash_optimum use_kernels tiled_mlp plugins liger_rope "
+        "liger_rms_norm liger_glu_activation liger_layer_norm liger_fused_linear_cross_entropy cut_cross_entropy "
+        "unsloth_cross_entropy_loss fused_attn_kernel use_scattermoe use_sonicmoe experts_implementation "
+        "liger_rms_norm_gated llama4_linearized_experts ple_cpu_offload unsloth_lora_mlp unsloth_lora_qkv "
+        "unsloth_lora_o",
         Refused(OWN_KERNELS, (None, False, [])),
     ),
     "chunked_cross_entropy": Sets("model.chunked_loss", SWITCH),
@@ -104,9 +107,10 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "train_on_inputs": Refused("in a chat only the assistant's turns are learned; for all tokens use causal-lm"),
     "sample_packing": Sets("batch.packing", SWITCH),
     **keys(
-        "eval_sample_packing sample_packing_eff_est sample_packing_group_size sample_packing_bin_size "
-        "sample_packing_sequentially multipack_real_batches pretrain_multipack_attn batch_flattening "
-        "pretrain_multipack_buffer_size sample_packing_mp_start_method pretraining_sample_concatenation",
+        "eval_sample_packing sample_packing_eff_est max_packed_sequence_len sample_packing_group_size "
+        "sample_packing_bin_size sample_packing_sequentially multipack_real_batches pretrain_multipack_attn "
+        "batch_flattening pretrain_multipack_buffer_size sample_packing_mp_start_method "
+        "pretraining_sample_concatenation",
         Ignored("a packed row holds whole texts, each on its own"),
     ),
     **keys("pad_to_sequence_len group_by_length pad_to_multiple_of", Ignored(NO_PADDING)),
@@ -141,9 +145,10 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "bnb_config_kwargs": Refused("4 bits are NF4; see the settings of the section quantization", (None, {})),
     "lora_model_dir": Refused("an adapter starts anew; `distrain merge` makes a model of one to train on"),
     **keys(
-        "lora_modules_to_save lora_target_parameters lora_fan_in_fan_out peft_layers_to_transform "
-        "peft_layers_pattern lora_rank_pattern lora_alpha_pattern peft_layer_replication peft_init_lora_weights "
-        "peft_trainable_token_indices loraplus_lr_ratio loraplus_lr_embedding relora peft lora_on_cpu gptq",
+        "lora_modules_to_save lora_target_parameters lora_fan_in_fan_out peft_layers_to_transform peft_layers_pattern "
+        "lora_rank_pattern lora_alpha_pattern peft_layer_replication peft_init_lora_weights "
+        "peft_trainable_token_indices loraplus_lr_ratio loraplus_lr_embedding relora peft lora_on_cpu gptq "
+        "gptq_groupsize gptq_model_v1 quantize_moe_experts",
         Refused(LORA_ALONE, (None, False, [], {})),
     ),
     **keys("merge_lora", Ignored("`distrain merge` merges an adapter into its base model")),
@@ -160,6 +165,7 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "adam_beta1": Part("beta1", "optimizer.betas"),
     "adam_beta2": Part("beta2", "optimizer.betas"),
     "adam_epsilon": Sets("optimizer.epsilon"),
+    "adam_eps": Sets("optimizer.epsilon"),
     "max_grad_norm": Sets("optimizer.max_grad_norm"),
     **keys(
         "optim_args optim_target_modules torchdistx_path adam_beta3 adam_epsilon2",
@@ -168,7 +174,7 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     **keys("embedding_lr embedding_lr_scale lr_groups", Refused(ONE_RATE, (None, []))),
     "lr_scheduler": Sets("schedule.kind", SCHEDULES, NO_SCHEDULE),
     **keys(
-        "lr_scheduler_kwargs cosine_min_lr_ratio cosine_constant_lr_ratio lr_div_factor lr_quadratic_warmup "
+        "lr_scheduler_kwargs cosine_min_lr_ratio eta_min cosine_constant_lr_ratio lr_div_factor lr_quadratic_warmup "
         "jagged_restart_steps jagged_restart_warmup_steps jagged_restart_anneal_steps",
         Refused("a schedule rises linearly and ends at zero; leave it out", (None, {})),
     ),
@@ -191,11 +197,11 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "deepspeed": Part("deepspeed", "strategy.config", "the path of the file"),
     "deepcompile": Refused("it is not tested with distrain's checkpoints; see model.compile"),
     "fsdp": Part("fsdp", "strategy.kind"),
-    "fsdp_version": Ignored("fsdp is always torch's fully_shard"),
+    **keys("fsdp_version fsdp_limit_all_gathers", Ignored("fsdp is always torch's fully_shard")),
     "fsdp_final_state_dict_type": Ignored(OWN_CHECKPOINTS),
     **keys(
         "sequence_parallel_degree context_parallel_size tensor_parallel_size dp_shard_size dp_replicate_size "
-        "ring_attn_func heads_k_stride",
+        "ring_attn_func heads_k_stride expert_parallel_size",
         Refused(NO_SPLIT_MODEL, (None, 1)),
     ),
     **keys(
@@ -246,7 +252,8 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "mlflow_run_name": Sets("tracking.name"),
     "use_tensorboard": Part("tensorboard", "tracking.trackers", "tensorboard"),
     **keys(
-        "use_comet comet_api_key comet_workspace comet_project_name use_trackio trackio_project_name trackio_run_name",
+        "use_comet comet_api_key comet_workspace use_swanlab swanlab_project swanlab_experiment_name "
+        "swanlab_description swanlab_mode comet_project_name use_trackio trackio_project_name trackio_run_name",
         Refused("trackers are tensorboard, wandb and mlflow"),
     ),
     **keys("hub_model_id", Part("repo", "hub.repo")),

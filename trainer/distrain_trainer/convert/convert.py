@@ -27,6 +27,7 @@ Program = Literal["axolotl", "trainer", "trl", "accelerate"]
 ACCELERATED = Dialect("accelerate config", ACCELERATE)
 DIALECTS: dict[Program, Dialect] = {"axolotl": AXOLOTL, "trainer": TRAINER, "trl": TRL, "accelerate": ACCELERATED}
 FSDP = {name.removeprefix("fsdp_config.fsdp_"): rule for name, rule in ACCELERATE.items() if "fsdp_config." in name}
+FSDP["limit_all_gathers"] = Ignored("fully_shard limits them by itself")
 FSDP |= {f"fsdp_{name}": rule for name, rule in FSDP.items()}
 FSDP |= {name: Ignored("that is for other devices") for name in ("xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt")}
 """Keys of a block `fsdp_config`, with and without their prefix."""
@@ -153,7 +154,8 @@ def _of_script(found: Found, source: Source, program: Program) -> None:
         if not (setting == "data.max_length" and found.part("length")) and not (
             setting == "data.evaluation_fraction" and is_split
         ):
-            found.settings.setdefault(setting, value)
+            found.sets(setting, value, source.script)
+            found.said.append(f"as {source.script} does unasked: {setting} {value}")
 
 
 def _take_defaults(found: Found, dialect: Dialect) -> None:

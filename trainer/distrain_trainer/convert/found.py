@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from distrain_trainer.settings.deepspeed_keys import Counts, Ignored, Passes, Re
 
 LONGEST = 60
 """Characters of a value that a sentence shows."""
-PRIVATE = ("token", "api_key", "password", "secret")
+PRIVATE = re.compile(r"(^|_)(token|api_key|password|secret)$")
 SWITCHES = {"true": True, "false": False}
 
 
@@ -136,7 +137,7 @@ def spelling(value: Any) -> Any:
 
 def shown(key: str, value: object) -> str:
     """A key and its value for a sentence, without what is private."""
-    if any(word in key for word in PRIVATE):
+    if PRIVATE.search(key):
         return key
     text = " ".join(without_secrets(str(value)).split())
     return f"{key} {text if len(text) <= LONGEST else text[: LONGEST - 3] + '...'}"

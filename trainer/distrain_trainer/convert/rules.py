@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distrain_trainer.settings.deepspeed_keys import Counts, Ignored, Passes, Refused, Sets
+from distrain_trainer.settings.reader import allowed_values
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,21 @@ def keys(names: str, rule: Rule) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
 
+def _own(setting: str) -> dict[str, str]:
+    """The names that a choice has here, which mean the same elsewhere."""
+    return {name: name for name in allowed_values(setting)}
+
+
 SWITCH: dict[Any, Any] = {True: True, False: False}
 OPTIMIZERS = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw", "adamw_apex_fused"), "adamw"),
     **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"), "adamw_8bit"),
     **dict.fromkeys(("adamw_anyprecision", "paged_adamw_32bit", "paged_adamw"), "adamw"),
-    "sgd": "sgd",
+    **_own("optimizer.name"),
 }
-NO_OPTIMIZER = "optimizer.name knows adamw, adamw_8bit and sgd; choose adamw_8bit where memory is short, else adamw"
-SCHEDULES = {
-    "linear": "linear",
-    "cosine": "cosine",
-    "constant": "constant",
-    "constant_with_warmup": "constant",
-}
-NO_SCHEDULE = "schedule.kind knows linear, cosine and constant; choose the nearest"
+NO_OPTIMIZER = f"optimizer.name knows {', '.join(_own('optimizer.name'))}; adamw_8bit is for where memory is short"
+SCHEDULES = {"constant_with_warmup": "constant", **_own("schedule.kind")}
+NO_SCHEDULE = f"schedule.kind knows {', '.join(_own('schedule.kind'))}; choose the nearest"
 ATTENTION = {
     "sdpa": "sdpa",
     "eager": "eager",

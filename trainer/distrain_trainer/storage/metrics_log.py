@@ -22,8 +22,8 @@ TRAIN_LINE = {
     "data_seconds": "Seconds that process 0 waited for the loader to give it the step's rows.",
     "sync_seconds": "Seconds of the step in which process 0 waited for what all processes exchange at its end.",
     "memory_bytes": "Peak memory of process 0 in bytes.",
-    "gpu_utilization": "Null: not measured.",
-    "mfu": "Null: not measured.",
+    "gpu_utilization": "Part of the last second or less in which the GPU of process 0 computed; null where unknown.",
+    "mfu": "What the model needs for the tokens, without padding, of what the GPUs can do at most; null where unknown.",
     "straggler": "The process that is over 1.5 x as slow as the others, its node and how slow; null: none.",
     "nodes": "Nodes that took part.",
 }
