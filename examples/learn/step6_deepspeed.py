@@ -19,6 +19,9 @@ import lesson
 
 
 def main() -> None:
+    # Before Accelerator: behind it, ZeRO-3 would cut the model up while it is loaded, as a large one has to be, and its
+    # new head would be another one than that of the other steps.
+    model = lesson.model()
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend=backend)])
     assert accelerator.state.deepspeed_plugin is not None, "start this with a file that names DeepSpeed, as above"
@@ -26,7 +29,6 @@ def main() -> None:
     trained, held_out = lesson.tokens()
     share = lesson.STEP_TEXTS // accelerator.num_processes
     batches = DataLoader(trained, share, sampler=lesson.shuffled(trained), collate_fn=lesson.collate)
-    model = lesson.model()
     model, optimizer, batches, unseen = accelerator.prepare(
         model,
         lesson.optimizer(model.parameters()),
