@@ -88,6 +88,10 @@ kind-test: .venv/ready ## Run the chart and the image on that cluster; KEEP=1 ke
 chaos-test: .venv/ready ## Everything that can die on that cluster, and what it cost: CASE=name runs some (hours)
 	@$(PYTEST) tests/kind/chaos.py $(if $(CASE),-k '$(CASE)'); code=$$?; cat _artifacts/chaos.md; exit $$code
 
+.PHONY: soak
+soak: .venv/ready ## Random faults on that cluster, by seed: MINUTES=60 SEED=1; each run must end the same
+	@MINUTES=$(or $(MINUTES),60) SEED=$(or $(SEED),1) $(PYTEST) tests/kind/soak.py; code=$$?; cat _artifacts/soak.md; exit $$code
+
 .PHONY: scale-test
 scale-test: .venv/ready ## 8,192 GPUs on 1,024 pretended nodes of that cluster: seconds and sizes (up to 20 minutes)
 	@timeout 1200 $(PYTEST) tests/kind/scale.py

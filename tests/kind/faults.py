@@ -11,6 +11,7 @@ import psutil
 from cluster import engine, kubectl, operator, shell, storage
 from cluster.kubectl import Object
 from cluster.network import PODS
+from distrain_k8s.kube.objects import COMPLETION_INDEX
 from release import Release
 from timeline import Timeline
 
@@ -38,12 +39,20 @@ class Victim:
         self.until(step)
         self.timeline.mark()
 
-    def pod(self, node: int) -> str:
-        role = "master-0" if node == 0 else f"worker-{node - 1}"
-        return f"{self.run.name}-{role}"
-
     def object(self, node: int) -> Object:
-        return self.namespace.get("pod", self.pod(node))
+        """The pod of a node, the newest where one is on its way out."""
+        role = f"{self.run.name}-master-0" if node == 0 else f"{self.run.name}-worker-{node - 1}"
+
+        def is_it(pod: Object) -> bool:
+            index = pod["metadata"].get("annotations", {}).get(COMPLETION_INDEX)
+            return bool(pod["metadata"]["name"] == role if index is None else index == str(node))
+
+        pods = [pod for pod in self.run.pods() if is_it(pod)]
+        return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def pod(self, node: int) -> str:
+        name: str = self.object(node)["metadata"]["name"]
+        return name
 
     def machine(self, node: int) -> str:
         """The cluster's node that a pod is on."""
@@ -55,10 +64,12 @@ class Victim:
         self.namespace.kubectl("delete", "pod", *map(self.pod, nodes), "--wait=false", *how)
 
     def supervisor(self, node: int) -> psutil.Process:
-        """Process 1 of a pod, as this machine sees it: what is told the pod's name, by somebody who is not."""
-        pod = self.pod(node)
-        found = [process for process in psutil.process_iter() if _told(process, pod)]
-        [first] = [process for process in found if not _told(process.parent(), pod)]
+        """Process 1 of a pod, as this machine sees it: what is told the pod's host name, by somebody who
+        is not."""
+        pod = self.object(node)
+        host = pod["spec"].get("hostname", pod["metadata"]["name"])
+        found = [process for process in psutil.process_iter() if _told(process, host)]
+        [first] = [process for process in found if not _told(process.parent(), host)]
         return first
 
     def worker(self, node: int) -> psutil.Process:
@@ -122,9 +133,9 @@ def cordoned(machine: str) -> Iterator[None]:
         kubectl.run("uncordon", machine)
 
 
-def _told(process: psutil.Process | None, pod: str) -> bool:
+def _told(process: psutil.Process | None, host: str) -> bool:
     try:
-        return process is not None and process.environ().get("HOSTNAME") == pod
+        return process is not None and process.environ().get("HOSTNAME") == host
     except psutil.Error:
         return False
 

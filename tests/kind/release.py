@@ -1,5 +1,6 @@
 """A run as a user installs it: the chart's release, its claims, and what it left on them."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -115,6 +116,14 @@ def losses(folder: Path) -> dict[int, float]:
     """Step -> training loss."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def digest(folder: Path) -> str:
+    """A hash of a run's final weights."""
+    found = hashlib.sha256()
+    for file in sorted((folder / "final").glob("*.safetensors")):
+        found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def train_here(output: Path, inputs: Path, settings: Mapping[str, Any], processes: int) -> dict[int, float]:

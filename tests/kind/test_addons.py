@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import queues
 from cluster import addons
 from cluster.lifecycle import Cluster
 from cluster.namespace import Namespace
@@ -33,34 +34,8 @@ def test_a_trainjob_with_bad_settings_fails_at_once(namespace: Namespace, image:
 
 
 def test_a_run_waits_for_its_whole_quota_and_is_admitted_as_one(namespace: Namespace, image: str, inputs: Path) -> None:
-    addons.kueue()
-    kueue = "kueue.x-k8s.io/v1beta2"
-    # Two pods of 100m fit, three do not.
-    group: dict[str, Any] = {
-        "coveredResources": ["cpu", "memory"],
-        "flavors": [
-            {
-                "name": namespace.name,
-                "resources": [
-                    {"name": "cpu", "nominalQuota": "250m"},
-                    {"name": "memory", "nominalQuota": "4Gi"},
-                ],
-            }
-        ],
-    }
-    selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}}
-    queue = {"namespaceSelector": selector, "resourceGroups": [group]}
-    namespace.apply(
-        {"apiVersion": kueue, "kind": "ResourceFlavor", "metadata": {"name": namespace.name}},
-        {"apiVersion": kueue, "kind": "ClusterQueue", "metadata": {"name": namespace.name}, "spec": queue},
-        {
-            "apiVersion": kueue,
-            "kind": "LocalQueue",
-            "metadata": {"name": "queue"},
-            "spec": {"clusterQueue": namespace.name},
-        },
-    )
-    values: dict[str, Any] = {"nodes": 2, "kueue": {"queue": "queue"}}
+    queues.one_run_at_a_time(namespace)
+    values: dict[str, Any] = {"nodes": 2, "kueue": {"queue": queues.QUEUE}}
     long = TINY_BERT | {"schedule": {"max_steps": 40}}
     first = Release(namespace, image, inputs, values | {"trainer": long}, name="first")
     second = Release(namespace, image, inputs, values | {"trainer": TINY_BERT}, name="second")

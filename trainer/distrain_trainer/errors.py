@@ -16,6 +16,11 @@ def is_retried(exit_code: int) -> bool:
     return exit_code >= 128
 
 
+def is_known(exit_code: int) -> bool:
+    """Whether an exit code says what the cluster should do: one of this module's, or that of a signal."""
+    return exit_code >= 128 or exit_code in {kind.exit_code for kind in DistrainError.__subclasses__()}
+
+
 def is_of_a_machine(report: "FailureReport") -> bool:
     """Whether a failure is more likely a machine's than the run's: a device that is lost, a process that hangs, nodes
     that do not reach each other."""

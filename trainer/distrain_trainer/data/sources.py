@@ -10,7 +10,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from distrain_trainer.data.holding_out import hold_out
 from distrain_trainer.data.sample import write_sample
 from distrain_trainer.data.table import Part, Source
 from distrain_trainer.errors import DataError, SettingsError, first_line
-from distrain_trainer.hub.download import cached_commit, remember_commit
+from distrain_trainer.hub.commits import commit_of, is_reachable
 from distrain_trainer.hub.errors import hub_error
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import Data
@@ -99,7 +99,7 @@ def locate(data: Data) -> Origin:
     assert data.name is not None
     if Path(data.name).expanduser().exists():
         raise DataError(f"data.name {data.name} is a path here, but names a data set on the Hub; use data.files")
-    commit = _commit(data.name, data.revision)
+    commit = commit_of("dataset", data.name, data.revision)
     configuration = f" ({data.config})" if data.config else ""
     fingerprint = hashlib.sha256(json.dumps([data.name, data.config, commit]).encode()).hexdigest()
     return Origin(f"{data.name}{configuration} at {commit[:7]}", fingerprint, commit=commit)
@@ -133,28 +133,6 @@ def _divided(data: Data) -> tuple[list[Path], list[Path], str]:
             f"{min(same)} is named by data.files and by data.evaluation_files; evaluate on rows that are not trained on"
         )
     return files, evaluation_files, told
-
-
-def _commit(name: str, revision: str | None) -> str:
-    """The commit of a data set on the Hub; one that is given needs no request.
-
-    Where the Hub cannot be reached, it is the one that the cache knows.
-    """
-    if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
-        return revision
-    from huggingface_hub import HfApi, constants
-
-    try:
-        commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
-    except Exception as error:  # the HTTP client that huggingface_hub uses, and so its errors, change with its version
-        found = hub_error(error, "data set", name, revision)
-        cached = cached_commit("dataset", name, revision) if found.away or constants.HF_HUB_OFFLINE else None
-        if cached is None:
-            raise found from error
-        return cached
-    assert commit is not None
-    remember_commit("dataset", name, revision, commit)
-    return commit
 
 
 def read(settings: Settings, origin: Origin, folder: Path, say: Callable[[str], None]) -> Splits:
@@ -313,13 +291,14 @@ def open_splits(settings: Settings, origin: Origin, folder: Path) -> dict[str, S
 
     assert data.name is not None
     try:
-        splits = load_dataset(data.name, data.config, revision=origin.commit)
+        with _from_cache_alone() if not is_reachable() else nullcontext():
+            splits = load_dataset(data.name, data.config, revision=origin.commit)
     except DatasetGenerationError as error:
         cause = first_line(error.__cause__ or error)
         raise DataError(
             f"data set {origin.description} cannot be read: {cause}; choose another data.revision"
         ) from error
-    except Exception as error:  # see `_commit`
+    except Exception as error:  # see `commit_of`
         listed = re.search(r"(?:Available|available configs): (\[.*\])", str(error))
         if listed:
             what = f"no configuration '{data.config}'" if data.config else "several configurations"
@@ -354,6 +333,19 @@ def _pick(splits: dict[str, Part], name: str, setting: str) -> Part:
     if not len(splits[name]):
         raise DataError(f"split '{name}' has no rows; choose another {setting} among {a_few(splits)}")
     return splits[name]
+
+
+@contextmanager
+def _from_cache_alone() -> Iterator[None]:
+    """Keeps datasets from asking a Hub that does not answer, six times for each file."""
+    import datasets
+
+    offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
 
 
 @contextmanager

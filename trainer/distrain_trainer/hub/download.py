@@ -5,16 +5,10 @@ other frameworks.
 """
 
 import json
-import os
-import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub import snapshot_download
 
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hub.errors import hub_error
@@ -24,7 +18,6 @@ UNUSED = (
     *("*.mlmodel", "*.mlpackage/*", "onnx/*", "openvino/*", "coreml/*", "original/*", "*.safetensors/*"),
 )
 """Files of a model for other programs."""
-COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -56,29 +49,3 @@ def fetch_model(name: str, revision: str | None) -> list[Fetched]:
         return [fetched]
     told = json.loads(adapter.read_text())
     return [fetched, *fetch_model(told["base_model_name_or_path"], told.get("revision"))]
-
-
-def remember_commit(kind: Literal["model", "dataset"], name: str, revision: str | None, commit: str) -> None:
-    """Notes in the cache which commit a branch or tag is at, as huggingface_hub does where it downloads by them."""
-    ref = _ref(kind, name, revision)
-    with suppress(OSError):  # a cache that cannot be written is no reason to end
-        if ref.exists() and ref.read_text() == commit:
-            return
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        new = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
-        new.write_text(commit)
-        new.replace(ref)
-
-
-def cached_commit(kind: Literal["model", "dataset"], name: str, revision: str | None) -> str | None:
-    """The commit that a branch or tag was at when it was last asked for, None where the cache does not know."""
-    try:
-        commit = _ref(kind, name, revision).read_text()
-    except (OSError, HFValidationError):
-        return None
-    return commit if COMMIT.fullmatch(commit) else None
-
-
-def _ref(kind: str, name: str, revision: str | None) -> Path:
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
-    return folder / "refs" / (revision or constants.DEFAULT_REVISION)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from distrain_trainer.console import debug
-from distrain_trainer.errors import FailureReport, LostPeer, OutOfTime, Stopped
+from distrain_trainer.errors import FailureReport, LostPeer, OutOfTime, Stopped, TrainingError, is_known
 from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.launch.node import NODE_COUNT, NODE_INDEX, Node
 from distrain_trainer.launch.signs import Section, ask_to_regroup, read_sign, signs_file
@@ -189,7 +189,8 @@ class Workers:
             report = FailureReport(Stopped.exit_code, "stopped before the first step; start the same command again")
         elif report is None:
             self._deadline = min(self._deadline, time.monotonic())
-            report = FailureReport(code, f"process {rank}{_death(code, self._log)}")
+            told = code if is_known(code) else TrainingError.exit_code
+            report = FailureReport(told, f"process {rank}{_death(code, self._log)}")
         patience = SECONDS_TO_FOLLOW if report.exit_code in AGREED or report.follows else SECONDS_TO_CONCLUDE
         self._deadline = min(self._deadline, time.monotonic() + patience)
         debug(f"process {rank} has left with {report.exit_code}: {report.sentence}")

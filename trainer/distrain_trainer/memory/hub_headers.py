@@ -13,11 +13,13 @@ from distrain_trainer.memory.model_shapes import INDEX, SINGLE, Shapes, read_fol
 
 def read_headers(name: str, revision: str | None) -> tuple[dict[str, Any], Shapes]:
     """config.json and the shapes of all parameters of a model on the Hub, without its weights: from the cache where it
-    is there, else by requests for the first bytes of its files. Raises SettingsError."""
+    is there, else by requests for the first bytes of its files. Raises SettingsError, ServiceAway."""
     from huggingface_hub import get_safetensors_metadata, hf_hub_download
 
+    from distrain_trainer.hub.commits import commit_of
     from distrain_trainer.hub.errors import hub_sentence
 
+    revision = commit_of("model", name, revision)
     try:
         config = Path(hf_hub_download(name, "config.json", revision=revision))
         if (config.parent / SINGLE).exists() or (config.parent / INDEX).exists():

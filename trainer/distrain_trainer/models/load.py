@@ -23,6 +23,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from distrain_trainer.data.chat import turn_end
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.hub.commits import at, commit_of
 from distrain_trainer.hub.errors import hub_error
 from distrain_trainer.memory.model_shapes import local_model
 from distrain_trainer.models import lora
@@ -43,14 +44,13 @@ def resolve(model: Model) -> tuple[str, str | None]:
         if not (folder / "config.json").exists():
             raise SettingsError(f"model.name {model.name} is a folder without config.json; name a model's folder")
         return str(folder.resolve()), None
-    config = load_config(model.name, model.revision)
-    return model.name, getattr(config, "_commit_hash", None) or model.revision
+    return model.name, commit_of("model", model.name, model.revision)
 
 
 def load_config(name: str, revision: str | None, **changes: Any) -> Any:
     """The model's configuration; what the Hub answers is told apart in one sentence (64)."""
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, **changes)
+        config = AutoConfig.from_pretrained(name, **at(revision), **changes)
     except (OSError, ValueError) as error:
         raise hub_error(error, "model", name, revision) from error
     if getattr(config, "quantization_config", None):
@@ -64,7 +64,7 @@ def load_config(name: str, revision: str | None, **changes: Any) -> Any:
 def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a pad token: where there is none, the end-of-text token serves."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, **at(revision))
     except (OSError, ValueError) as error:
         raise hub_error(error, "model", name, revision) from error
     if tokenizer.pad_token is None:
@@ -118,13 +118,13 @@ def load_model(
         try:
             model, found = loader.from_pretrained(
                 name,
-                revision=revision,
                 config=config,
                 attn_implementation=settings.model.attention,
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=settings.facts.labelled,
                 output_loading_info=True,
+                **at(revision),
                 **held,
             )
         except (OSError, ValueError) as error:
@@ -169,13 +169,11 @@ def load_model(
 def stored_type(name: str, revision: str | None) -> torch.dtype:
     """The type that all of a model's weights are stored in; fp32 where there are several."""
     try:
-        index = cached_file(
-            name, SAFE_WEIGHTS_INDEX_NAME, revision=revision, _raise_exceptions_for_missing_entries=False
-        )
+        index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **at(revision), _raise_exceptions_for_missing_entries=False)
         if index:
-            files, _ = get_checkpoint_shard_files(name, index, revision=revision)
+            files, _ = get_checkpoint_shard_files(name, index, **at(revision))
         else:
-            files = [cached_file(name, SAFE_WEIGHTS_NAME, revision=revision)]
+            files = [cached_file(name, SAFE_WEIGHTS_NAME, **at(revision))]
     except OSError as error:
         raise hub_error(error, "model", name, revision) from error
     types = set()

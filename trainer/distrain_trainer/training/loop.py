@@ -103,8 +103,7 @@ def train(session: TrainingSession) -> None:
                 "data_seconds": waited,
                 "sync_seconds": now - computed,
                 "memory_bytes": memory_bytes(parallel.device),
-                "gpu_utilization": None,
-                "mfu": None,
+                **session.efficiency.step(done.tokens, done.samples, now - started),
                 "straggler": straggler.data if straggler else None,
                 "nodes": session.process.nodes_here,
             }

@@ -19,6 +19,7 @@ from distrain_trainer.errors import SettingsError
 from distrain_trainer.hardware.machine import device_memory
 from distrain_trainer.hardware.numerics import set_up_numerics
 from distrain_trainer.hardware.threads import threads_for
+from distrain_trainer.hub.commits import is_reachable
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.memory.advice import read_model, size
 from distrain_trainer.memory.estimate import auto_tokens, fewest_processes, kind_of
@@ -92,6 +93,8 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     set_up_numerics(threads, settings.deterministic)
 
     model_name, model_revision = locate_model(settings.model)
+    if model_revision is not None and not is_reachable():
+        tell(f"the Hub does not answer: {model_name} is taken from the cache, as it was at commit {model_revision[:7]}")
     tokenizer = load_tokenizer(model_name, model_revision)
     auto = settings.batch.tokens == "auto"
     if auto:

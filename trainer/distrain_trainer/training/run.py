@@ -13,6 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from distrain_trainer.console import say, warn
 from distrain_trainer.data.loader import Collator, StepDataset, steps
 from distrain_trainer.errors import DistrainError, ServiceAway, Stopped, is_retried
+from distrain_trainer.hardware.efficiency import Efficiency
 from distrain_trainer.hub.access import check_before_training
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import titled
@@ -104,6 +105,7 @@ def run(
     check_same_start(settings, resolved.plan, data, model.parameters())
     parameters = parameter_counts(model)
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
+    efficiency = Efficiency.of(model, accelerator.device, settings.precision, process.world)
     parallel = parallelize(settings, accelerator, module, process.world)
     check_causal(settings, module, parallel.module, collator)
     check_packing(settings, module, parallel.module, collator)
@@ -146,6 +148,7 @@ def run(
             state,
             stop,
             signs or Signs(None),
+            efficiency,
             say=tell,
             record=record_line,
             watch=watch,

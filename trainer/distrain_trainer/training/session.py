@@ -7,6 +7,7 @@ from typing import Any
 
 from distrain_trainer.data.loader import Collator, StepBatch
 from distrain_trainer.data.plan import MicroBatches, Plan
+from distrain_trainer.hardware.efficiency import Efficiency
 from distrain_trainer.launch.signs import Signs
 from distrain_trainer.parallel.api import Parallel
 from distrain_trainer.parallel.collectives import ProcessRank
@@ -33,7 +34,8 @@ class TrainingSession:
     batches: this process's share of the steps, from `state.step` on. say: takes sentences for a person. record: takes
     each line of metrics.jsonl. watch: takes how far an evaluation is. push_best: to call when a checkpoint is
     published, which may have made another model the best. (These four do nothing except on process 0.)
-    signs: of life, for the supervisor. sender: to the run's trackers, None where it has none and on other processes.
+    signs: of life, for the supervisor. efficiency: of process 0's GPU. sender: to the run's trackers, None where it
+    has none and on other processes.
     evaluation_plan, evaluation_collator: None if there are no evaluation rows. evaluation: the last one.
     saved_step: of the newest checkpoint of this session. saved_at: when that was begun, by the monotonic clock.
     model_alone: the disk took only the model of the last step.
@@ -46,6 +48,7 @@ class TrainingSession:
     state: TrainingState
     stop: StopRequest
     signs: Signs
+    efficiency: Efficiency
     say: Callable[[str], None]
     record: Record
     watch: Watch
