@@ -29,7 +29,8 @@ def main() -> None:
     trained, held_out = lesson.tokens()
     model = DistributedDataParallel(lesson.model().to(device), device_ids=[device] if has_gpu else None)
     optimizer = lesson.optimizer(model.parameters())
-    sampler = DistributedSampler(trained, shuffle=True, seed=lesson.SEED)  # every world-th text, from `rank` on
+    # Of the shuffled texts every world-th, from `rank` on.
+    sampler: DistributedSampler[lesson.Text] = DistributedSampler(trained, shuffle=True, seed=lesson.SEED)
     batches = DataLoader(trained, lesson.STEP_TEXTS // world, sampler=sampler, collate_fn=lesson.collate)
 
     model.train()
