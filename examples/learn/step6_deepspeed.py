@@ -6,8 +6,8 @@
 Under DDP each process holds 16 bytes per parameter: weight, gradient and AdamW's two moments in fp32. ZeRO-2 leaves
 each process the weights and a share of the rest; ZeRO-3 a share of everything, and gathers a layer when it is needed.
 zero2.yaml is Accelerate's own form; zero3.yaml names DeepSpeed's JSON, zero3.json. Both turn off the clipping of
-gradients, which Accelerate would otherwise have DeepSpeed do, unlike the other steps. DeepSpeed compiles a small part when
-it is used for the first time, which needs g++ and ninja.
+gradients, which Accelerate would otherwise have DeepSpeed do, unlike the other steps. DeepSpeed compiles a small part
+when it is used for the first time, which needs g++ and ninja.
 """
 
 import time
