@@ -16,8 +16,9 @@ from typing import Any
 
 import evaluate
 import torch
-from torch.utils.data import RandomSampler
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from torch import nn
+from torch.utils.data import Dataset, RandomSampler
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from distrain_trainer.data.sample import write_sample
@@ -43,6 +44,20 @@ Text = dict[str, Any]
 Batch = dict[str, torch.Tensor]
 
 
+class Tokens(Dataset[Text]):
+    """Texts as a model reads them: {"input_ids", "attention_mask", "labels"} of each."""
+
+    def __init__(self, rows: list[Text]):
+        self.rows = rows
+        self.labels: list[int] = [row["labels"] for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Text:
+        return self.rows[index]
+
+
 def texts() -> tuple[list[Text], list[Text]]:
     """{"text", "label"} of the texts to train on, and of those to measure on."""
     with tempfile.TemporaryDirectory() as folder:
@@ -53,16 +68,16 @@ def texts() -> tuple[list[Text], list[Text]]:
     return trained, [row for row in rows if row["split"] == "evaluation"][:HELD_OUT]
 
 
-def tokens() -> tuple[list[Text], list[Text]]:
-    """The same texts as a model reads them: {"input_ids", "attention_mask", "labels"} of each."""
+def tokens() -> tuple[Tokens, Tokens]:
+    """The same texts, tokenized."""
     tokenizer = AutoTokenizer.from_pretrained(ENCODER)
 
-    def read(rows: list[Text]) -> list[Text]:
+    def read(rows: list[Text]) -> Tokens:
         read = tokenizer([row["text"] for row in rows], truncation=True, max_length=MAX_LENGTH)
         labels = [PACKAGES.index(row["label"]) for row in rows]
         names = ("input_ids", "attention_mask", "labels")
         columns = (read["input_ids"], read["attention_mask"], labels)
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return Tokens([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
 
     trained, held_out = texts()
     return read(trained), read(held_out)
@@ -77,17 +92,17 @@ def collate(rows: list[Text]) -> Batch:
     return padded | {"labels": torch.tensor([row["labels"] for row in rows])}
 
 
-def shuffled(rows: list[Text]) -> RandomSampler:
+def shuffled(rows: Tokens) -> RandomSampler:
     """The texts in random order, the same in every process."""
     return RandomSampler(rows, generator=torch.Generator().manual_seed(SEED))
 
 
-def model() -> PreTrainedModel:
+def model() -> nn.Module:
     """The encoder with a new head, the same every time."""
     torch.manual_seed(SEED)
-    loader: Any = AutoModelForSequenceClassification
-    found: PreTrainedModel = loader.from_pretrained(ENCODER, num_labels=len(PACKAGES), **WITHOUT_DROPOUT)
-    return found
+    options = {"num_labels": len(PACKAGES)} | WITHOUT_DROPOUT
+    made: nn.Module = AutoModelForSequenceClassification.from_pretrained(ENCODER, **options)
+    return made
 
 
 def save_encoder(folder: Path) -> None:

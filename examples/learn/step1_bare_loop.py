@@ -37,7 +37,7 @@ def main() -> None:
         for batch in DataLoader(held_out, lesson.STEP_TEXTS, collate_fn=lesson.collate):
             logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
             predictions += logits.argmax(-1).tolist()
-    scores = lesson.score(predictions, [row["labels"] for row in held_out])
+    scores = lesson.score(predictions, held_out.labels)
     lesson.tell("1 bare loop", processes=1, seconds=seconds, loss=sum(losses) / len(losses), scores=scores)
 
 

@@ -40,7 +40,7 @@ def main() -> None:
         for batch in DataLoader(held_out, lesson.STEP_TEXTS, collate_fn=lesson.collate):
             logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
             predictions += logits.argmax(-1).tolist()
-    scores = lesson.score(predictions, [row["labels"] for row in held_out])
+    scores = lesson.score(predictions, held_out.labels)
     gpus = len(model.device_ids)
     note = f"the batch is split over {gpus} GPUs" if gpus else "no GPU: DataParallel passes through to the model"
     loss = sum(losses) / len(losses)

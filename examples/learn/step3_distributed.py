@@ -13,7 +13,7 @@ import time
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 import lesson
 
@@ -29,7 +29,8 @@ def main() -> None:
     trained, held_out = lesson.tokens()
     model = DistributedDataParallel(lesson.model().to(device), device_ids=[device] if has_gpu else None)
     optimizer = lesson.optimizer(model.parameters())
-    sampler = DistributedSampler(trained, shuffle=True, seed=lesson.SEED)  # every world-th text, from `rank` on
+    # Of the shuffled texts every world-th, from `rank` on.
+    sampler: DistributedSampler[lesson.Text] = DistributedSampler(trained, shuffle=True, seed=lesson.SEED)
     batches = DataLoader(trained, lesson.STEP_TEXTS // world, sampler=sampler, collate_fn=lesson.collate)
 
     model.train()
@@ -46,17 +47,18 @@ def main() -> None:
 
     model.eval()
     own: list[int] = []
+    share = Subset(held_out, range(rank, len(held_out), world))
     with torch.no_grad():
-        for batch in DataLoader(held_out[rank::world], lesson.STEP_TEXTS, collate_fn=lesson.collate):
+        for batch in DataLoader(share, lesson.STEP_TEXTS, collate_fn=lesson.collate):
             logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
             own += logits.argmax(-1).tolist()
     shares: list[list[int]] = [[] for _ in range(world)]
     dist.all_gather_object(shares, own)
     if rank == 0:
         predictions = [0] * len(held_out)
-        for number, share in enumerate(shares):
-            predictions[number::world] = share
-        scores = lesson.score(predictions, [row["labels"] for row in held_out])
+        for number, found in enumerate(shares):
+            predictions[number::world] = found
+        scores = lesson.score(predictions, held_out.labels)
         lesson.tell("3 DDP", processes=world, seconds=seconds, loss=float(losses) / world, scores=scores)
     dist.destroy_process_group()
 

@@ -1,7 +1,6 @@
 """Step 5: mixed precision and gradient accumulation by Accelerate.
 
-    accelerate launch --config_file examples/accelerate/multi-gpu.yaml --mixed_precision bf16 \
-        --gradient_accumulation_steps 2 examples/learn/step5_mixed_precision.py
+    accelerate launch --config_file examples/accelerate/multi-gpu.yaml examples/learn/step5_mixed_precision.py
 
 bf16 computes matrix products in 16 bits and keeps weights and optimizer in 32. Accumulation takes two small batches for
 one step: each process holds four texts at once, and the effective batch is still 16. Under `accumulate`, Accelerate
@@ -16,12 +15,16 @@ from torch.utils.data import DataLoader
 
 import lesson
 
+ACCUMULATION = 2
+"""Batches per step."""
+
 
 def main() -> None:
-    # --mixed_precision and --gradient_accumulation_steps reach it as environment variables.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(
+        mixed_precision="bf16", gradient_accumulation_steps=ACCUMULATION, cpu=not torch.cuda.is_available()
+    )
     trained, held_out = lesson.tokens()
-    share = lesson.STEP_TEXTS // accelerator.num_processes // accelerator.gradient_accumulation_steps
+    share = lesson.STEP_TEXTS // accelerator.num_processes // ACCUMULATION
     batches = DataLoader(trained, share, sampler=lesson.shuffled(trained), collate_fn=lesson.collate)
     model = lesson.model()
     model, optimizer, batches, unseen = accelerator.prepare(
@@ -54,7 +57,7 @@ def main() -> None:
             predictions += gathered[0].tolist()
             labels += gathered[1].tolist()
     if accelerator.is_main_process:
-        step = f"5 {accelerator.mixed_precision}, accumulation x {accelerator.gradient_accumulation_steps}"
+        step = f"5 {accelerator.mixed_precision}, accumulation"
         scores = lesson.score(predictions, labels)
         lesson.tell(step, processes=accelerator.num_processes, seconds=seconds, loss=loss, scores=scores)
     accelerator.end_training()

@@ -5,8 +5,9 @@
 
 Under DDP each process holds 16 bytes per parameter: weight, gradient and AdamW's two moments in fp32. ZeRO-2 leaves
 each process the weights and a share of the rest; ZeRO-3 a share of everything, and gathers a layer when it is needed.
-zero2.yaml is Accelerate's own form; zero3.yaml names DeepSpeed's JSON, zero3.json. DeepSpeed compiles a small part when
-it is used for the first time, which needs g++ and ninja.
+zero2.yaml is Accelerate's own form; zero3.yaml names DeepSpeed's JSON, zero3.json. Both turn off the clipping of
+gradients, which Accelerate would otherwise have DeepSpeed do, unlike the other steps. DeepSpeed compiles a small part
+when it is used for the first time, which needs g++ and ninja.
 """
 
 import time
@@ -19,6 +20,9 @@ import lesson
 
 
 def main() -> None:
+    # Before Accelerator: behind it, ZeRO-3 would cut the model up while it is loaded, as a large one has to be, and its
+    # new head would be another one than that of the other steps.
+    model = lesson.model()
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend=backend)])
     assert accelerator.state.deepspeed_plugin is not None, "start this with a file that names DeepSpeed, as above"
@@ -26,7 +30,6 @@ def main() -> None:
     trained, held_out = lesson.tokens()
     share = lesson.STEP_TEXTS // accelerator.num_processes
     batches = DataLoader(trained, share, sampler=lesson.shuffled(trained), collate_fn=lesson.collate)
-    model = lesson.model()
     model, optimizer, batches, unseen = accelerator.prepare(
         model,
         lesson.optimizer(model.parameters()),

@@ -38,7 +38,7 @@ def main() -> None:
     steps = [line for line in lines if "loss" in line]
     (evaluation,) = [line for line in lines if "eval_accuracy" in line]
     lesson.tell(
-        f"7 distrain, {settings['strategy']['kind']}",
+        f"7 distrain, {settings['settings']['strategy']['kind']}",
         processes=settings["world_size"],
         seconds=sum(line["step_seconds"] for line in steps),
         loss=sum(line["loss"] for line in steps) / len(steps),

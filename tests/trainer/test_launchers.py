@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distrain_trainer.__main__ import forget_wrapping
 from runs import losses
 
 ACCELERATE = Path(__file__).parents[2] / "examples" / "accelerate"
@@ -16,6 +17,13 @@ KINDS = {"multi-gpu": "ddp", "fsdp": "fsdp", "zero2": "zero2", "zero3": "zero3"}
 
 def test_every_file_is_tested() -> None:
     assert {file.stem for file in ACCELERATE.iterdir()} == set(KINDS)
+
+
+def test_a_worker_forgets_what_a_launcher_says_of_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    forget_wrapping()
+    assert {"ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING", "LOCAL_RANK"} & {*os.environ} == {"LOCAL_RANK"}
 
 
 @pytest.mark.examples
