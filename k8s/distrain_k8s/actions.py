@@ -212,11 +212,14 @@ def doctor(arguments: Namespace, _: Flags) -> int:
 def compare_runs(arguments: Namespace, _: Flags) -> int:
     """`distrain compare GROUP`: a table, and a page with the curves."""
     from distrain_k8s.output import Column, print_rows
-    from distrain_k8s.watch.compare import Compared, compare, gather
+    from distrain_k8s.watch.compare import Compared, compare, gather, read_folder
     from distrain_k8s.watch.compare_page import page, row_of
 
-    with cluster(arguments) as (api, _helm):
-        runs = gather(api, arguments.runs, say)
+    if all(Path(name).is_dir() for name in arguments.runs):
+        runs = [read_folder(Path(name)) for name in arguments.runs]
+    else:
+        with cluster(arguments) as (api, _helm):
+            runs = gather(api, arguments.runs, say)
     if not runs:
         raise NotFound(f"no run of {', '.join(arguments.runs)} has written anything yet", "run")
     found = compare(runs, arguments.metric)

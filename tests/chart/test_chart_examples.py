@@ -12,6 +12,7 @@ EXAMPLES = {
     "one-node.yaml": ("PyTorchJob", 1, 8, 8),
     "rdma.yaml": ("PyTorchJob", 4, 8, 8),
     "cpu.yaml": ("PyTorchJob", 3, 2, 0),
+    "function-calling.yaml": ("PyTorchJob", 1, 2, 2),
     "kueue.yaml": ("PyTorchJob", 2, 8, 8),
     "trainjob.yaml": ("TrainJob", 2, 4, 4),
 }

@@ -63,6 +63,16 @@ def test_which_way_is_better() -> None:
     assert differing([{"a": 1, "run_id": "x"}, {"a": 1, "run_id": "y", "b": 2}]) == ["b"]
 
 
+def test_folders_are_compared_without_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    folders = [str(run(tmp_path / name, rate, [rate], rate)) for name, rate in (("a", 0.1), ("b", 0.2))]
+    code, out, err = distrain(capsys, "compare", *folders, "--page", str(tmp_path / "page.html"))
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["b", "a"] and (tmp_path / "page.html").exists()
+
+
 @needs_helm
 def test_a_group_is_compared_from_the_cluster(
     there: HelmCluster, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -46,7 +46,7 @@ def test_an_example_says_what_it_needs_and_is_taken(file: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("file", LAUNCHERS, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_a_file_of_deepspeed_or_accelerate_is_taken(file: Path) -> None:
-    settings, _ = apply(read_settings(None, {"strategy.config": str(file), "precision": "bf16"}))
+    settings, _ = apply(read_settings(None, {"strategy.config": str(file)}))
     assert settings.strategy.kind == KINDS[file.stem]
 
 
@@ -90,7 +90,7 @@ def rows(data: dict[str, Any]) -> dict[str, bytes]:
     return {"train.jsonl": lines, "test.jsonl": lines}
 
 
-@pytest.mark.matrix
+@pytest.mark.examples
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_trains(file: Path, service: hub.Hub, tmp_path: Path) -> None:
     reviews = "".join(f'"{row["text"]}",{row["label"]}\n' for row in TEXTS)

@@ -35,11 +35,15 @@ OPTIONS = {
     **{"attempt": True, "previous": True, "signs": True, "check": False},
 }
 
+WRAPPING = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
+"""How the names of variables begin by which `accelerate launch` describes parallelism."""
+
 
 def main(arguments: list[str]) -> NoReturn:
     """Runs one worker and leaves with its exit code."""
     cluster: ClusterEnvironment | None = None
     try:
+        forget_wrapping()
         options, flags = parsed(arguments)
         if options.attempt:
             die_with_parent()
@@ -55,6 +59,13 @@ def main(arguments: list[str]) -> NoReturn:
         report = report_of(error, int(os.environ.get("RANK", 0)), cluster.node_name if cluster else None)
         write_error_file(report)
         leave(report.exit_code)
+
+
+def forget_wrapping() -> None:
+    """Removes the variables by which `accelerate launch` says how a model is loaded and wrapped, which transformers and
+    Accelerate would follow: settings say that here."""
+    for name in [name for name in os.environ if name.startswith(WRAPPING)]:
+        del os.environ[name]
 
 
 def parsed(arguments: list[str]) -> tuple[Namespace, dict[str, str]]:

@@ -225,7 +225,7 @@ def alone(models: Models, files: dict[str, Path], tmp_path_factory: pytest.TempP
 def test_each_task_evaluates_the_same_everywhere(table: tuple[Path, tuple[str, ...]], alone: Path, name: str) -> None:
     folder, kinds = table
     wanted = [line for line in metrics(alone / name) if "eval_loss" in line]
-    assert [line["step"] for line in wanted] == [STEPS // 2, STEPS]
+    assert wanted and wanted[-1]["step"] == STEPS
     for kind in kinds:
         found = [line for line in metrics(folder / kind / name) if "eval_loss" in line]
         for ours, theirs in zip(found, wanted, strict=True):

@@ -17,6 +17,7 @@ import numpy as np
 
 from distrain_trainer.data.chat import ROW, Encoded, Template, placed, shown
 from distrain_trainer.data.conversations import Message, messages_of, plain_value
+from distrain_trainer.data.readers import Refuse, refuse_all
 from distrain_trainer.data.table import Part
 from distrain_trainer.data.text import BATCH, Made, Shape
 from distrain_trainer.errors import DataError, first_line
@@ -50,9 +51,14 @@ class Answer:
 
 
 def rows_of_preferences(
-    part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase", shape: Shape
+    part: Part,
+    settings: Settings,
+    tokenizer: "PreTrainedTokenizerBase",
+    shape: Shape,
+    refuse: Refuse = refuse_all,
 ) -> Iterator[Made]:
-    """The token rows of pairs of answers, batch by batch.
+    """The token rows of pairs of answers, batch by batch. refuse: takes the error of one that is none, and raises it or
+    not.
 
     A text longer than `shape.longest` tokens loses its end, or its pair is dropped with long_texts=drop; so is a pair
     whose prompt leaves no room for an answer.
@@ -61,15 +67,16 @@ def rows_of_preferences(
     first = 0
     for batch in part.rows.select_columns(names).iter(BATCH):
         answers: list[Answer] = []
-        for index, values in enumerate(zip(*(batch[name] for name in names), strict=True), first):
-            with placed(part, index):
+        rows = list(zip(*(batch[name] for name in names), strict=True))
+        for index, values in enumerate(rows, first):
+            with placed(part, index, refuse):
                 answers += answers_of(dict(zip(names, values, strict=True)), template)
         encoded = template.encode([answer.text for answer in answers])
         tokens = [answer.tokens(one, shape) for answer, one in zip(answers, encoded, strict=True)]
         made = Made()
         for chosen, rejected in zip(tokens[::2], tokens[1::2], strict=True):
             add(made, (chosen, rejected), shape)
-        first += len(answers) // 2
+        first += len(rows)
         yield made
 
 
@@ -88,8 +95,8 @@ def answers_of(row: Mapping[str, Any], template: Template) -> list[Answer]:
     """The chosen and the rejected answer of a row, behind their prompt. Raises DataError."""
     *before, chosen, rejected = (plain_value(value) for value in row.values())
     names = list(row)[-2:]
-    prompt: Any = before[0] if before else None
-    if all(isinstance(value, str) for value in (prompt, chosen, rejected)):
+    prompt = before[0] if before else None
+    if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
         for name, answer in zip(names, (chosen, rejected), strict=True):
             if not answer:
                 raise DataError(f"{ROW} has an empty text in column '{name}'; correct or remove it")

@@ -52,6 +52,6 @@ def log_probabilities(forward: Forward, planned: MicroBatches, collator: Collato
         found.append((numbers, logps.float().cpu().numpy()[: len(numbers)]))
     made = np.full((len(collator.rows), 2), np.nan, np.float32)
     for part in collectives.gather(found):
-        for numbers, values in part:
-            made[numbers] = values
+        for numbers, theirs in part:
+            made[numbers] = theirs
     return made

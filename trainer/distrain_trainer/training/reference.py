@@ -49,10 +49,10 @@ def with_reference(
     if found is None:
         tell("computing how likely each answer is before training, the reference of preference.method")
         found = compute(resolved, parallel, collator, alive)
-    train, evaluation = replace(data.train, reference=found["train"]), data.evaluation
-    if evaluation is not None:
-        evaluation = replace(evaluation, reference=found["evaluation"])
-    return replace(resolved, data=replace(data, train=train, evaluation=evaluation))
+    evaluation = data.evaluation and replace(data.evaluation, reference=found["evaluation"])
+    return replace(
+        resolved, data=replace(data, train=replace(data.train, reference=found["train"]), evaluation=evaluation)
+    )
 
 
 def compute(resolved: ResolvedRun, parallel: Parallel, collator: Collator, alive: Callable[[], None]) -> Parts:
