@@ -56,11 +56,22 @@ FILE = argument("file", nargs="?", metavar="FILE", help="settings as YAML or JSO
 PATH = argument(
     "path", metavar="PATH", help="a run's folder, its final/, its checkpoint-best/ or one of its checkpoints"
 )
+ANY_MODEL = argument(
+    "path", metavar="PATH", help="a run's folder or one of its models; with --task any other, in a folder or on the Hub"
+)
 
 CHECKPOINT = argument(
     "--checkpoint",
     metavar="WHICH",
     help="model of a run: final, best, newest or the number of a step (default: the first of these that is there)",
+)
+
+SAMPLING = (
+    argument("--temperature", type=float, default=0.0, metavar="T", help="draw tokens (default: 0, the likeliest one)"),
+    argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest, up to this probability"),
+    argument("--top-k", type=int, default=0, metavar="N", help="draw from the N likeliest (default: 0, from all)"),
+    argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: fewer repetitions"),
+    argument("--seed", type=int, default=42, metavar="N", help="of what is drawn (default: 42)"),
 )
 
 COMMANDS = (
@@ -92,7 +103,7 @@ COMMANDS = (
         "Evaluates a trained model and prints its metrics as JSON.",
         "distrain_trainer.commands:evaluate",
         (
-            PATH,
+            ANY_MODEL,
             argument("file", nargs="?", metavar="FILE", help="data to evaluate on (default: the run's own)"),
             CHECKPOINT,
         ),
@@ -103,7 +114,7 @@ COMMANDS = (
         "Predicts for each line of text, or row of a file, one JSON object per line.",
         "distrain_trainer.commands:predict",
         (
-            PATH,
+            ANY_MODEL,
             argument(
                 "file",
                 nargs="?",
@@ -113,6 +124,7 @@ COMMANDS = (
             argument("--output", metavar="FILE", help="where the JSON lines go (default: stdout)"),
             argument("--keep-columns", action="store_true", help="add each row of FILE to its prediction, as `row`"),
             argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens of an answer at most"),
+            *SAMPLING,
             CHECKPOINT,
         ),
         takes_settings=True,
@@ -124,6 +136,8 @@ COMMANDS = (
         (
             PATH,
             argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer at most"),
+            argument("--tools", metavar="FILE", help="JSON list of the tools that the model may call"),
+            *SAMPLING,
             CHECKPOINT,
         ),
     ),

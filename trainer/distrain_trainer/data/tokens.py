@@ -20,9 +20,10 @@ from filelock import FileLock, Timeout
 from distrain_trainer.console import a_few
 from distrain_trainer.data.chat import rows_of_conversations
 from distrain_trainer.data.inputs import Input, texts_of, tokenize_inputs
+from distrain_trainer.data.readers import Dropped, Refuse, refuse_all
 from distrain_trainer.data.rows import ArrayFiles, Rows, mapped
 from distrain_trainer.data.sources import Origin, cache_folder, held_out, label_column, locate, read
-from distrain_trainer.data.table import Part
+from distrain_trainer.data.table import Part, refuse_of
 from distrain_trainer.data.text import Made, Shape, Text, shape_of
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.settings.model import Settings
@@ -52,6 +53,8 @@ KEY_SETTINGS = (
     "text_unit",
     "delimiter",
     "unlabelled",
+    "encoding",
+    "bad_rows",
 )
 
 
@@ -93,7 +96,7 @@ def prepare(
     tokens = cache_folder(settings.data) / "tokens"
     key = _key(settings, tokenizer, max_length, origin)
     entry = tokens / key
-    found = _load(entry, origin)
+    found = load_entry(entry, origin)
     if found is None:
         lock = FileLock(tokens / f"{key}.lock")
         try:
@@ -104,7 +107,7 @@ def prepare(
         except OSError as error:
             raise SettingsError(f"the cache {tokens} cannot be written ({error.strerror}); set data.cache") from error
         try:
-            found = _load(entry, origin)
+            found = load_entry(entry, origin)
             if found is None:
                 return _make(settings, tokenizer, shape, origin, entry, say)
         finally:
@@ -196,7 +199,7 @@ def _identity(tokenizer: "PreTrainedTokenizerBase") -> list[Any]:
     return [*settings, digests, sorted(tokenizer.get_vocab().items())]
 
 
-def _load(entry: Path, origin: Origin) -> Tokenized | None:
+def load_entry(entry: Path, origin: Origin) -> Tokenized | None:
     """The entry of the cache, or None where it is missing or not whole. Sizes are checked, bytes are not."""
     try:
         meta = json.loads((entry / "meta.json").read_text())
@@ -252,7 +255,7 @@ def _make(
         raise
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    made = _load(entry, origin)
+    made = load_entry(entry, origin)
     assert made is not None
     return made
 
@@ -275,8 +278,10 @@ def _fill(
     noun = "conversations" if messages else "texts"
     for key, part in parts.items():
         of_rows = None
+        refuse: Refuse = refuse_all
         if messages:
-            batches = rows_of_conversations(part, settings, tokenizer, shape.room)
+            refuse = refuse_of(settings.data)
+            batches = rows_of_conversations(part, settings, tokenizer, shape.room, refuse)
         else:
             of_words, of_rows = divided(labels.get(key))
             batches = _made(texts_of(part, settings, tokenizer, shape, of_words), shape)
@@ -292,6 +297,8 @@ def _fill(
             )
             if counted[name]
         )
+        if isinstance(refuse, Dropped) and refuse.count:
+            say(refuse.sentence)
         counts |= {f"{key}_{name}": count for name, count in counted.items()}
         if not counted["rows"]:
             raise DataError(f"no row is left of {counted['texts']:,} {part.name} {noun} ({told}); check the data")
@@ -301,7 +308,7 @@ def _fill(
             f"{counted['tokens']:,} tokens"
         )
     meta = {
-        "fingerprint": _fingerprint(folder, names),
+        "fingerprint": fingerprint_of(folder, names),
         "label_names": names,
         "counts": counts,
         "arrays": arrays,
@@ -377,7 +384,7 @@ def _write(
     return files.lengths, counts
 
 
-def _fingerprint(folder: Path, label_names: tuple[str, ...] | None) -> str:
+def fingerprint_of(folder: Path, label_names: tuple[str, ...] | None) -> str:
     """64 hex digits over the arrays and what the labels are called."""
     total = hashlib.sha256(json.dumps(label_names).encode())
     for path in sorted(folder.glob("*.npy")):

@@ -9,9 +9,10 @@ import torch
 from distrain_trainer.console import a_few, say
 from distrain_trainer.data.inputs import inputs_of
 from distrain_trainer.data.loader import Collator
+from distrain_trainer.data.mix import prepare_all
 from distrain_trainer.data.rows import Rows
-from distrain_trainer.data.sources import label_column, locate, read
-from distrain_trainer.data.tokens import encode, prepare
+from distrain_trainer.data.sources import is_sample, label_column, locate, read
+from distrain_trainer.data.tokens import encode
 from distrain_trainer.errors import DataError
 from distrain_trainer.inference.trained import Trained, load, tell_model
 from distrain_trainer.models.loss import SummedLoss
@@ -31,7 +32,10 @@ def evaluate_folder(
     Other data is `file`, or what flags name: all rows of data.files; of a data set on the Hub its evaluation split, or
     all rows where it has one split alone. checkpoint: which of a run's models to take.
     """
-    alone = {"data.files": ("data.name",), "data.name": ("data.files", "data.evaluation_files", "data.revision")}
+    alone = {
+        "data.files": ("data.name", "data.mix"),
+        "data.name": ("data.files", "data.mix", "data.evaluation_files", "data.revision"),
+    }
     unset = {other: "null" for name, others in alone.items() if name in flags for other in others}
     trained = load(path, unset | flags, checkpoint)
     tell_model(path, trained.folder)
@@ -64,7 +68,9 @@ def evaluate_folder(
 
 def evaluation_rows(trained: Trained) -> Rows:
     """The evaluation rows of the run that made the model."""
-    data = prepare(trained.settings, trained.tokenizer, trained.max_length, say)
+    if not trained.record and is_sample(trained.settings.data):
+        raise DataError(f"{trained.folder} has no evaluation rows of its own; give a file to evaluate on, or data.name")
+    data = prepare_all(trained.settings, trained.tokenizer, trained.max_length, say)
     if data.evaluation is None:
         raise DataError(f"the run of {trained.folder} had no evaluation rows; give a file to evaluate on")
     return data.evaluation
@@ -75,7 +81,7 @@ def other_rows(trained: Trained, settings: Settings) -> tuple[Rows, str]:
     origin = locate(settings.data)
     labelled = TASKS[settings.task].labelled
     if labelled is None:
-        made = prepare(settings, trained.tokenizer, trained.max_length, say)
+        made = prepare_all(settings, trained.tokenizer, trained.max_length, say)
         return made.evaluation or made.train, origin.description
     with TemporaryDirectory(prefix="distrain-") as scratch:
         splits = read(settings, origin, Path(scratch), say)

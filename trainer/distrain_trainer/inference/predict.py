@@ -17,8 +17,10 @@ from distrain_trainer.data.plan import cut
 from distrain_trainer.data.rows import Rows
 from distrain_trainer.data.tokens import encode
 from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.inference.generate import answer, greedy, prompt_of, question_of
+from distrain_trainer.inference.generate import answer, generate, prompt_of, question_of
 from distrain_trainer.inference.inputs import conversations_in, in_chunks, inputs_in
+from distrain_trainer.inference.sampling import GREEDY, Sampling
+from distrain_trainer.inference.tool_calls import tool_calls_in
 from distrain_trainer.inference.trained import Trained, load, tell_model
 from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.tasks.table import TASKS
@@ -37,35 +39,47 @@ def predict_folder(
     flags: dict[str, str] | None = None,
     checkpoint: str | None = None,
     keep_columns: bool = False,
+    sampling: Sampling = GREEDY,
 ) -> None:
     """Writes one JSON object per text, in order.
 
     file: None for lines of stdin. output: None for stdout. flags: settings to change, such as data.text_column.
     checkpoint: which of a run's models to take. keep_columns: add each row of the file, as `row`.
+    sampling: how texts are continued and answers written.
     """
     if file is not None and not Path(file).exists():
         raise DataError(f"{file} does not exist; check the path")
     trained = load(path, flags or {}, checkpoint)
     tell_model(path, trained.folder)
     with open_output(output) as target:
-        for predictions in predictions_for(trained, file, max_new_tokens, keep_columns):
+        for predictions in predictions_for(trained, file, max_new_tokens, keep_columns, sampling):
             for prediction in predictions:
                 target.write(json.dumps(prediction, ensure_ascii=False, default=str) + "\n")
             target.flush()
 
 
 def predictions_for(
-    trained: Trained, file: str | None, max_new_tokens: int, keep_columns: bool = False
+    trained: Trained,
+    file: str | None,
+    max_new_tokens: int,
+    keep_columns: bool = False,
+    sampling: Sampling = GREEDY,
 ) -> Iterator[list[dict[str, Any]]]:
     """The predictions for `file` or stdin, in the lists in which they are made."""
     facts, labelled = trained.settings.facts, TASKS[trained.settings.task].labelled
     if facts.holds == "messages":
-        for where, row in conversations_in(trained, file):
+        for number, (where, row) in enumerate(conversations_in(trained, file)):
             as_texts = {name: as_text(value) for name, value in row.items()}
             conversation = question_of(as_texts, trained.settings.chat, where)
-            text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
-            yield [{"messages": conversation.messages, "answer": text} | ({"row": row} if keep_columns else {})]
+            sampling.begin(number)
+            prompt = prompt_of(trained.tokenizer, conversation, where)
+            text = answer(trained, prompt, max_new_tokens, where, sampling=sampling)
+            said: dict[str, Any] = {"messages": conversation.messages, "answer": text}
+            if calls := tool_calls_in(text):
+                said["tool_calls"] = calls
+            yield [said | ({"row": row} if keep_columns else {})]
         return
+    before = 0
     for chunk in in_chunks(inputs_in(trained, file)):
         inputs = [one for one, _ in chunk]
         if labelled:
@@ -73,7 +87,11 @@ def predictions_for(
             made = label(trained, inputs, labelled.show)
         else:
             texts = [one for one in inputs if isinstance(one, str)]
-            made = continue_texts(trained, texts, max_new_tokens) if facts.causal else fill_masks(trained, texts)
+            if facts.causal:
+                made = continue_texts(trained, texts, max_new_tokens, sampling, before)
+            else:
+                made = fill_masks(trained, texts)
+        before += len(chunk)
         if keep_columns:
             made = [prediction | {"row": row} for prediction, (_, row) in zip(made, chunk, strict=True)]
         yield made
@@ -126,12 +144,15 @@ def fill_masks(trained: Trained, texts: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def continue_texts(trained: Trained, texts: list[str], max_new_tokens: int) -> list[dict[str, Any]]:
-    """{"text", "continuation"} of each text, by greedy decoding."""
+def continue_texts(
+    trained: Trained, texts: list[str], max_new_tokens: int, sampling: Sampling = GREEDY, before: int = 0
+) -> list[dict[str, Any]]:
+    """{"text", "continuation"} of each text. before: texts that were continued earlier."""
     found = []
-    for text in texts:
+    for number, text in enumerate(texts, before):
+        sampling.begin(number)
         prompt = trained.tokenizer(text, truncation=True, max_length=trained.max_length)["input_ids"]
-        new = greedy(trained, prompt, max_new_tokens)
+        new = generate(trained, prompt, max_new_tokens, sampling)
         found.append({"text": text, "continuation": trained.tokenizer.decode(new, skip_special_tokens=True)})
     return found
 

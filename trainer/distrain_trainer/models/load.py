@@ -3,7 +3,7 @@
 import copy
 import difflib
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import nn
 from transformers import (
+    AddedToken,
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.neftune import activate_neftune
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
@@ -61,8 +63,9 @@ def load_config(name: str, revision: str | None, **changes: Any) -> Any:
     return config
 
 
-def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a pad token: where there is none, the end-of-text token serves."""
+def load_tokenizer(name: str, revision: str | None, added: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a pad token: where there is none, the end-of-text token serves. added: further tokens
+    of their own."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **at(revision))
     except (OSError, ValueError) as error:
@@ -71,6 +74,7 @@ def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             raise SettingsError(f"the tokenizer of {name} has neither a pad nor an end-of-text token; add one to it")
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer
 
 
@@ -133,10 +137,14 @@ def load_model(
 
     if settings.lora.rank is None and settings.strategy.kind in SHARDED:
         model, missing = load(dtype=stored_type(name, revision))
-        if missing and model.dtype != torch.float32:  # what is new is drawn in fp32, as under any other strategy
+        if (
+            missing or settings.model.added_tokens
+        ) and model.dtype != torch.float32:  # what is new is drawn in fp32, as under any other strategy
             model, missing = load(dtype=torch.float32)
     else:
         model, missing = load(**lora.loading(settings, loader, config))
+    if settings.model.added_tokens:
+        add_rows(model, len(tokenizer), settings.seed)
     model.config.pad_token_id = tokenizer.pad_token_id
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         model.get_input_embeddings().padding_idx = None  # which would keep the end of a text from being learned
@@ -159,11 +167,21 @@ def load_model(
     freeze(model, settings.model.freeze or [], settings.model.name)
     if settings.lora.rank is not None:
         model = lora.attach(model, settings, name, revision, missing)
+    if settings.model.embedding_noise:
+        activate_neftune(model, settings.model.embedding_noise)
     if settings.model.compile:
         # The loss of a language model may take its output layer apart from the rest.
         compiled = model.get_decoder() if settings.facts.causal else model
         compiled.compile(dynamic=True)
     return model
+
+
+def add_rows(model: PreTrainedModel, tokens: int, seed: int) -> None:
+    """Gives the embeddings a row for each token that they lack, drawn around the mean of the others under the seed."""
+    embeddings: Any = model.get_input_embeddings()
+    if embeddings.num_embeddings < tokens:
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(tokens)
 
 
 def stored_type(name: str, revision: str | None) -> torch.dtype:
@@ -246,6 +264,11 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
         counts["all"] += number
         counts["trainable"] += number if parameter.requires_grad else 0
     return counts
+
+
+def trained_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters that are trained, by name."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def config_to_write(model: Any) -> Any:

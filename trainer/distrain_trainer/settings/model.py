@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from distrain_trainer.console import Level
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.sections import (
+    EIGHT_BITS,
     SHARDED,
     ZERO,
     Batch,
@@ -15,6 +16,7 @@ from distrain_trainer.settings.sections import (
     Checkpoint,
     Data,
     Elastic,
+    Ema,
     Evaluation,
     Hub,
     Lora,
@@ -48,6 +50,7 @@ class Settings(Section):
     quantization: Quantization = Quantization()
     chat: Chat = Chat()
     evaluation: Evaluation = Evaluation()
+    ema: Ema = Ema()
     checkpoint: Checkpoint = Checkpoint()
     hub: Hub = Hub()
     elastic: Elastic = Elastic()
@@ -96,6 +99,15 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
         (
             data.name is not None and data.files is not None,
             "data.name and data.files are both set; keep one of them",
+        ),
+        (
+            data.mix is not None and any((data.name, data.files, data.evaluation_files, data.revision, data.config)),
+            "data.mix names the data sets, so data.name, data.files, data.evaluation_files, data.revision and "
+            "data.config cannot be set beside it; remove them",
+        ),
+        (
+            data.mix is not None and s.facts.holds == "words",
+            f"data.mix is not for {s.task}, whose rows are parts of texts; join the files instead",
         ),
         (
             data.evaluation_files is not None and data.files is None,
@@ -188,6 +200,7 @@ def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
 def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Those of what a step is and what it trains."""
     schedule, batch = s.schedule, s.batch
+    decay = (schedule.decay, schedule.decay_fraction, schedule.decay_steps)
     return [
         (
             s.evaluation.metrics is not None and not s.facts.labelled,
@@ -206,8 +219,27 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",
         ),
         (
-            s.optimizer.name != "sgd" and s.optimizer.momentum > 0,
-            "optimizer.momentum is for sgd; use optimizer.betas with adamw",
+            schedule.min_learning_rate > 0 and schedule.kind == "constant",
+            "schedule.min_learning_rate is set but schedule.kind is constant, which never falls; choose another kind "
+            "or remove it",
+        ),
+        (
+            schedule.min_learning_rate >= s.optimizer.learning_rate,
+            f"schedule.min_learning_rate is {schedule.min_learning_rate:g} but optimizer.learning_rate, from where it "
+            f"falls, is {s.optimizer.learning_rate:g}; lower it",
+        ),
+        (
+            schedule.kind != "wsd" and decay != ("linear", 0.1, None),
+            f"schedule.decay and its length are for wsd but schedule.kind is {schedule.kind}; remove them or set it to "
+            "wsd",
+        ),
+        (
+            schedule.decay_steps is not None and decay[1] != 0.1,
+            "schedule.decay_steps and schedule.decay_fraction are both set; keep one of them",
+        ),
+        (
+            s.optimizer.name not in ("sgd", "muon") and bool(s.optimizer.momentum),
+            f"optimizer.momentum is for sgd and muon; use optimizer.betas with {s.optimizer.name}",
         ),
         (
             batch.packing and not s.facts.causal,
@@ -221,6 +253,11 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
             s.model.attention == "flash_attention_2" and s.precision == "fp32",
             "model.attention is flash_attention_2, which computes in bf16 or fp16, but precision is fp32; set "
             "precision to bf16 or model.attention to sdpa",
+        ),
+        (
+            s.model.added_tokens is not None and s.lora.rank is not None,
+            "model.added_tokens gives the model new embeddings, which lora.rank freezes; train all weights, or add the "
+            "tokens to a copy of the model and train that first",
         ),
         (
             s.model.freeze is not None and s.lora.rank is not None,
@@ -305,9 +342,14 @@ def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "packed with their scales; choose ddp, zero1 or zero2",
         ),
         (
-            s.optimizer.name == "adamw_8bit" and kind not in (None, "single", "ddp"),
-            f"optimizer.name adamw_8bit conflicts with strategy.kind {kind}, which cuts apart the blocks that share "
-            "a scale; choose adamw, or single or ddp",
+            s.optimizer.name in EIGHT_BITS and kind not in (None, "single", "ddp"),
+            f"optimizer.name {s.optimizer.name} conflicts with strategy.kind {kind}, which cuts apart the blocks that "
+            "share a scale; choose adamw, or single or ddp",
+        ),
+        (
+            s.optimizer.name in ("adafactor", "muon") and kind not in (None, "single", "ddp"),
+            f"optimizer.name {s.optimizer.name} computes with whole matrices, which strategy.kind {kind} cuts apart; "
+            "choose adamw, or single or ddp",
         ),
     ]
 
@@ -329,7 +371,9 @@ MAY_CHANGE = frozenset(
         "strategy.offload_parameters",
         "strategy.config",
         "chat.samples",
+        "model.final_dtype",
         "evaluation.every_steps",
+        "evaluation.at_start",
         "evaluation.metrics",
         "evaluation.patience",
         "checkpoint.every_steps",

@@ -80,9 +80,12 @@ class MetricsLog:
         return True
 
     def cut_back(self, step: int) -> None:
-        """Drops every line after `step`, so that a run resumed there writes each step once. Raises OSError."""
+        """Drops every line after `step`, so that a run resumed there writes each step once. Raises OSError.
+
+        At step 0 the events alone stay: an evaluation before the first step is made again.
+        """
         self._file.close()
-        kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
+        kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step and (step or "event" in line)]
         write_text(self.path, "".join(json_line(line) + "\n" for line in kept))
         self._file = self.path.open("ab", buffering=0)
 

@@ -18,7 +18,8 @@ from distrain_trainer.hub.access import check_before_training
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import titled
 from distrain_trainer.launch.signs import Signs
-from distrain_trainer.models.load import load_model, parameter_counts
+from distrain_trainer.memory.optimizer_state import state_bytes
+from distrain_trainer.models.load import load_model, parameter_counts, trained_shapes
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives, connection
 from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
@@ -104,6 +105,7 @@ def run(
     tell_router_loss(settings, module, tell)
     check_same_start(settings, resolved.plan, data, model.parameters())
     parameters = parameter_counts(model)
+    state_size = state_bytes(settings, trained_shapes(model))
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
     efficiency = Efficiency.of(model, accelerator.device, settings.precision, process.world)
     parallel = parallelize(settings, accelerator, module, process.world)
@@ -117,7 +119,7 @@ def run(
     record = results.settings_record(resolved, parameters)
     retention = Retention(folder, attempt, settings.checkpoint.keep, tell)
     if process.is_main:
-        open_folder(resolved, record, parameters, previous, retention, tell)
+        open_folder(resolved, record, parameters, state_size, previous, retention, tell)
     state = restore(folder, process, data.fingerprint, parallel, retention, tell) or TrainingState()
     checkpoints = CheckpointWriter(
         folder=folder,
