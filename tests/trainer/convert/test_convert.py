@@ -223,6 +223,16 @@ def test_the_document_is_read_as_a_settings_file(case: str, tmp_path: Path) -> N
     assert {name: value for name, value in CASES[case][1].items() if read[name] != value} == {}
 
 
+def test_several_data_sets_noise_and_a_least_rate_are_taken() -> None:
+    text = AXOLOTL_QLORA.replace("neftune_noise_alfa", "neftune_noise_alpha").replace(
+        "datasets:\n", "datasets:\n  - {path: tatsu-lab/alpaca, type: alpaca}\n"
+    )
+    settings = convert(text + "cosine_min_lr_ratio: 0.1\n", "run.yaml").settings
+    assert settings["data.mix"] == ["tatsu-lab/alpaca=1", "reviews.jsonl=1"] and "data.files" not in settings
+    assert settings["model.embedding_noise"] == 5
+    assert settings["schedule.min_learning_rate"] == pytest.approx(2e-5)
+
+
 @pytest.mark.parametrize(
     ("keys", "processes", "rows", "micro_batches", "said"),
     [
