@@ -223,6 +223,20 @@ def test_the_document_is_read_as_a_settings_file(case: str, tmp_path: Path) -> N
     assert {name: value for name, value in CASES[case][1].items() if read[name] != value} == {}
 
 
+def test_pairs_of_answers_are_taken() -> None:
+    command = "trl dpo --model_name_or_path Qwen/Qwen2.5-0.5B --dataset_name trl-lib/ultrafeedback_binarized --beta 0.2"
+    settings = convert(command, "run.sh").settings
+    assert (settings["task"], settings["preference.beta"], settings["optimizer.learning_rate"]) == (
+        "preference",
+        0.2,
+        1e-6,
+    )
+    settings = convert(
+        f"{AXOLOTL_QLORA}rl: ipo\nrl_beta: 0.3\nsample_packing: false\n".replace("sample_packing: true\n", ""), "r"
+    ).settings
+    assert (settings["task"], settings["preference.method"], settings["preference.beta"]) == ("preference", "ipo", 0.3)
+
+
 def test_several_data_sets_noise_and_a_least_rate_are_taken() -> None:
     text = AXOLOTL_QLORA.replace("neftune_noise_alfa", "neftune_noise_alpha").replace(
         "datasets:\n", "datasets:\n  - {path: tatsu-lab/alpaca, type: alpaca}\n"

@@ -29,7 +29,7 @@ from distrain_trainer.convert.rules import (
 )
 from distrain_trainer.settings.deepspeed_keys import LAUNCHES, Counts, Ignored, Refused, Sets
 
-NO_PREFERENCES = "distrain trains on texts, labels and conversations, not on preferences or rewards"
+NO_PREFERENCES = "of preferences and rewards there are pairs of answers alone; see the section preference"
 ONE_RATE = "all weights that are trained share optimizer.learning_rate; leave it out"
 NO_SPLIT_MODEL = "the batch is split over processes, rows are not; leave it out, zero3 and fsdp shard the model"
 
@@ -261,10 +261,12 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "hub_strategy": Ignored("hub.when is end or best"),
     "hub_revision": Refused("the model goes to the main branch; leave it out"),
     "hf_use_auth_token": Refused(NO_TOKEN),
+    # Pairs of answers.
+    "rl": Part("rl", "preference.method", "and `task: preference`"),
+    **keys("dpo_beta rl_beta orpo_alpha", Sets("preference.beta")),
     # What is not here.
     **keys(
-        "rl reward_model process_reward_model trl vllm dpo_beta orpo_alpha simpo_gamma cpo_alpha rl_beta "
-        "kto_desirable_weight kto_undesirable_weight",
+        "reward_model process_reward_model trl vllm simpo_gamma cpo_alpha kto_desirable_weight kto_undesirable_weight",
         Refused(NO_PREFERENCES),
     ),
     **keys(

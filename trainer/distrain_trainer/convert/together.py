@@ -6,9 +6,11 @@ from typing import Any
 from distrain_trainer.convert.found import Found, shown, spelling
 from distrain_trainer.convert.rules import NO_TEXT_SPLIT, Dialect
 from distrain_trainer.convert.trainer_keys import GLUE
+from distrain_trainer.settings.reader import allowed_values
 from distrain_trainer.settings.sections import Batch
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
+METHODS = allowed_values("preference.method")
 EVALUATED = "an evaluation comes at the end of each epoch, and at the end"
 SAVED = "a checkpoint comes every 15 minutes, by checkpoint.every_minutes, and at the end"
 
@@ -280,7 +282,12 @@ def is_local(name: str) -> bool:
 
 def axolotl_data(found: Found) -> None:
     """The lists `datasets`, `test_datasets` and `pretraining_dataset` of axolotl."""
-    found.settings["task"] = "chat"
+    method = spelling(found.part("rl"))
+    found.settings["task"] = "preference" if method in METHODS else "chat"
+    if method in METHODS:
+        found.sets("preference.method", method, shown("rl", method))
+    elif method not in (None, False, ""):
+        found.leaves("rl", method, f"preference.method knows {', '.join(METHODS)}; choose one of them")
     entries = _entries(found, "datasets")
     if not entries and (entries := _entries(found, "pretraining")):
         found.settings["task"] = "causal-lm"

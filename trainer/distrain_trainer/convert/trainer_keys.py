@@ -38,7 +38,11 @@ TASKS = (
     ("run_ner", "token-classification"),
     ("run_clm", "causal-lm"),
     ("run_mlm", "masked-lm"),
+    ("run_translation", "sequence-to-sequence"),
+    ("run_summarization", "sequence-to-sequence"),
     ("sft", "chat"),
+    ("dpo", "preference"),
+    ("orpo", "preference"),
 )
 """Beginning of a script's name -> task."""
 GLUE = {
@@ -57,6 +61,7 @@ SCRIPT_DEFAULTS: dict[str, dict[str, object]] = {
     "sequence-classification": {"data.max_length": 128},
     "causal-lm": {"data.evaluation_fraction": 0.05},
     "masked-lm": {"data.evaluation_fraction": 0.05},
+    "preference": {"optimizer.learning_rate": 1e-6},
 }
 """Task -> what the example script for it does unasked."""
 
@@ -258,7 +263,12 @@ SFT: dict[str, Rule] = {
     "assistant_only_loss": Part("assistant_only", "task", "chat, which learns the assistant's turns alone"),
     "chat_template_path": Sets("chat.template"),
     "truncation_mode": Refused("a long conversation loses whole turns at its end; leave it out", (None, "keep_start")),
-    "loss_type": Refused("the loss is the cross-entropy; leave it out", (None, "nll", "chunked_nll")),
+    "loss_type": Sets(
+        "preference.method",
+        {"nll": None, "chunked_nll": None, "sigmoid": "dpo", "ipo": "ipo"},
+        "preference.method knows dpo, ipo and orpo, and all other tasks have one loss; choose one of them",
+    ),
+    "beta": Sets("preference.beta"),
     **keys("eos_token pad_token", Refused("the tokenizer's own are used; set them there", (None,))),
     **keys("model_init_kwargs dataset_kwargs", Refused("write what is in it as settings", (None, {}, "{}"))),
     "router_aux_loss_coef": Ignored("the model's own configuration says it"),
