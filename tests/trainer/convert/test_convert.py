@@ -223,6 +223,30 @@ def test_the_document_is_read_as_a_settings_file(case: str, tmp_path: Path) -> N
     assert {name: value for name, value in CASES[case][1].items() if read[name] != value} == {}
 
 
+def test_pairs_of_answers_are_taken() -> None:
+    command = "trl dpo --model_name_or_path Qwen/Qwen2.5-0.5B --dataset_name trl-lib/ultrafeedback_binarized --beta 0.2"
+    settings = convert(command, "run.sh").settings
+    assert (settings["task"], settings["preference.beta"], settings["optimizer.learning_rate"]) == (
+        "preference",
+        0.2,
+        1e-6,
+    )
+    settings = convert(
+        f"{AXOLOTL_QLORA}rl: ipo\nrl_beta: 0.3\nsample_packing: false\n".replace("sample_packing: true\n", ""), "r"
+    ).settings
+    assert (settings["task"], settings["preference.method"], settings["preference.beta"]) == ("preference", "ipo", 0.3)
+
+
+def test_several_data_sets_noise_and_a_least_rate_are_taken() -> None:
+    text = AXOLOTL_QLORA.replace("neftune_noise_alfa", "neftune_noise_alpha").replace(
+        "datasets:\n", "datasets:\n  - {path: tatsu-lab/alpaca, type: alpaca}\n"
+    )
+    settings = convert(text + "cosine_min_lr_ratio: 0.1\n", "run.yaml").settings
+    assert settings["data.mix"] == ["tatsu-lab/alpaca=1", "reviews.jsonl=1"] and "data.files" not in settings
+    assert settings["model.embedding_noise"] == 5
+    assert settings["schedule.min_learning_rate"] == pytest.approx(2e-5)
+
+
 @pytest.mark.parametrize(
     ("keys", "processes", "rows", "micro_batches", "said"),
     [

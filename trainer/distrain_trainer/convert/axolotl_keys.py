@@ -8,7 +8,6 @@ from distrain_trainer.convert.rules import (
     LORA_ALONE,
     NO_ATTENTION,
     NO_FOREIGN_CODE,
-    NO_NOISE,
     NO_OPTIMIZER,
     NO_PADDING,
     NO_SCHEDULE,
@@ -30,10 +29,9 @@ from distrain_trainer.convert.rules import (
 )
 from distrain_trainer.settings.deepspeed_keys import LAUNCHES, Counts, Ignored, Refused, Sets
 
-NO_PREFERENCES = "distrain trains on texts, labels and conversations, not on preferences or rewards"
+NO_PREFERENCES = "of preferences and rewards there are pairs of answers alone; see the section preference"
 ONE_RATE = "all weights that are trained share optimizer.learning_rate; leave it out"
 NO_SPLIT_MODEL = "the batch is split over processes, rows are not; leave it out, zero3 and fsdp shard the model"
-OWN_TEMPLATE = "the tokenizer's own template is used; write another into a file and name that as chat.template"
 
 AXOLOTL_KEYS: dict[str, Rule] = {
     # The model.
@@ -53,7 +51,7 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     ),
     "trust_remote_code": Refused(NO_FOREIGN_CODE),
     **keys(
-        "special_tokens tokens added_tokens_overrides eot_tokens",
+        "special_tokens added_tokens_overrides eot_tokens",
         Refused(
             "tokens are the tokenizer's own; add them there, save it with the model and name that folder",
             (None, {}, []),
@@ -98,7 +96,8 @@ AXOLOTL_KEYS: dict[str, Rule] = {
         "data.long_texts knows truncate, split and drop; choose one",
     ),
     **keys("eval_sequence_len min_sample_len max_prompt_len", Refused("data.max_length is for all rows; leave it out")),
-    "chat_template": Refused(OWN_TEMPLATE, (None, "tokenizer_default", "jinja")),
+    "tokens": Part("tokens", "model.added_tokens", "without an adapter"),
+    "chat_template": Part("own_template", "chat.template", "`alpaca`; the tokenizer's own is used without it"),
     "chat_template_jinja": Part("template", "chat.template"),
     "default_system_message": Refused("a column `system` beside the messages is the first message; write it there"),
     "chat_template_kwargs": Refused(
@@ -143,7 +142,7 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "load_in_8bit": Part("8bit", "quantization.bits", "8"),
     "bnb_config_kwargs.bnb_4bit_use_double_quant": Part("double", "quantization.double_quantization"),
     "bnb_config_kwargs": Refused("4 bits are NF4; see the settings of the section quantization", (None, {})),
-    "lora_model_dir": Refused("an adapter starts anew; `distrain merge` makes a model of one to train on"),
+    "lora_model_dir": Sets("lora.adapter"),
     **keys(
         "lora_modules_to_save lora_target_parameters lora_fan_in_fan_out peft_layers_to_transform peft_layers_pattern "
         "lora_rank_pattern lora_alpha_pattern peft_layer_replication peft_init_lora_weights "
@@ -174,15 +173,17 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     **keys("embedding_lr embedding_lr_scale lr_groups", Refused(ONE_RATE, (None, []))),
     "lr_scheduler": Sets("schedule.kind", SCHEDULES, NO_SCHEDULE),
     **keys(
-        "lr_scheduler_kwargs cosine_min_lr_ratio eta_min cosine_constant_lr_ratio lr_div_factor lr_quadratic_warmup "
+        " eta_min cosine_constant_lr_ratio lr_div_factor lr_quadratic_warmup "
         "jagged_restart_steps jagged_restart_warmup_steps jagged_restart_anneal_steps",
         Refused("a schedule rises linearly and ends at zero; leave it out", (None, {})),
     ),
+    "lr_scheduler_kwargs": Part("schedule", "schedule.min_learning_rate", "`min_lr`, and `num_decay_steps`"),
+    "cosine_min_lr_ratio": Part("least", "schedule.min_learning_rate", "times the learning rate"),
     "warmup_ratio": Part("warmup_ratio", "schedule.warmup_fraction"),
     "warmup_steps": Part("warmup_steps", "schedule.warmup_steps"),
     "num_epochs": Part("epochs", "schedule.epochs"),
     "max_steps": Part("max_steps", "schedule.max_steps"),
-    **keys("neftune_noise_alpha noisy_embedding_alpha", Refused(NO_NOISE, (None, False, 0))),
+    **keys("neftune_noise_alpha noisy_embedding_alpha", Sets("model.embedding_noise")),
     **keys("bf16 bfloat16", Sets("precision", {True: "bf16", False: None, "auto": "bf16", "full": "bf16"})),
     **keys("fp16 float16", Sets("precision", {True: "fp16", False: None})),
     "float32": Sets("precision", {True: "fp32", False: None}),
@@ -260,10 +261,12 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "hub_strategy": Ignored("hub.when is end or best"),
     "hub_revision": Refused("the model goes to the main branch; leave it out"),
     "hf_use_auth_token": Refused(NO_TOKEN),
+    # Pairs of answers.
+    "rl": Part("rl", "preference.method", "and `task: preference`"),
+    **keys("dpo_beta rl_beta orpo_alpha", Sets("preference.beta")),
     # What is not here.
     **keys(
-        "rl reward_model process_reward_model trl vllm dpo_beta orpo_alpha simpo_gamma cpo_alpha rl_beta "
-        "kto_desirable_weight kto_undesirable_weight",
+        "reward_model process_reward_model trl vllm simpo_gamma cpo_alpha kto_desirable_weight kto_undesirable_weight",
         Refused(NO_PREFERENCES),
     ),
     **keys(

@@ -37,7 +37,8 @@ ONLY_TRL = frozenset(SFT) - {"load_in_4bit", "load_in_8bit"}
 TRL_ADAPTER = {"lora.rank": 16, "lora.alpha": 32, "lora.dropout": 0.05}
 """What TRL's silence means of an adapter."""
 NO_OTHER_TASK = (
-    "distrain trains classifiers, taggers, language models and chat models; see task in `distrain train --help`"
+    "distrain trains classifiers, taggers, language models, chat models and preferences; see task in "
+    "`distrain train --help`"
 )
 
 
@@ -92,7 +93,7 @@ def program_of(source: Source) -> Program | None:
     """The program whose keys these are; None where none of them is known."""
     names = {str(name).replace("-", "_") for name in source.keys}
     if source.script is not None:
-        return "trl" if source.script.startswith("sft") or ONLY_TRL & names else "trainer"
+        return "trl" if source.script.startswith(("sft", "dpo", "orpo")) or ONLY_TRL & names else "trainer"
     if "base_model" in names or len(names & set(ONLY_AXOLOTL)) > 1:
         return "axolotl"
     if names & set(ONLY_ACCELERATE):
@@ -140,7 +141,7 @@ def _of_script(found: Found, source: Source, program: Program) -> None:
             found.said.append("task: a file of arguments does not say it; set it, or convert the command of the script")
         return
     task = next((task for start, task in TASKS if source.script.startswith(start)), None)
-    if task is None and program == "trl" and source.script not in ("dpo", "grpo", "kto", "rloo", "reward"):
+    if task is None and program == "trl" and source.script not in ("grpo", "kto", "rloo", "reward"):
         task = "chat"
     if task is None:
         found.leaves("the script", source.script, NO_OTHER_TASK)
@@ -154,6 +155,8 @@ def _of_script(found: Found, source: Source, program: Program) -> None:
         if not (setting == "data.max_length" and found.part("length")) and not (
             setting == "data.evaluation_fraction" and is_split
         ):
+            if setting in found.settings:
+                continue
             found.sets(setting, value, source.script)
             found.said.append(f"as {source.script} does unasked: {setting} {value}")
 

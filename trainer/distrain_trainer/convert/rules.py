@@ -50,12 +50,17 @@ def _own(setting: str) -> dict[str, str]:
 SWITCH: dict[Any, Any] = {True: True, False: False}
 OPTIMIZERS = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw", "adamw_apex_fused"), "adamw"),
-    **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"), "adamw_8bit"),
+    **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit"), "adamw_8bit"),
     **dict.fromkeys(("adamw_anyprecision", "paged_adamw_32bit", "paged_adamw"), "adamw"),
     **_own("optimizer.name"),
 }
 NO_OPTIMIZER = f"optimizer.name knows {', '.join(_own('optimizer.name'))}; adamw_8bit is for where memory is short"
-SCHEDULES = {"constant_with_warmup": "constant", **_own("schedule.kind")}
+SCHEDULES = {
+    "constant_with_warmup": "constant",
+    "cosine_with_min_lr": "cosine",
+    "warmup_stable_decay": "wsd",
+    **_own("schedule.kind"),
+}
 NO_SCHEDULE = f"schedule.kind knows {', '.join(_own('schedule.kind'))}; choose the nearest"
 ATTENTION = {
     "sdpa": "sdpa",
@@ -73,7 +78,6 @@ FOLDERS = "the Hub's cache is where the environment variable HF_HOME says"
 NO_TOKEN = "tokens come from the environment variable HF_TOKEN; leave it out of files"
 NO_FOREIGN_CODE = "code that comes with a model or a data set is not run; choose a model that transformers knows"
 OWN_KERNELS = "kernels are PyTorch's; model.compile: true fuses, and model.chunked_loss saves the memory of logits"
-NO_NOISE = "no noise is added to embeddings; leave it out"
 OWN_SAMPLE = "evaluation.samples draws as many rows, by the seed"
 NO_TOKENIZER = "the tokenizer is the model's own; save the two in one folder and name that as model.name"
 NO_SCRATCH = "a pretrained model is trained on; save one with these weights and name its folder as model.name"

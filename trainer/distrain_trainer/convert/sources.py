@@ -15,7 +15,7 @@ from distrain_trainer.settings.documents import load_yaml, yaml_fault
 
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 PROGRAMS = ("python", "python3", "torchrun", "accelerate", "deepspeed", "trl", "axolotl", "llamafactory-cli")
-TRL = ("sft", "dpo", "grpo", "kto", "rloo", "reward")
+TRL = ("sft", "dpo", "orpo", "grpo", "kto", "rloo", "reward")
 
 
 @dataclass

@@ -6,9 +6,11 @@ from typing import Any
 from distrain_trainer.convert.found import Found, shown, spelling
 from distrain_trainer.convert.rules import NO_TEXT_SPLIT, Dialect
 from distrain_trainer.convert.trainer_keys import GLUE
+from distrain_trainer.settings.reader import allowed_values
 from distrain_trainer.settings.sections import Batch
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
+METHODS = allowed_values("preference.method")
 EVALUATED = "an evaluation comes at the end of each epoch, and at the end"
 SAVED = "a checkpoint comes every 15 minutes, by checkpoint.every_minutes, and at the end"
 
@@ -91,11 +93,21 @@ def length(found: Found) -> None:
 
 
 def optimizer(found: Found) -> None:
-    """The two decays of Adam's moments."""
+    """The two decays of Adam's moments, and where the learning rate ends."""
     first, second = found.number("beta1"), found.number("beta2")
     if first is not None or second is not None:
         betas = [0.9 if first is None else first, 0.999 if second is None else second]
         found.sets("optimizer.betas", betas, "adam_beta1 and adam_beta2")
+    rate, ratio = found.settings.get("optimizer.learning_rate"), found.number("least")
+    if ratio and isinstance(rate, int | float):
+        found.sets("schedule.min_learning_rate", ratio * rate, shown(found.key("least"), ratio))
+    further = found.part("schedule")
+    names = {"min_lr": "schedule.min_learning_rate", "num_decay_steps": "schedule.decay_steps"}
+    for name, value in further.items() if isinstance(further, dict) else ():
+        if name in names:
+            found.sets(names[name], value, shown(str(name), value))
+        else:
+            found.leaves(f"lr_scheduler_kwargs.{name}", value, "see the settings of the section schedule")
 
 
 def cadence(found: Found) -> None:
@@ -270,7 +282,12 @@ def is_local(name: str) -> bool:
 
 def axolotl_data(found: Found) -> None:
     """The lists `datasets`, `test_datasets` and `pretraining_dataset` of axolotl."""
-    found.settings["task"] = "chat"
+    method = spelling(found.part("rl"))
+    found.settings["task"] = "preference" if method in METHODS else "chat"
+    if method in METHODS:
+        found.sets("preference.method", method, shown("rl", method))
+    elif method not in (None, False, ""):
+        found.leaves("rl", method, f"preference.method knows {', '.join(METHODS)}; choose one of them")
     entries = _entries(found, "datasets")
     if not entries and (entries := _entries(found, "pretraining")):
         found.settings["task"] = "causal-lm"
@@ -279,10 +296,12 @@ def axolotl_data(found: Found) -> None:
         files = [file for entry in entries if (file := _files(entry)) is not None]
         if len(files) == len(entries):
             found.sets("data.files", [name for file in files for name in file], "datasets")
+        elif len(entries) == 1:
+            found.sets("data.name", entries[0]["path"], "datasets")
         else:
-            found.sets("data.name", entries[0].get("path"), "datasets")
-            for entry in entries[1:]:
-                found.leaves("datasets", entry.get("path"), "a run reads one data set; merge them into one beforehand")
+            parts = [name for entry in entries for name in (_files(entry) or [entry["path"]])]
+            found.sets("data.mix", [f"{name}=1" for name in dict.fromkeys(parts)], "datasets")
+            found.said.append("data.mix: all are read with the columns of the first")
     for entry in _entries(found, "test_datasets"):
         if files_of := _files(entry):
             found.sets("data.evaluation_files", files_of, "test_datasets")
@@ -300,6 +319,18 @@ def axolotl_data(found: Found) -> None:
         found.leaves("chat_template_jinja", template, "write it into a file and name that as chat.template")
     elif template:
         found.sets("chat.template", template, "chat_template_jinja")
+    named = found.text("own_template")
+    if named == "alpaca":
+        found.sets("chat.template", named, "chat_template")
+    elif named not in (None, "tokenizer_default", "jinja"):
+        found.leaves(
+            "chat_template", named, "the tokenizer's own is used; a file with another is named as chat.template"
+        )
+    tokens_added = found.part("tokens")
+    if tokens_added and found.part("adapter"):
+        found.leaves("tokens", tokens_added, "an adapter freezes embeddings; add them to a model that is trained whole")
+    elif tokens_added:
+        found.sets("model.added_tokens", tokens_added, "tokens")
     fsdp = found.part("fsdp")
     if isinstance(fsdp, list | str) and fsdp:
         found.sets("strategy.kind", "fsdp", "fsdp")
@@ -333,9 +364,9 @@ def _entry(found: Found, entry: dict[str, Any]) -> None:
         column = entry.get("field_messages")
         if isinstance(column, str) and column not in ("messages", "conversations"):
             found.sets("chat.messages_column", column, "field_messages")
-    elif kind is not None and found.settings["task"] == "chat":
+    elif kind not in (None, "alpaca") and found.settings["task"] == "chat":
         found.leaves(
-            "type", kind, "chat reads messages, conversations, or prompt and completion; rename or join columns"
+            "datasets.type", kind, "chat reads messages, prompt and completion, or Alpaca's columns; rename them"
         )
     split = entry.get("split")
     if isinstance(split, str) and "[" in split:

@@ -10,7 +10,6 @@ from distrain_trainer.convert.rules import (
     LORA_ALONE,
     NO_ATTENTION,
     NO_FOREIGN_CODE,
-    NO_NOISE,
     NO_OPTIMIZER,
     NO_PADDING,
     NO_SCHEDULE,
@@ -39,7 +38,11 @@ TASKS = (
     ("run_ner", "token-classification"),
     ("run_clm", "causal-lm"),
     ("run_mlm", "masked-lm"),
+    ("run_translation", "sequence-to-sequence"),
+    ("run_summarization", "sequence-to-sequence"),
     ("sft", "chat"),
+    ("dpo", "preference"),
+    ("orpo", "preference"),
 )
 """Beginning of a script's name -> task."""
 GLUE = {
@@ -58,6 +61,7 @@ SCRIPT_DEFAULTS: dict[str, dict[str, object]] = {
     "sequence-classification": {"data.max_length": 128},
     "causal-lm": {"data.evaluation_fraction": 0.05},
     "masked-lm": {"data.evaluation_fraction": 0.05},
+    "preference": {"optimizer.learning_rate": 1e-6},
 }
 """Task -> what the example script for it does unasked."""
 
@@ -80,16 +84,16 @@ TRAINING: dict[str, Rule] = {
     "adam_epsilon": Sets("optimizer.epsilon"),
     "max_grad_norm": Sets("optimizer.max_grad_norm"),
     "optim": Sets("optimizer.name", OPTIMIZERS, NO_OPTIMIZER),
-    "adafactor": Refused(NO_OPTIMIZER),
+    "adafactor": Sets("optimizer.name", {True: "adafactor", False: None}),
     **keys("optim_args optim_target_modules", Refused("the settings of the section optimizer are all there are")),
     "lr_scheduler_type": Sets("schedule.kind", SCHEDULES, NO_SCHEDULE),
-    "lr_scheduler_kwargs": Refused("a schedule has no further arguments; leave it out", (None, False, {}, "{}", "")),
+    "lr_scheduler_kwargs": Part("schedule", "schedule.min_learning_rate", "`min_lr`, and `num_decay_steps`"),
     "warmup_ratio": Part("warmup_ratio", "schedule.warmup_fraction"),
     "warmup_steps": Part("warmup_steps", "schedule.warmup_steps", "a number below 1 is `schedule.warmup_fraction`"),
     "num_train_epochs": Part("epochs", "schedule.epochs"),
     "max_steps": Part("max_steps", "schedule.max_steps"),
     "label_smoothing_factor": Sets("loss.label_smoothing"),
-    "neftune_noise_alpha": Refused(NO_NOISE, (None, False, 0)),
+    "neftune_noise_alpha": Sets("model.embedding_noise"),
     "average_tokens_across_devices": Ignored("a step's loss is always the mean over all its targets"),
     # How it computes.
     "bf16": Sets("precision", {True: "bf16", False: None}),
@@ -259,7 +263,12 @@ SFT: dict[str, Rule] = {
     "assistant_only_loss": Part("assistant_only", "task", "chat, which learns the assistant's turns alone"),
     "chat_template_path": Sets("chat.template"),
     "truncation_mode": Refused("a long conversation loses whole turns at its end; leave it out", (None, "keep_start")),
-    "loss_type": Refused("the loss is the cross-entropy; leave it out", (None, "nll", "chunked_nll")),
+    "loss_type": Sets(
+        "preference.method",
+        {"nll": None, "chunked_nll": None, "sigmoid": "dpo", "ipo": "ipo"},
+        "preference.method knows dpo, ipo and orpo, and all other tasks have one loss; choose one of them",
+    ),
+    "beta": Sets("preference.beta"),
     **keys("eos_token pad_token", Refused("the tokenizer's own are used; set them there", (None,))),
     **keys("model_init_kwargs dataset_kwargs", Refused("write what is in it as settings", (None, {}, "{}"))),
     "router_aux_loss_coef": Ignored("the model's own configuration says it"),
