@@ -26,7 +26,7 @@ help: ## Describe every target
 	@echo "setting up .venv (once; $(if $(WHEELS),torch from $(WHEELS),torch from the registry))"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	@$(PYTHON) -m venv .venv
-	@$(PIP) -c constraints.txt -e '.[trainer,deepspeed,quantization,trackers,sample,dev]'
+	@$(PIP) -c constraints.txt -e '.[trainer,deepspeed,quantization,trackers,sample,dev,docs]'
 	@touch $@
 
 .PHONY: venv
@@ -99,7 +99,7 @@ scale-test: .venv/ready ## 8,192 GPUs on 1,024 pretended nodes of that cluster: 
 .PHONY: release-test
 release-test: .venv/ready ## All that CI has no time for: combinations, causes, add-ons, faults; some damage the cluster (hours)
 	@$(MAKE) --no-print-directory test-matrix
-	@$(PYTEST) -m matrix tests/k8s
+	@$(PYTEST) -m matrix tests/k8s tests/project
 	@$(MAKE) --no-print-directory kind-test KEEP=1
 	@$(PYTEST) tests/kind/causes.py
 	@$(PYTEST) tests/kind/damage.py
@@ -119,9 +119,15 @@ bench: .venv/ready ## Measure: distrain beside a bare loop and transformers' Tra
 	@$(PY) benchmarks/trainer.py && $(PY) benchmarks/overhead.py && $(PY) benchmarks/scaling.py
 
 .PHONY: docs
-docs: .venv/ready ## Write the reference of settings and the chart's schema anew
-	@$(PY) docs/settings.py docs/settings.md
+docs: .venv/ready ## Write the reference and the chart's schema anew, and the site of all documents to _site
+	@$(PY) docs/settings.py docs/settings.md && $(PY) docs/reference.py docs && $(PY) docs/architecture.py docs/architecture.svg
 	@$(PY) charts/schema.py
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "the site is _site/index.html; to search it: $(PY) -m http.server -d _site"
+
+.PHONY: package
+package: .venv/ready ## Make what a release is, of the newest commit: wheel, sdist, chart, bill of materials, in dist
+	@PY=$(PY) .ci/package
 
 .PHONY: constraints
 constraints: .venv/ready ## Write down the versions that are installed
@@ -130,4 +136,4 @@ constraints: .venv/ready ## Write down the versions that are installed
 
 .PHONY: clean
 clean: ## Remove .venv and what runs and tests left here
-	@rm -rf .venv out runs build dist *.egg-info trainer/*.egg-info .pytest_cache .coverage .hypothesis .mypy_cache .ruff_cache
+	@rm -rf .venv out runs build dist _site *.egg-info trainer/*.egg-info .pytest_cache .coverage .hypothesis .mypy_cache .ruff_cache

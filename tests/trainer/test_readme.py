@@ -28,6 +28,7 @@ TYPED = {
     "distrain preprocess [FILE]": "preprocess {settings}",
     "distrain plan [FILE]": "plan {settings} --gpus 8 --gpu-memory h100",
     "distrain validate [FILE]": "validate {settings} --strategy.kind zero2 --processes 2",
+    "distrain convert FILE": "convert {accelerated}",
     "distrain schema": "schema",
 }
 """Command of the README -> what a test types, with its own names."""
@@ -47,6 +48,7 @@ ELSEWHERE = {
     "tests/trainer/hub/test_download.py::test_a_download_is_enough_for_a_machine_without_internet types it against a "
     "local one",
     "make run": "the first path types it",
+    "make docs": "tests/project/test_site.py::test_the_site_asks_no_other_server_for_anything builds the site",
     "make test": "runs this test",
     "make test-matrix": "runs the tests marked matrix in tests/trainer",
     "make kind-test": "runs tests/kind, as root",
@@ -181,6 +183,7 @@ def test_every_other_command_works(
     (tmp_path / "mine.yaml").write_text(json.dumps(settings))
     run = shutil.copytree(lora, tmp_path / "run")
     names = {"run": run, "texts": few_texts, "settings": tmp_path / "mine.yaml"}
+    names["accelerated"] = ROOT / "examples" / "accelerate" / "zero2.yaml"
     for shown, command in TYPED.items():
         assert shown.split()[1] == command.split()[0]
         done = run_command(*(part.format(**names) for part in command.split()))

@@ -56,11 +56,22 @@ FILE = argument("file", nargs="?", metavar="FILE", help="settings as YAML or JSO
 PATH = argument(
     "path", metavar="PATH", help="a run's folder, its final/, its checkpoint-best/ or one of its checkpoints"
 )
+ANY_MODEL = argument(
+    "path", metavar="PATH", help="a run's folder or one of its models; with --task any other, in a folder or on the Hub"
+)
 
 CHECKPOINT = argument(
     "--checkpoint",
     metavar="WHICH",
     help="model of a run: final, best, newest or the number of a step (default: the first of these that is there)",
+)
+
+SAMPLING = (
+    argument("--temperature", type=float, default=0.0, metavar="T", help="draw tokens (default: 0, the likeliest one)"),
+    argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest, up to this probability"),
+    argument("--top-k", type=int, default=0, metavar="N", help="draw from the N likeliest (default: 0, from all)"),
+    argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: fewer repetitions"),
+    argument("--seed", type=int, default=42, metavar="N", help="of what is drawn (default: 42)"),
 )
 
 COMMANDS = (
@@ -92,7 +103,7 @@ COMMANDS = (
         "Evaluates a trained model and prints its metrics as JSON.",
         "distrain_trainer.commands:evaluate",
         (
-            PATH,
+            ANY_MODEL,
             argument("file", nargs="?", metavar="FILE", help="data to evaluate on (default: the run's own)"),
             CHECKPOINT,
         ),
@@ -103,7 +114,7 @@ COMMANDS = (
         "Predicts for each line of text, or row of a file, one JSON object per line.",
         "distrain_trainer.commands:predict",
         (
-            PATH,
+            ANY_MODEL,
             argument(
                 "file",
                 nargs="?",
@@ -112,7 +123,13 @@ COMMANDS = (
             ),
             argument("--output", metavar="FILE", help="where the JSON lines go (default: stdout)"),
             argument("--keep-columns", action="store_true", help="add each row of FILE to its prediction, as `row`"),
-            argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens of an answer at most"),
+            argument(
+                "--max-new-tokens",
+                type=int,
+                metavar="N",
+                help="tokens of an answer at most (default: 64; for sequence-to-sequence data.max_target_length)",
+            ),
+            *SAMPLING,
             CHECKPOINT,
         ),
         takes_settings=True,
@@ -124,6 +141,8 @@ COMMANDS = (
         (
             PATH,
             argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer at most"),
+            argument("--tools", metavar="FILE", help="JSON list of the tools that the model may call"),
+            *SAMPLING,
             CHECKPOINT,
         ),
     ),
@@ -206,6 +225,23 @@ COMMANDS = (
             argument("datasets", nargs="*", metavar="DATASET", help="on the Hub"),
             argument("--revision", help="branch, tag or commit of MODEL (default: the newest)"),
             argument("--config", metavar="NAME", help="configuration of the data sets"),
+        ),
+    ),
+    Command(
+        "convert",
+        "Turns a configuration of axolotl, TRL, HF Trainer or accelerate, or such a command, into settings as YAML.",
+        "distrain_trainer.convert.command:run",
+        (
+            argument("file", metavar="FILE", help="YAML, JSON or a shell script; - for stdin"),
+            argument(
+                "--from",
+                dest="program",
+                choices=("axolotl", "trainer", "trl", "accelerate"),
+                help="whose configuration it is (default: what its keys tell)",
+            ),
+            argument(
+                "--processes", type=int, metavar="N", help="processes that it ran on (default: what the file says)"
+            ),
         ),
     ),
     Command("schema", "Prints the JSON schema of the settings.", "distrain_trainer.commands:schema"),

@@ -177,6 +177,7 @@ def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 
     quieten_libraries()
     from distrain_trainer.inference.predict import predict_folder
+    from distrain_trainer.inference.sampling import Sampling
 
     predict_folder(
         chosen.path,
@@ -186,6 +187,7 @@ def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
         flags,
         chosen.checkpoint,
         chosen.keep_columns,
+        Sampling.of(chosen),
     )
 
 
@@ -205,8 +207,9 @@ def chat(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 
     quieten_libraries()
     from distrain_trainer.inference.chat import talk
+    from distrain_trainer.inference.sampling import Sampling
 
-    talk(chosen.path, chosen.max_new_tokens, chosen.checkpoint)
+    talk(chosen.path, chosen.max_new_tokens, chosen.checkpoint, Sampling.of(chosen), chosen.tools)
 
 
 def track(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
@@ -224,13 +227,13 @@ def preprocess(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     quieten_libraries()
     from distrain_trainer.console import say
     from distrain_trainer.data.chat import use_template
-    from distrain_trainer.data.tokens import prepare
+    from distrain_trainer.data.mix import prepare_all
     from distrain_trainer.models.load import load_config, load_tokenizer, longest_row, resolve
 
     name, revision = resolve(settings.model)
-    tokenizer = load_tokenizer(name, revision)
+    tokenizer = load_tokenizer(name, revision, settings.model.added_tokens or ())
     use_template(tokenizer, settings)
-    data = prepare(settings, tokenizer, longest_row(settings, load_config(name, revision), tokenizer), say)
+    data = prepare_all(settings, tokenizer, longest_row(settings, load_config(name, revision), tokenizer), say)
     print(json.dumps({"train_rows": len(data.train), "evaluation_rows": len(data.evaluation or ())} | data.counts))
 
 

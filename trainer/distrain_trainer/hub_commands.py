@@ -10,7 +10,8 @@ from distrain_trainer.console import say
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.reader import read_settings
-from distrain_trainer.settings.sections import Data, Hub, Model, repository_name
+from distrain_trainer.settings.sections import Data, Hub, Model
+from distrain_trainer.settings.values import repository_name
 
 
 def push(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

@@ -63,7 +63,8 @@ class Plan:
         yield "image", request.image
         if settings.model.name:
             yield "model", settings.model.name
-        yield "data", settings.data.name or ", ".join(settings.data.files or ()) or "none"
+        data = settings.data
+        yield "data", data.name or ", ".join(data.files or data.mix or ()) or "none"
         yield "memory", memory_line(self.estimate, request, self.gpu_memory)
         if disk := disk_line(self.estimate, request):
             yield "disk", disk

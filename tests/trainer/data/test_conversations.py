@@ -77,7 +77,8 @@ def test_columns_by_name_and_those_that_are_missing() -> None:
     row = {"talk": FIRST, "messages": SECOND, "functions": [WEATHER]}
     found = rows_of(TOOLS, row, messages_column="talk", tools_column="functions")
     assert found == rows_of(TOOLS, {"messages": FIRST, "tools": [WEATHER]})
-    with pytest.raises(DataError, match="has no column messages or conversations, nor prompt and completion; the col"):
+    others = "nor prompt and completion, nor instruction and output; the col"
+    with pytest.raises(DataError, match=f"has no column messages or conversations, {others}"):
         columns_of(["text", "label"], Chat())
     with pytest.raises(DataError, match=r"chat\.tools_column 'functions' is not a column of the data"):
         columns_of(["messages"], Chat(tools_column="functions"))

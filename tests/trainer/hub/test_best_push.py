@@ -123,7 +123,7 @@ def test_an_attempt_that_was_replaced_pushes_nothing(outside: hub.Hub, folder: P
 
 
 def test_a_model_that_is_pushed_is_counted_on_the_disk() -> None:
-    sizes = Held(100, 0, 0, 0, 0)
+    sizes = Held(100, 0, 0, 0, 0, 800)
     plain, pushes = Settings(), Settings(hub=ASKED)
     for links in (True, False):
         assert disk_need(sizes, pushes, links=links).models == disk_need(sizes, plain, links=links).models + 400

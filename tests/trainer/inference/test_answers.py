@@ -12,7 +12,8 @@ import tiny
 from chats import ENDLESS, FIRST, PLAIN, TAGGED, TOOLS, prepared, tokenizer_of, written
 from distrain_k8s.cli import main
 from distrain_trainer.__main__ import train
-from distrain_trainer.inference.chat import talk
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.inference.chat import answered, talk
 from distrain_trainer.inference.predict import predict_folder
 from distrain_trainer.inference.samples import answer_held_out
 from distrain_trainer.models.load import stop_at_turn_end
@@ -156,6 +157,36 @@ def test_chat_streams_what_predict_says_and_remembers_the_conversation(
     monkeypatch.setattr("sys.stdin", piped('{"prompt": "Hello!"}\n'))
     predict_folder(str(trained), None, None, 6)
     assert json.loads(capsys.readouterr().out)["answer"] == answers[0]
+
+
+def test_a_chat_with_tools_is_asked_as_predict_asks_it(
+    trained: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str], tmp_path: Path
+) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    (tmp_path / "tools.json").write_text(json.dumps(tools))
+    monkeypatch.setattr("sys.stdin", piped("How is it in Bern?\n/tool rain\n"))
+    talk(str(trained), 8, tools_file=str(tmp_path / "tools.json"))
+    spoken = capsys.readouterr().out
+    asked = [{"role": "user", "content": "How is it in Bern?"}]
+    answers: list[str] = []
+    for answer in ("", "rain"):
+        if answer:
+            asked = [*asked, {"role": "assistant", "content": answers[-1]}, {"role": "tool", "content": answer}]
+        monkeypatch.setattr("sys.stdin", piped(json.dumps({"messages": asked, "tools": tools}) + "\n"))
+        predict_folder(str(trained), None, None, 8)
+        answers.append(json.loads(capsys.readouterr().out)["answer"])
+    assert spoken == "".join(answer + "\n" for answer in answers)
+    with pytest.raises(SettingsError, match="--tools nowhere cannot be read"):
+        talk(str(trained), 1, tools_file="nowhere")
+
+
+def test_calls_are_told_and_remembered_as_calls(capsys: CaptureFixture[str]) -> None:
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    said = '<tool_call>{"name": "weather", "arguments": {"city": "Bern"}}</tool_call>'
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    assert answered(said, tools) == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert 'called: weather {"city": "Bern"} (/tool TEXT answers it)' in capsys.readouterr().err
+    assert answered(said, None) == {"role": "assistant", "content": said}
 
 
 def test_a_conversation_that_is_too_long_is_told(

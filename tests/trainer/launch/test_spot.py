@@ -83,7 +83,7 @@ def test_without_the_clouds_variables_the_usual_address_is_asked() -> None:
 
 @pytest.mark.matrix
 def test_a_notice_to_one_node_has_all_save_and_that_node_leave(bert: Path, texts: Path, tmp_path: Path) -> None:
-    steps = ("--schedule.max_steps", "40", "--checkpoint.every_minutes", "null", "--run_id", "space/run1")
+    steps = ("--schedule.max_steps", "200", "--checkpoint.every_minutes", "null", "--run_id", "space/run1")
     whole = tmp_path / "whole"
     finish(train(bert, texts, whole, 2, *steps))
     cluster = Cluster(bert, texts, tmp_path / "out", *steps, "--checkpoint.spot_notices", "aws")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import labelled
 import tiny
 from cells import STRATEGIES, cell, launch
 from runs import losses
@@ -26,12 +27,22 @@ WAYS: dict[str, dict[str, Any]] = {
     "optimizer in host memory": {"strategy__offload_optimizer": True},
     "parameters in host memory": {"strategy__offload_parameters": True},
     "8-bit AdamW": {"optimizer__name": "adamw_8bit"},
+    "Adafactor": {"optimizer__name": "adafactor", "optimizer__learning_rate": 1e-2},
+    "Muon": {"optimizer__name": "muon", "optimizer__learning_rate": 1e-3},
+    "layer-wise rates": {"optimizer__layer_decay": 0.8},
+    "average of the weights": {"ema__decay": 0.8},
+    "noise on embeddings": {"model__embedding_noise": 5},
     "LoRA": LORA,
     "DoRA": LORA | {"lora__dora": True},
     "LoRA, base in bf16": LORA | {"precision": "bf16"},
     "QLoRA, 4 bits": LORA | {"quantization__bits": 4, "precision": "bf16"},
     "QLoRA, 8 bits": LORA | {"quantization__bits": 8, "precision": "bf16"},
 }
+TASKS: dict[str, dict[str, Any]] = {
+    "sequence-to-sequence": {"data__max_target_length": 16},
+    "preference": {"data__max_length": 64},
+}
+"""Tasks whose rows are of two texts."""
 STEPS = 12
 
 
@@ -39,17 +50,26 @@ STEPS = 12
 def test_the_table_of_what_goes_with_what_is_true(texts: Path, tmp_path: Path) -> None:
     """Each way trains: the loss falls, and a run that goes on from its checkpoint continues; or it is refused (64)."""
     llama = tiny.tiny_llama(tmp_path / "llama")
-    table: dict[str, dict[str, str]] = {way: {} for way in WAYS}
+    of_two: dict[str, Any] = {
+        "sequence-to-sequence": (tiny.tiny_t5(tmp_path / "t5", dropout=0.0), labelled.first_words),
+        "preference": (llama, labelled.answers),
+    }
+    ways = dict(WAYS)
+    for task, (model, make) in of_two.items():
+        file = labelled.written(tmp_path / f"{task}.jsonl", 200, make)
+        more = {"task": task, "model__name": model, "data__files": file, "optimizer__learning_rate": 1e-3}
+        ways[f"`task: {task}`"] = more | TASKS[task]
+    table: dict[str, dict[str, str]] = {way: {} for way in ways}
     for kind in ("single", *STRATEGIES):
         cells, folder = [], tmp_path / kind
         folder.mkdir()
-        for number, more in enumerate(WAYS.values()):
+        for number, more in enumerate(ways.values()):
             options = {"task": "causal-lm", "strategy__kind": kind, "batch__micro_batches": 2} | more
             for steps in (STEPS - 2, STEPS):
                 one = cell(llama, texts, folder / str(number), schedule__max_steps=steps, **options)
                 cells.append(one | {"resume": True, "outcome": str(folder / f"{number}-{steps}.json")})
         launch(1 if kind == "single" else 2, cells, folder, timeout=570)
-        for number, way in enumerate(WAYS):
+        for number, way in enumerate(ways):
             first, second = (
                 json.loads((folder / f"{number}-{steps}.json").read_text()) for steps in (STEPS - 2, STEPS)
             )

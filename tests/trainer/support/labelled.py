@@ -67,6 +67,19 @@ def people(draw: random.Random) -> Row:
     return {"tokens": words, "ner_tags": tags}
 
 
+def first_words(draw: random.Random) -> Row:
+    """A text, and its first words: what is to be written of it."""
+    words = draw.choices(["cat", "dog", "fox", "mat", "log", "story", "lazy", "quick"], k=draw.randint(2, 12))
+    return {"source": " ".join(words), "summary": " ".join(words[: draw.randint(1, 3)])}
+
+
+def answers(draw: random.Random) -> Row:
+    """A text, and two answers to it: its first word, which is the better one, and some words of it."""
+    words = draw.choices(["cat", "dog", "fox", "mat", "log", "story", "lazy", "quick"], k=draw.randint(2, 8))
+    others = " ".join(draw.choices(words, k=draw.randint(2, 5)))
+    return {"prompt": " ".join(words) + ":", "chosen": f" {words[0]}", "rejected": f" {others}"}
+
+
 def of_pairs() -> PreTrainedTokenizerFast:
     """The tokenizer of `tiny_bert`, which tells the model which of two texts a token is of, as BERT's does."""
     tokenizer = tiny.wordpiece()

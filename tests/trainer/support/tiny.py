@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BloomConfig,
@@ -26,6 +28,8 @@ from transformers import (
     MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 LINES = [
@@ -175,6 +179,63 @@ def tiny_mixtral(folder: Path) -> Path:
     )
     torch.manual_seed(5)
     return _saved(folder, tokenizer, MixtralForCausalLM(config))
+
+
+def ending(vocabulary: int = 400) -> PreTrainedTokenizerFast:
+    """Like T5's: a text ends with </s>; there is a pad token."""
+    tokenizer = byte_bpe(None, "</s>", vocabulary)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    end = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    return tokenizer
+
+
+def tiny_t5(folder: Path, dropout: float = 0.1) -> Path:
+    """An encoder and a decoder with relative positions and a gate in the MLP, whose texts end with </s>."""
+    tokenizer = ending()
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
+        relative_attention_num_buckets=8,
+        dropout_rate=dropout,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    config.decoder_start_token_id = tokenizer.pad_token_id
+    torch.manual_seed(6)
+    return _saved(folder, tokenizer, T5ForConditionalGeneration(config))
+
+
+def tiny_bart(folder: Path) -> Path:
+    """An encoder and a decoder with learned positions, whose decoder begins with the token that ends a text."""
+    tokenizer = ending()
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=POSITIONS,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(7)
+    model = BartForConditionalGeneration(config)
+    model.generation_config.num_beams, model.generation_config.no_repeat_ngram_size = 4, 3
+    return _saved(folder, tokenizer, model)
 
 
 def decoder(kind: str, attention: str | None = None, vocabulary: int = 97) -> PreTrainedModel:

@@ -24,8 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distrain_trainer.console import a_few
 from distrain_trainer.data.conversations import Conversation, Message, Tools, columns_of, conversation_of
+from distrain_trainer.data.readers import Dropped, Refuse, refuse_all
 from distrain_trainer.data.table import Part
+from distrain_trainer.data.templates import TEMPLATES
 from distrain_trainer.data.text import BATCH, Made
 from distrain_trainer.errors import DataError, SettingsError, first_line
 from distrain_trainer.settings.model import Settings
@@ -46,19 +49,30 @@ DAY = date(2025, 1, 1)
 
 
 def use_template(tokenizer: "PreTrainedTokenizerBase", settings: Settings) -> None:
-    """Gives the tokenizer of a chat run the template of `chat.template`; SettingsError where there is none at all."""
-    if settings.facts.holds != "messages":
+    """Gives the tokenizer of a chat run the template of `chat.template`; SettingsError where there is none at all.
+
+    Pairs of answers may do without: they are messages or texts.
+    """
+    if settings.facts.holds not in ("messages", "preferences"):
         return
     file, name = settings.chat.template, settings.model.name
-    if file is not None:
+    if file in TEMPLATES:
+        tokenizer.chat_template = TEMPLATES[file]
+    elif file is not None:
         try:
             tokenizer.chat_template = Path(file).expanduser().read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise SettingsError(f"chat.template {file} cannot be read ({error}); check the path") from error
-    if not tokenizer.chat_template:
-        raise SettingsError(f"the tokenizer of {name} has no chat template; set chat.template to a file that holds one")
+            raise SettingsError(
+                f"chat.template {file} cannot be read ({error}); check the path (or name one of {a_few(TEMPLATES)})"
+            ) from error
+    if not tokenizer.chat_template and settings.facts.holds == "messages":
+        raise SettingsError(
+            f"the tokenizer of {name} has no chat template; set chat.template to a file that holds one, or to alpaca"
+        )
     if not tokenizer.is_fast:
-        raise SettingsError(f"the tokenizer of {name} is not a fast one, which task chat needs; choose another model")
+        raise SettingsError(
+            f"the tokenizer of {name} is not a fast one, which task {settings.task} needs; choose another model"
+        )
 
 
 @dataclass(frozen=True)
@@ -205,9 +219,13 @@ class Template:
                 f"{where}: the chat template does not begin message {n + 1} with its prompt; set chat.template "
                 f"to one that does; the prompt is {shown(prompt)}"
             )
-        turn = text[len(prompt) :]
-        ended = turn.rstrip()  # the line break after an end token is never generated
-        return [(len(prompt), len(prompt) + len(ended if ended.endswith(self.added) else turn))]
+        return [(len(prompt), self.turn_stop(text, len(prompt)))]
+
+    def turn_stop(self, text: str, start: int) -> int:
+        """Where the assistant's turn that begins at `start` stops: the line break after an end token is never
+        generated."""
+        ended = text[start:].rstrip()
+        return start + len(ended) if ended.endswith(self.added) else len(text)
 
     def _check(self, conversation: Conversation, learned: list[int], last: int, where: str, text: str) -> None:
         """Refuses a text that is without tools, a message, a call, an answer to one, or reasoning that it should have.
@@ -301,9 +319,14 @@ def shown(text: str) -> str:
 
 
 def rows_of_conversations(
-    part: Part, settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: int
+    part: Part,
+    settings: Settings,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    refuse: Refuse = refuse_all,
 ) -> Iterator[Made]:
-    """The token rows of conversations, batch by batch.
+    """The token rows of conversations, batch by batch. refuse: takes the error of one that is none, and raises it or
+    not.
 
     What is longer than `max_length` tokens loses whole turns at its end, or is dropped where not even the first
     assistant turn fits, or with long_texts=drop.
@@ -315,16 +338,24 @@ def rows_of_conversations(
             part.column(name, (), "chat.messages_column")
     first = 0
     for batch in part.rows.select_columns(names).iter(BATCH):
-        conversations = []
+        conversations: list[list[Sample]] = []
         for index, values in enumerate(zip(*(batch[name] for name in names), strict=True), first):
-            with _placed(part, index):
+            conversations.append([])
+            with placed(part, index, refuse):
                 row = dict(zip(names, values, strict=True))
-                conversations.append(template.samples(conversation_of(row, columns, ROW), ROW))
+                conversations[-1] = template.samples(conversation_of(row, columns, ROW), ROW)
         encoded = iter(template.encode([sample.text for samples in conversations for sample in samples]))
         made = Made()
         for index, samples in enumerate(conversations, first):
-            with _placed(part, index):
-                fitted = [fit(sample, next(encoded), template, max_length) for sample in samples]
+            of_samples = [next(encoded) for _ in samples]
+            fitted = []
+            with placed(part, index, refuse):
+                fitted = [
+                    fit(sample, tokens, template, max_length)
+                    for sample, tokens in zip(samples, of_samples, strict=True)
+                ]
+            if not fitted:  # it was refused
+                continue
             whole = all(cut == len(sample.text) for sample, (cut, _, _) in zip(samples, fitted, strict=True))
             kept = [(ids, targets) for _, ids, targets in fitted if ids]
             if settings.data.long_texts == "drop" and not whole:
@@ -344,12 +375,13 @@ def rows_of_conversations(
 
 
 @contextmanager
-def _placed(part: Part, index: int) -> Iterator[None]:
+def placed(part: Part, index: int, refuse: Refuse) -> Iterator[None]:
     """Says in errors about ROW where the row is, which is looked up only then."""
     try:
         yield
     except DataError as error:
-        raise DataError(f"{part.place(index)}{str(error).removeprefix(ROW)}") from error
+        known = isinstance(refuse, Dropped) and refuse.count > 0  # a file is read again for a place
+        refuse(DataError(f"{ROW if known else part.place(index)}{str(error).removeprefix(ROW)}"))
 
 
 def fit(sample: Sample, encoded: Encoded, template: Template, max_length: int) -> tuple[int, list[int], list[int]]:

@@ -1,8 +1,8 @@
 """Conversations as data sets hold them, made alike: messages with roles, and the tools that they may call.
 
-Three shapes are known by their columns: `messages` (role, content), ShareGPT's `conversations` (from, value), and
-`prompt` with `completion` (texts, or lists of messages). Whatever is JSON in a string, such as tools or the arguments
-of a call, becomes what it stands for.
+Four shapes are known by their columns: `messages` (role, content), ShareGPT's `conversations` (from, value), `prompt`
+with `completion` (texts, or lists of messages), and Alpaca's `instruction`, `input` and `output`. Whatever is JSON in a
+string, such as tools or the arguments of a call, becomes what it stands for.
 """
 
 import json
@@ -16,6 +16,8 @@ from distrain_trainer.settings.sections import Chat
 AS_JSON = "\0"
 """Begins a text that stands for a value of a JSON file: Arrow would give every object the keys of all others."""
 MESSAGES = ("messages", "conversations")
+ASKED_AND_SAID = (("prompt", "completion"), ("instruction", "output"))
+"""Pairs of columns that hold a question and its answer."""
 ROLES = {
     "human": "user",
     "gpt": "assistant",
@@ -34,16 +36,18 @@ Tools = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Columns:
-    """Where conversations are. messages: one column, or prompt and completion. system: a column of system messages."""
+    """Where conversations are. messages: one column, or that of the question and that of the answer. system: a column
+    of system messages. context: one of what a question is about, which follows it."""
 
     messages: tuple[str, ...]
     tools: str | None
     system: str | None
+    context: str | None = None
 
     @property
     def names(self) -> list[str]:
         """All of them."""
-        return [*self.messages, *filter(None, (self.tools, self.system))]
+        return [*self.messages, *filter(None, (self.tools, self.system, self.context))]
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,23 @@ def columns_of(names: Sequence[str], chat: Chat) -> Columns:
         if name is not None and name not in names:
             raise DataError(f"{setting} '{name}' is not a column of the data; {there}")
     one = chat.messages_column or next((name for name in MESSAGES if name in names), None)
-    if one is None and not {"prompt", "completion"} <= set(names):
+    two = next((pair for pair in ASKED_AND_SAID if set(pair) <= set(names)), None)
+    if one is None and two is None:
         raise DataError(
-            f"the data has no column {' or '.join(MESSAGES)}, nor prompt and completion; {there}: set "
-            "chat.messages_column to one of them"
+            f"the data has no column {' or '.join(MESSAGES)}, nor prompt and completion, nor instruction and output; "
+            f"{there}: set chat.messages_column to one of them"
         )
     tools = chat.tools_column or ("tools" if "tools" in names else None)
-    return Columns((one,) if one else ("prompt", "completion"), tools, "system" if "system" in names else None)
+    system = "system" if "system" in names else None
+    if one is None:
+        assert two is not None
+        return Columns(two, tools, system, "input" if two[0] == "instruction" and "input" in names else None)
+    return Columns((one,), tools, system)
 
 
 def conversation_of(row: Mapping[str, Any], columns: Columns, where: str) -> Conversation:
     """The conversation in a row. where: `chats.jsonl, line 3`, for the sentence of a DataError."""
-    values = [_value(row.get(name)) for name in columns.messages]
+    values = [plain_value(row.get(name)) for name in columns.messages]
     if len(values) == 1:
         listed = values[0] if isinstance(values[0], list) else _json(values[0], f"{where}: {columns.messages[0]}")
     else:
@@ -81,14 +90,24 @@ def conversation_of(row: Mapping[str, Any], columns: Columns, where: str) -> Con
             if not isinstance(value, str | list):
                 raise DataError(f"{where}: {name} is neither text nor a list of messages; correct the column")
             listed += [{"role": role, "content": value}] if isinstance(value, str) else value
-    if not isinstance(listed, list) or not listed or not all(isinstance(message, dict) for message in listed):
-        raise DataError(f"{where}: {columns.messages[0]} is not a list of messages; correct the row or remove it")
-    messages = [_message(message, f"{where}, message {n}") for n, message in enumerate(listed, 1)]
-    system = _value(row.get(columns.system)) if columns.system else None
+        context = plain_value(row.get(columns.context)) if columns.context else None
+        if context is not None and not isinstance(context, str):
+            raise DataError(f"{where}: {columns.context} is not text; correct the column")
+        if context and context.strip():
+            listed[0] = listed[0] | {"content": f"{listed[0]['content']}\n\n{context}"}
+    messages = messages_of(listed, where, columns.messages[0])
+    system = plain_value(row.get(columns.system)) if columns.system else None
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    tools = _value(row.get(columns.tools)) if columns.tools else None
-    return Conversation(messages, _tools(tools, where))
+    tools = plain_value(row.get(columns.tools)) if columns.tools else None
+    return Conversation(messages, tools_of(tools, where))
+
+
+def messages_of(listed: Any, where: str, name: str = "it") -> list[Message]:
+    """A list of messages of either shape, made alike. where: as above. name: what the list is called in a DataError."""
+    if not isinstance(listed, list) or not listed or not all(isinstance(message, dict) for message in listed):
+        raise DataError(f"{where}: {name} is not a list of messages; correct the row or remove it")
+    return [_message(message, f"{where}, message {n}") for n, message in enumerate(listed, 1)]
 
 
 def as_text(value: Any) -> str | None:
@@ -102,7 +121,7 @@ def from_text(text: Any) -> Any:
     return json.loads(text.removeprefix(AS_JSON)) if isinstance(text, str) and text.startswith(AS_JSON) else text
 
 
-def _value(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A row's value: what a text of `as_text` stands for, or itself without the nulls that Arrow adds to objects."""
     found = from_text(value)
     return _without_nulls(value) if found is value else found
@@ -166,7 +185,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     return described | {"function": function | {"arguments": arguments}}
 
 
-def _tools(value: Any, where: str) -> Tools | None:
+def tools_of(value: Any, where: str) -> Tools | None:
     """Tools as {"type": "function", "function": {"name", "description", "parameters"}}; None where there are none."""
     value = _json(value or None, f"{where}: tools")
     listed = [_json(tool, f"{where}: tools") for tool in (value if isinstance(value, list) else [value])]

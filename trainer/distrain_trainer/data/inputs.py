@@ -10,6 +10,7 @@ from distrain_trainer.data.conversations import from_text
 from distrain_trainer.data.pairs import tokenize_pairs
 from distrain_trainer.data.sources import is_tokenized, text_columns
 from distrain_trainer.data.table import Part
+from distrain_trainer.data.targets import tokenize_targets
 from distrain_trainer.data.text import BATCH, Shape, Text, tokenize
 from distrain_trainer.data.words import tokenize_words
 from distrain_trainer.errors import DataError, SettingsError
@@ -52,17 +53,18 @@ def texts_of(
 def inputs_of(part: Part, settings: Settings) -> Iterator[list[Input]]:
     """What the model is given of each batch of rows: texts, pairs of them, or words; DataError where one is something
     else."""
-    columns, words = text_columns(part, settings), settings.facts.holds == "words"
+    named, words = text_columns(part, settings), settings.facts.holds == "words"
+    columns = list(named.values())
     first = 0
     for batch in part.rows.select_columns(columns).iter(BATCH):
         read = [[from_text(v) for v in batch[c]] if part.source.is_text else batch[c] for c in columns]
-        for setting, column, values in zip(("text_column", "text_pair_column"), columns, read, strict=False):
+        for (setting, column), values in zip(named.items(), read, strict=True):
             fits = is_words if words else is_text
             other = next((n for n, value in enumerate(values) if not fits(value)), None)
             if other is not None:
                 raise DataError(
                     f"{part.place(first + other)}: column '{column}' holds {type(values[other]).__name__}, not "
-                    f"{'a list of words' if words else 'text'}; name another data.{setting}"
+                    f"{'a list of words' if words else 'text'}; name another {setting}"
                 )
         first += len(read[0])
         none: Any = [] if words else ""
@@ -87,9 +89,12 @@ def tokenize_inputs(
     shape: Shape,
     tags: Sequence[np.ndarray] | None = None,
 ) -> Iterator[Text]:
-    """The tokens of each input: of a text, of a pair of them, or of words and their tags."""
+    """The tokens of each input: of a text, of a pair of them, of a source and its target, or of words and their
+    tags."""
     if settings.facts.holds == "words":
         return tokenize_words(inputs, settings, tokenizer, tags)
+    if settings.facts.writes:
+        return tokenize_targets(inputs, settings, tokenizer, shape)
     if settings.data.text_pair_column is not None:
         return tokenize_pairs(inputs, settings, tokenizer, shape)
     return tokenize(inputs, settings, tokenizer)

@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from distrain_trainer.data.packing import Packing, packed_batch
 from distrain_trainer.data.plan import MicroBatches, Plan, deal
+from distrain_trainer.data.preferences import preference_batch
 from distrain_trainer.data.rows import Rows
+from distrain_trainer.data.targets import target_batch
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.tasks import FACTS, Task
@@ -66,7 +68,7 @@ class Collator:
 
     def __call__(self, numbers: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask, token_type_ids of pairs: int64 [rows, longest]; labels: int64 [rows] or [rows,
-        longest].
+        longest], of targets as long as the longest of them.
 
         Of packed rows position_ids in place of attention_mask.
         """
@@ -74,6 +76,9 @@ class Collator:
             packed = packed_batch(self.rows, self.packing, numbers, self.pad_id)
             return {name: torch.from_numpy(array) for name, array in packed.items()}
         rows, target = self.rows, FACTS[self.task].target
+        if FACTS[self.task].writes or FACTS[self.task].compares:
+            of_two = target_batch if FACTS[self.task].writes else preference_batch
+            return {name: torch.from_numpy(array) for name, array in of_two(rows, numbers, self.pad_id).items()}
         arrays = padded(rows, numbers, self.pad_id)
         input_ids = arrays["input_ids"]
         shape = input_ids.shape
@@ -93,12 +98,15 @@ class Collator:
         return {name: torch.from_numpy(array) for name, array in (arrays | {"labels": labels}).items()}
 
     def empty(self) -> dict[str, torch.Tensor]:
-        """A micro-batch of weight 0: one row of one token without a target."""
-        batch = {name: torch.zeros(1, 1, dtype=torch.int64) for name in ("input_ids", "attention_mask", "labels")}
+        """A micro-batch of weight 0: one row of one token without a target, or two of them where texts are compared."""
+        rows = 2 if FACTS[self.task].compares else 1
+        batch = {name: torch.zeros(rows, 1, dtype=torch.int64) for name in ("input_ids", "attention_mask", "labels")}
         batch["attention_mask"] += 1
+        if FACTS[self.task].compares:
+            batch |= {"reference": torch.zeros(rows), "chosen_tokens": torch.ones(())}
         if self.rows.types is not None:
             batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
-        batch["labels"] = torch.from_numpy(self._none((1, 1)))
+        batch["labels"] = torch.from_numpy(self._none((rows, 1)))
         if self.packing is not None:
             batch["position_ids"] = torch.zeros_like(batch.pop("attention_mask"))
         return batch
@@ -113,12 +121,26 @@ class Collator:
         return np.full((shape[0], *labels.shape[1:]), IGNORE_INDEX, np.int64)
 
     def targets(self, labels: torch.Tensor) -> float:
-        """Valid targets of a micro-batch; where classes have weights, the sum of theirs."""
+        """Valid targets of a micro-batch; where classes have weights, the sum of theirs; where texts are compared, its
+        pairs."""
         labelled = TASKS[self.task].labelled
+        if FACTS[self.task].compares:
+            return int(is_target(labels).any(1).sum()) // 2
         if self.weights is None:
             return int(is_target(labels).sum())
         assert labelled is not None and labelled.weigh is not None
         return float(labelled.weigh(labels, torch.tensor(self.weights, dtype=torch.float64)))
+
+    def shared(self, numbers: np.ndarray) -> dict[str, torch.Tensor]:
+        """What the micro-batches of a step know of all its rows; of texts that are compared `chosen_tokens`: fp32, the
+        tokens that the chosen ones are predicted in, on average."""
+        if not FACTS[self.task].compares:
+            return {}
+        return {"chosen_tokens": torch.tensor(max(float((self.rows.sides[numbers, 0] - 1).mean()), 1.0))}
+
+    def tokens(self, numbers: np.ndarray) -> int:
+        """Tokens in some rows."""
+        return int((self.rows.lengths if self.packing is None else self.packing.lengths)[numbers].sum())
 
     def samples(self, numbers: np.ndarray) -> int:
         """Texts in some rows."""
@@ -200,13 +222,15 @@ class StepDataset(torch.utils.data.Dataset[StepBatch]):
         micro_batches = [self.collator(step.planned[i], step.epoch) for i in assigned]
         missing = slots - len(assigned)
         micro_batches += [self.collator.empty()] * missing
+        shared = self.collator.shared(step.rows)
+        micro_batches = [batch | shared for batch in micro_batches]
         return StepBatch(
             epoch=step.epoch,
             indices=assigned + [-1] * missing,
             micro_batches=micro_batches,
             targets=sum(self.collator.targets(batch["labels"]) for batch in micro_batches),
             samples=self.collator.samples(step.rows),
-            tokens=int(self.plan.lengths[step.rows].sum()),
+            tokens=self.collator.tokens(step.rows),
             padded_tokens=int(step.costs.sum()),
         )
 
@@ -230,7 +254,8 @@ def evaluation_batches(
     """Row numbers and tensors of this process's share; every process gets equally many, some of them empty."""
     slots = -(-len(planned) // world)
     assigned = deal(planned.costs, world, slots)[rank]
+    shared = collator.shared(planned.rows)
     for index in assigned:
-        yield planned[index], collator(planned[index], EVALUATION)
+        yield planned[index], collator(planned[index], EVALUATION) | shared
     for _ in range(slots - len(assigned)):
-        yield np.zeros(0, np.int64), collator.empty()
+        yield np.zeros(0, np.int64), collator.empty() | shared

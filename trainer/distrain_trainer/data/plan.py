@@ -40,7 +40,13 @@ class MicroBatches:
 
 
 def cut(lengths: np.ndarray, rows: np.ndarray, tokens: int, samples: int | None) -> MicroBatches:
-    """Sorts rows by length, longest first, and cuts greedily: rows x longest <= tokens, rows <= samples."""
+    """Sorts rows by length, longest first, and cuts greedily: rows x longest <= tokens, rows <= samples.
+
+    lengths: int [all rows]; or [all rows, 2] where a row has two parts that are padded apart, so that the longest of
+    either count.
+    """
+    if lengths.ndim == 2:
+        return _cut_in_two(lengths, rows, tokens, samples)
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     starts, costs = [0], []
     while starts[-1] < len(rows):
@@ -51,16 +57,35 @@ def cut(lengths: np.ndarray, rows: np.ndarray, tokens: int, samples: int | None)
     return MicroBatches(rows, np.asarray(starts, np.int64), np.asarray(costs, np.int64))
 
 
+def _cut_in_two(lengths: np.ndarray, rows: np.ndarray, tokens: int, samples: int | None) -> MicroBatches:
+    """`cut` of rows with two parts: rows x (longest first part + longest second part) <= tokens."""
+    rows = rows[np.lexsort((-lengths[rows, 0], -lengths[rows].sum(1)))]
+    starts, costs = [0], []
+    most = samples or len(rows)
+    first, second, count = 0, 0, 0
+    for place, (one, other) in enumerate(lengths[rows].tolist()):
+        longest = max(first, one), max(second, other)
+        if count and ((count + 1) * sum(longest) > tokens or count == most):
+            starts.append(place)
+            costs.append(count * (first + second))
+            longest, count = (one, other), 0
+        (first, second), count = longest, count + 1
+    if count:
+        starts.append(len(rows))
+        costs.append(count * (first + second))
+    return MicroBatches(rows, np.asarray(starts, np.int64), np.asarray(costs, np.int64))
+
+
 def plan_epoch(
     lengths: np.ndarray, seed: int, epoch: int, tokens: int, samples: int | None, micro_batches: int
 ) -> MicroBatches:
     """The micro-batches of one epoch, in the order in which they are trained on.
 
-    lengths: tokens of each row, int [rows], each at most `tokens`.
+    lengths: tokens of each row, int [rows], each at most `tokens`; or [rows, 2], of its two parts.
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = generator.permutation(len(lengths))
-    rows_a_micro_batch = min(samples or len(lengths), max(tokens / max(lengths.mean(), 1), 1))
+    rows_a_micro_batch = min(samples or len(lengths), max(tokens / max(lengths.sum() / len(lengths), 1), 1))
     pool = min(POOL_STEPS * micro_batches * rows_a_micro_batch, len(lengths) / 4)
     if samples:  # whole micro-batches: a pool's rest would be a small one, whose rows weigh more
         size = ceil(pool / samples) * samples
@@ -118,10 +143,11 @@ class Step:
 class Plan:
     """All steps of a run.
 
-    lengths: tokens of each training row, int [rows].
+    lengths: tokens of each training row, int [rows]; or [rows, 2], of its two parts.
     tokens, samples, micro_batches: as in the settings' `batch`.
     epochs, max_steps: the run ends after this many epochs (with a fraction: the plan is cut there), or after exactly
     `max_steps` when that is given.
+    filled: tokens of all rows without padding; None: the sum of `lengths`, which may count what pads one part of a row.
     """
 
     def __init__(
@@ -133,7 +159,9 @@ class Plan:
         micro_batches: int,
         epochs: float,
         max_steps: int | None = None,
+        filled: int | None = None,
     ):
+        self._filled = int(lengths.sum()) if filled is None else filled
         self.lengths, self.seed = lengths, seed
         self.tokens, self.samples, self.micro_batches = tokens, samples, micro_batches
         self._kept: tuple[int, MicroBatches] | None = None
@@ -177,7 +205,7 @@ class Plan:
 
     def padding(self) -> float:
         """Fraction of the first epoch's padded tokens that is padding."""
-        return 1 - float(self.lengths.sum()) / float(self.epoch(0).costs.sum())
+        return 1 - float(self._filled) / float(self.epoch(0).costs.sum())
 
     def imbalance(self, world: int) -> float:
         """Padded tokens of the slowest process over the mean of all, averaged over up to 200 steps.

@@ -9,12 +9,13 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from distrain_trainer.errors import DataError, first_line
 
@@ -30,6 +31,30 @@ DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 """What separates fields, by its name in `data.delimiter`."""
 
 Row = dict[str, Any]
+Refuse = Callable[[DataError], None]
+
+
+def refuse_all(error: DataError) -> None:
+    """Raises the error of a row."""
+    raise error
+
+
+@dataclass
+class Dropped:
+    """Rows that were left out. first: why the first one was."""
+
+    count: int = 0
+    first: str = ""
+
+    def __call__(self, error: DataError) -> None:
+        self.first = self.first or str(error)
+        self.count += 1
+
+    @property
+    def sentence(self) -> str:
+        """`3 bad rows are left out, the first: ...`; empty without one."""
+        rows = f"{self.count:,} bad row{'s are' if self.count > 1 else ' is'} left out"
+        return f"{rows}, the first: {self.first}" if self.count else ""
 
 
 def format_of(file: Path, setting: str = "data.files") -> str:
@@ -49,42 +74,52 @@ def rows_of_file(
     wanted: Collection[str] | None = None,
     delimiter: str | None = None,
     unit: str = "paragraph",
+    encoding: str | None = None,
+    refuse: Refuse = refuse_all,
 ) -> Iterator[tuple[str, Row]]:
     """(`line 3`, the row) of each row of a file; `row 3` where rows have no lines of their own.
 
     seen: gets the names of all columns that the file turns out to have. wanted: columns that a row needs to hold; it
-    may hold others too. None for all. delimiter: of CSV, a name in DELIMITERS. unit: of text files.
+    may hold others too. None for all. delimiter: of CSV, a name in DELIMITERS. unit: of text files. encoding:
+    None for UTF-8. refuse: takes the error of a row that cannot be read while the next one can, and raises it or not.
     Raises DataError that names file and line for what cannot be read.
     """
     kind = format_of(file)
     try:
         if kind == "csv":
-            yield from _csv_rows(file, seen, wanted, delimiter or ("tab" if ".tsv" in file.suffixes[-2:] else "comma"))
+            separator = delimiter or ("tab" if ".tsv" in file.suffixes[-2:] else "comma")
+            yield from _csv_rows(file, seen, wanted, separator, encoding, refuse)
         elif kind == "json":
-            for where, row in _json_rows(file):
+            for where, row in _json_rows(file, encoding, refuse):
                 seen.update(dict.fromkeys(row))
                 yield where, row
         elif kind == "text":
             seen["text"] = None
-            yield from ((where, {"text": text}) for where, text in _texts(file, unit))
+            yield from ((where, {"text": text}) for where, text in _texts(file, unit, encoding))
         else:
             yield from _parquet_rows(file, seen, wanted)
     except UnicodeDecodeError as error:
-        raise encoding_fault(file) from error
+        raise encoding_fault(file, encoding) from error
     except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {first_line(error)}; correct or remove it") from error
 
 
-def encoding_fault(file: Path) -> DataError:
-    """Says on which line a file is not UTF-8, and what it may be instead."""
+def encoding_fault(file: Path, encoding: str | None = None) -> DataError:
+    """Says on which line a file is not UTF-8, and what it may be instead. encoding: that was asked for."""
+    if encoding is not None:
+        return DataError(f"{file} is not {encoding}, as data.encoding says; set it to the file's own encoding")
     opener = gzip.open if file.suffix == ".gz" else open
     with opener(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
                 return DataError(f"{file} is UTF-16; {_converted(file, 'UTF-16')}")
             if told := not_utf8(line):
-                return DataError(f"{file}, line {number}: {told}; {_converted(file, 'WINDOWS-1252')}")
+                return _line_fault(file, number, told)
     return DataError(f"{file} is not UTF-8; convert it")
+
+
+def _line_fault(file: Path, number: int, told: str) -> DataError:
+    return DataError(f"{file}, line {number}: {told}; {_converted(file, 'WINDOWS-1252')}")
 
 
 def not_utf8(line: bytes) -> str | None:
@@ -99,16 +134,20 @@ def not_utf8(line: bytes) -> str | None:
 
 def _converted(file: Path, encoding: str) -> str:
     name = file.name.removesuffix(".gz")
-    return f"convert it, such as with iconv -f {encoding} -t UTF-8 {name} > utf8-{name}"
+    return (
+        f"set data.encoding to {encoding.lower().replace('windows-', 'cp')}, or convert it, such as with iconv -f "
+        f"{encoding} -t UTF-8 {name} > utf8-{name}"
+    )
 
 
 @contextmanager
-def _opened(file: Path, newline: str | None = None) -> Iterator[TextIO]:
+def _opened(file: Path, newline: str | None = None, encoding: str | None = None) -> Iterator[TextIO]:
+    encoding = encoding or "utf-8-sig"
     if file.suffix == ".gz":
-        with gzip.open(file, "rt", encoding="utf-8-sig", newline=newline) as stream:
+        with gzip.open(file, "rt", encoding=encoding, newline=newline) as stream:
             yield stream
     else:
-        with file.open(encoding="utf-8-sig", newline=newline) as stream:
+        with file.open(encoding=encoding, newline=newline) as stream:
             yield stream
 
 
@@ -152,11 +191,16 @@ class _Lines:
 
 
 def _csv_rows(
-    file: Path, seen: dict[str, None], wanted: Collection[str] | None, delimiter: str
+    file: Path,
+    seen: dict[str, None],
+    wanted: Collection[str] | None,
+    delimiter: str,
+    encoding: str | None,
+    refuse: Refuse,
 ) -> Iterator[tuple[str, Row]]:
     """The rows below the header of a CSV file. Only an empty field is null: None, NA and null are words."""
     csv.field_size_limit(sys.maxsize)  # texts are long
-    with _opened(file, newline="") as stream:
+    with _opened(file, newline="", encoding=encoding) as stream:
         lines = _Lines(file, stream)
         header: list[str] | None = None
         kept: list[tuple[int, str]] = []
@@ -170,9 +214,11 @@ def _csv_rows(
                 seen.update(dict.fromkeys(header))
             elif len(record) != len(header):
                 fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
-                raise DataError(
-                    f"{lines.place}: {fields} but the header has {len(header)}; put "
-                    f"fields that hold a {delimiter} or a line break between double quotes"
+                refuse(
+                    DataError(
+                        f"{lines.place}: {fields} but the header has {len(header)}; put "
+                        f"fields that hold a {delimiter} or a line break between double quotes"
+                    )
                 )
             else:
                 yield f"line {lines.number - len(lines.taken) + 1}", {name: record[n] or None for n, name in kept}
@@ -214,9 +260,9 @@ def _kept(
 # Text, JSON and Parquet
 
 
-def _texts(file: Path, unit: str) -> Iterator[tuple[str, str]]:
+def _texts(file: Path, unit: str, encoding: str | None) -> Iterator[tuple[str, str]]:
     """The texts of a .txt file: lines, paragraphs between empty lines, or all of it."""
-    with _opened(file) as stream:
+    with _opened(file, encoding=encoding) as stream:
         if unit == "document":
             yield "line 1", stream.read()
         elif unit == "line":
@@ -229,15 +275,15 @@ def _texts(file: Path, unit: str) -> Iterator[tuple[str, str]]:
                     yield f"line {numbered[0][0]}", text.removesuffix("\n")
 
 
-def _json_rows(file: Path) -> Iterator[tuple[str, Row]]:
+def _json_rows(file: Path, encoding: str | None, refuse: Refuse) -> Iterator[tuple[str, Row]]:
     """Each row of JSON lines or of one JSON array; DataError names the line at fault."""
-    opener = gzip.open if file.suffix == ".gz" else open
-    with opener(file, "rb") as stream:
+    with _bytes_of(file, encoding) as stream:
         first = next((line for line in stream if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
         stream.seek(0)
         if first.lstrip().startswith(b"["):
             for number, row in enumerate(json.load(stream), 1):
-                yield f"row {number}", _object(row, f"{file}, row {number}")
+                if (found := _object(row, f"{file}, row {number}", refuse)) is not None:
+                    yield f"row {number}", found
             return
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -245,19 +291,36 @@ def _json_rows(file: Path) -> Iterator[tuple[str, Row]]:
             where = f"line {number}"
             try:
                 row = json.loads(line.rstrip().decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise encoding_fault(file) from error
+            except UnicodeDecodeError:
+                refuse(encoding_fault(file) if number == 1 else _line_fault(file, number, not_utf8(line) or ""))
+                continue
             except json.JSONDecodeError as error:
                 what = f"{error.msg[0].lower()}{error.msg[1:]} (column {error.colno})"
-                raise DataError(f"{file}, {where}: {what}; correct the line") from error
+                refuse(DataError(f"{file}, {where}: {what}; correct the line"))
+                continue
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{file}, {where}: {first_line(error)}; correct the line") from error
-            yield where, _object(row, f"{file}, {where}")
+                refuse(DataError(f"{file}, {where}: {first_line(error)}; correct the line"))
+                continue
+            if (found := _object(row, f"{file}, {where}", refuse)) is not None:
+                yield where, found
 
 
-def _object(row: Any, place: str) -> Row:
+@contextmanager
+def _bytes_of(file: Path, encoding: str | None) -> Iterator[IO[bytes]]:
+    """A file's bytes in UTF-8, whatever it is in."""
+    if encoding is not None:
+        with _opened(file, newline="", encoding=encoding) as text:
+            yield BytesIO(text.read().encode())
+        return
+    opener: Any = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rb") as stream:
+        yield stream
+
+
+def _object(row: Any, place: str, refuse: Refuse) -> Row | None:
     if not isinstance(row, dict):
-        raise DataError(f"{place}: {type(row).__name__} instead of an object in curly brackets; correct it")
+        refuse(DataError(f"{place}: {type(row).__name__} instead of an object in curly brackets; correct it"))
+        return None
     return row
 
 

@@ -23,6 +23,9 @@ class Rows:
     types: of pairs only, int8 [tokens], which of its two texts a token is of, as the model counts them
     (token_type_ids); None for models that are not told.
     texts: token-classification only, int32 [rows], the number of the text that a row is a window of.
+    firsts: int32 [rows], of rows of two texts the tokens of the first: the source before its target
+    (sequence-to-sequence), the chosen text before the rejected one (preference, whose rows have labels too).
+    reference: preference only, fp32 [rows, 2], the log-probability of each answer before training; NaN where unknown.
     """
 
     input_ids: np.ndarray
@@ -31,6 +34,8 @@ class Rows:
     words: np.ndarray | None = None
     types: np.ndarray | None = None
     texts: np.ndarray | None = None
+    firsts: np.ndarray | None = None
+    reference: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -39,6 +44,22 @@ class Rows:
     def lengths(self) -> np.ndarray:
         """Tokens of each row: int32 [rows]."""
         return np.diff(self.offsets).astype(np.int32)
+
+    @property
+    def sides(self) -> np.ndarray:
+        """Tokens of each row's first and second text: int32 [rows, 2]."""
+        assert self.firsts is not None
+        return np.stack([self.firsts, self.lengths - self.firsts], axis=1)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """What a row takes of a micro-batch: int32 [rows], or [rows, 2] where two parts of it are padded apart.
+
+        Two answers are padded to the longer one.
+        """
+        if self.firsts is None:
+            return self.lengths
+        return self.sides if self.labels is None else 2 * self.sides.max(1)
 
 
 class ArrayFiles:

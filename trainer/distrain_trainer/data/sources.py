@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from distrain_trainer.console import a_few
-from distrain_trainer.data.conversations import MESSAGES
+from distrain_trainer.data.conversations import ASKED_AND_SAID, MESSAGES
 from distrain_trainer.data.files import SPLIT_OF, describe, divide, hash_files, listed, open_files, resolve_files
 from distrain_trainer.data.holding_out import hold_out
 from distrain_trainer.data.sample import write_sample
@@ -41,7 +41,8 @@ class Origin:
     fingerprint: 64 hex digits that follow from the content: the bytes of the files in order, whatever their names
     and dates, or the Hub's name, configuration and commit.
     commit: of a data set on the Hub, else None. files, evaluation_files: resolved, sorted, those of no bytes left
-    out; one folder for save_to_disk. divided: which files are which split, where their names say so, else empty.
+    out; one folder for save_to_disk. divided: which files are which split, where their names say so, else empty. mix:
+    several data sets as `data.mix` has them, at their commits.
     """
 
     description: str
@@ -50,6 +51,7 @@ class Origin:
     files: tuple[Path, ...] = ()
     evaluation_files: tuple[Path, ...] = ()
     divided: str = ""
+    mix: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def cache_folder(data: Data) -> Path:
 
 def is_sample(data: Data) -> bool:
     """Whether the data is the sample: asked for by its name, or nothing else is named."""
-    return data.name == "sample" or (data.name is None and data.files is None)
+    return data.name == "sample" or (data.name is None and data.files is None and data.mix is None)
 
 
 def locate(data: Data) -> Origin:
@@ -146,7 +148,10 @@ def read(settings: Settings, origin: Origin, folder: Path, say: Callable[[str], 
     if origin.divided:
         say(origin.divided)
     with quiet_datasets():
-        splits = {name: Part.of(source) for name, source in open_splits(settings, origin, folder).items()}
+        sources = open_splits(settings, origin, folder)
+        for source in sources.values():
+            tell_dropped(source, say)
+        splits = {name: Part.of(source) for name, source in sources.items()}
         split_column = "split" if is_sample(data) else data.split_column
         if split_column is not None:
             splits = _by_column(splits, split_column)
@@ -177,6 +182,7 @@ def _evaluation(
             )
         if not len(opened.rows):
             raise DataError(f"data.evaluation_files: {listed(origin.evaluation_files)} has no rows")
+        tell_dropped(opened, say)
         return Part.of(opened, "evaluation")
     if data.evaluation_split is not None:
         return _pick(splits, data.evaluation_split, "data.evaluation_split").named("evaluation")
@@ -187,6 +193,12 @@ def _evaluation(
                 return part
             say(f"split '{name}' has no labels and is left alone")
     return None
+
+
+def tell_dropped(source: Source, say: Callable[[str], None]) -> None:
+    """Says which rows of files were left out."""
+    if source.dropped.count:
+        say(source.dropped.sentence)
 
 
 def label_column(part: Part, settings: Settings) -> LabelColumn:
@@ -204,26 +216,29 @@ def label_column(part: Part, settings: Settings) -> LabelColumn:
     )
 
 
-def text_columns(part: Part, settings: Settings) -> list[str]:
-    """The column of the texts, and that of second texts where there are pairs; DataError where there is none."""
-    data = settings.data
-    names = [part.column(data.text_column, settings.facts.text_columns, "data.text_column")]
+def text_columns(part: Part, settings: Settings) -> dict[str, str]:
+    """The column of the texts, and that of second texts or of targets where there are some, by the settings that name
+    them; DataError where there is none."""
+    data, facts = settings.data, settings.facts
+    wanted = {"data.text_column": (data.text_column, facts.text_columns)}
     if data.text_pair_column is not None:
-        names.append(part.column(data.text_pair_column, (), "data.text_pair_column"))
-    return names
+        wanted["data.text_pair_column"] = data.text_pair_column, ()
+    if facts.writes:
+        wanted["data.target_column"] = data.target_column, facts.target_columns
+    return {setting: part.column(name, candidates, setting) for setting, (name, candidates) in wanted.items()}
 
 
 def is_tokenized(part: Part, settings: Settings) -> bool:
     """Whether the rows were tokenized before: a column input_ids, where no column of texts is named."""
-    named = settings.data.text_column or settings.data.text_pair_column
-    return "input_ids" in part.source.columns and named is None and settings.facts.holds != "words"
+    named, facts = settings.data.text_column or settings.data.text_pair_column, settings.facts
+    return "input_ids" in part.source.columns and named is None and facts.holds != "words" and not facts.writes
 
 
 def _check_columns(part: Part, settings: Settings) -> None:
     """Raises SettingsError where texts and labels are the same column."""
     if is_tokenized(part, settings):
         return
-    *first, last = text_columns(part, settings)
+    *first, last = text_columns(part, settings).values()
     labels = settings.data.label_columns or [label_column(part, settings).name]
     if label := next((name for name in labels if name in (*first, last)), None):
         raise SettingsError(
@@ -261,10 +276,22 @@ def used_columns(settings: Settings) -> tuple[str, ...]:
     data, chat, facts = settings.data, settings.chat, settings.facts
     names: list[str | None] = []
     if facts.holds == "messages":
-        names += [chat.messages_column, chat.tools_column, *MESSAGES, "prompt", "completion", "tools", "system"]
+        names += [
+            chat.messages_column,
+            chat.tools_column,
+            *MESSAGES,
+            *sum(ASKED_AND_SAID, ()),
+            "input",
+            "tools",
+            "system",
+        ]
+    elif facts.compares:
+        asked = settings.preference
+        names += [asked.prompt_column or "prompt", asked.chosen_column or "chosen", asked.rejected_column or "rejected"]
     else:
         names += [data.text_column] if data.text_column else [*facts.text_columns, "input_ids", "attention_mask"]
         names.append(data.text_pair_column)
+        names += [data.target_column] if data.target_column else facts.target_columns
         names += [data.label_column] if data.label_column else facts.label_columns or ("label", "labels")
         names += data.label_columns or ()
     names.append("split" if is_sample(data) else data.split_column)

@@ -17,7 +17,7 @@ import numpy as np
 
 from distrain_trainer.console import a_few
 from distrain_trainer.data.conversations import as_text, from_text
-from distrain_trainer.data.readers import Row, format_of, rows_of_file
+from distrain_trainer.data.readers import Dropped, Refuse, Row, format_of, refuse_all, rows_of_file
 from distrain_trainer.errors import DataError
 from distrain_trainer.settings.sections import Data
 
@@ -38,7 +38,7 @@ class Source:
 
     name: for people, such as `reviews.csv`. rows: columns that are used. columns: names of all that are there.
     lacking: columns that not all files have, each with the first that lacks it. files: that the rows are of, in order;
-    none where they are a split that a library opened. data: how the files were read.
+    none where they are a split that a library opened. data: how the files were read. dropped: rows that were not.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Source:
     lacking: dict[str, Path]
     files: tuple[Path, ...] = ()
     data: Data = field(default_factory=Data)
+    dropped: Dropped = field(default_factory=Dropped)
 
     @property
     def is_text(self) -> bool:
@@ -71,7 +72,7 @@ class Source:
         """Where a row is, counted from 0: `reviews.csv, line 12`. The files are read again for it."""
         left = number
         for file in self.files:
-            for where, _ in rows_of_file(file, {}, (), self.data.delimiter, self.data.text_unit):
+            for where, _ in rows_of_file(file, {}, (), **reading(self.data), refuse=refuse_of(self.data)):
                 if not left:
                     return f"{file}, {where}"
                 left -= 1
@@ -172,12 +173,14 @@ def tabulate(files: Sequence[Path], wanted: Collection[str], data: Data, folder:
     names = list(dict.fromkeys(wanted))
     schema = pa.schema([(name, pa.large_string()) for name in names])
     headers: dict[Path, dict[str, None]] = {}
+    refuse = refuse_of(data)
+    dropped = refuse if isinstance(refuse, Dropped) else Dropped()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.arrow"
     with pa.ipc.new_stream(str(path), schema) as writer:
         for file in files:
             header: dict[str, None] = {}
-            for batch in batched(rows_of_file(file, header, names, data.delimiter, data.text_unit), BATCH):
+            for batch in batched(rows_of_file(file, header, names, **reading(data), refuse=refuse), BATCH):
                 columns = [[as_text(row.get(name)) for _, row in batch] for name in names]
                 try:
                     arrays = [pa.array(column, pa.large_string()) for column in columns]
@@ -187,12 +190,23 @@ def tabulate(files: Sequence[Path], wanted: Collection[str], data: Data, folder:
                 headers[file] = header
     listed = f"{len(files)} files from {files[0]}" if len(files) > 1 else str(files[0])
     if not headers:
-        raise DataError(f"{listed} has no rows; name files with rows")
+        told = f" ({dropped.sentence})" if dropped.count else ""
+        raise DataError(f"{listed} has no rows{told}; name files with rows")
     seen = {name: None for header in headers.values() for name in header}
     lacking = {name: file for file, header in reversed(headers.items()) for name in seen if name not in header}
     there = [name for name in names if name in seen] or names[:1]  # without a column there would be no rows
     rows = Dataset.from_file(str(path)).select_columns(there)
-    return Source(listed, rows, tuple(seen), lacking, tuple(files), data)
+    return Source(listed, rows, tuple(seen), lacking, tuple(files), data, dropped)
+
+
+def reading(data: Data) -> dict[str, Any]:
+    """How `rows_of_file` is to read the files of a run."""
+    return {"delimiter": data.delimiter, "unit": data.text_unit, "encoding": data.encoding}
+
+
+def refuse_of(data: Data) -> Refuse:
+    """What becomes of rows that cannot be read."""
+    return Dropped() if data.bad_rows == "drop" else refuse_all
 
 
 def batched(rows: Iterator[T], size: int) -> Iterator[list[T]]:

@@ -58,6 +58,7 @@ class Text:
     """One text's tokens; words, targets and types, where there are some, one for each token.
 
     framed: whether special tokens are still to be put around. truncated: some of its tokens were left out already.
+    first: of two texts in one, the tokens of the first; None where it is one.
     """
 
     input_ids: list[int]
@@ -66,11 +67,15 @@ class Text:
     types: list[int] | None = None
     framed: bool = True
     truncated: bool = False
+    first: int | None = None
 
 
 @dataclass
 class Made:
-    """Rows made of some texts, as flat lists, and what was counted on the way. texts: the text that each row is of."""
+    """Rows made of some texts, as flat lists, and what was counted on the way.
+
+    texts: the text that each row is of. firsts: of rows of two texts, the tokens of the first.
+    """
 
     input_ids: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -78,6 +83,7 @@ class Made:
     targets: list[int] = field(default_factory=list)
     types: list[int] = field(default_factory=list)
     texts: list[int] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, text: Text, shape: Shape, number: int = 0) -> None:
@@ -91,6 +97,9 @@ class Made:
             self.counts["empty_kept" if kept else "empty_dropped"] += 1
             if not kept:
                 return
+        if text.first is not None:
+            self._add_two(text, shape, number)
+            return
         if end and body[-len(end) :] != end:
             body = body + end
         self.counts["truncated"] += text.truncated
@@ -121,6 +130,22 @@ class Made:
             self.types += text.types[start:stop] if text.types is not None else ()
             self.texts.append(number)
 
+    def _add_two(self, text: Text, shape: Shape, number: int) -> None:
+        """Appends the row of two texts, which were shortened one by one."""
+        assert text.first is not None
+        if text.truncated:
+            dropped = shape.long_texts == "drop"
+            self.counts["dropped_long" if dropped else "truncated"] += 1
+            if dropped:
+                return
+        self.input_ids += text.input_ids
+        self.targets += text.targets or ()
+        self.firsts.append(text.first)
+        self.lengths.append(len(text.input_ids))
+        self.counts["rows"] += 1
+        self.counts["tokens"] += self.lengths[-1]
+        self.texts.append(number)
+
 
 def windows(length: int, room: int, stride: int) -> Iterator[tuple[int, int, int]]:
     """(start, stop, first token that no window before has) of windows of `room` tokens that share `stride`."""
@@ -146,7 +171,7 @@ def shape_of(
         )
     prefix, suffix = _frame(tokenizer) if facts.holds != "messages" else ([], [])  # a template writes its own
     end: list[int] = []
-    if facts.causal and facts.holds == "text":
+    if facts.causal and facts.holds != "messages":
         end, suffix = suffix, []
         if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in end:
             end = [*end, tokenizer.eos_token_id]

@@ -20,9 +20,11 @@ from filelock import FileLock, Timeout
 from distrain_trainer.console import a_few
 from distrain_trainer.data.chat import rows_of_conversations
 from distrain_trainer.data.inputs import Input, texts_of, tokenize_inputs
+from distrain_trainer.data.preferences import rows_of_preferences
+from distrain_trainer.data.readers import Dropped, Refuse, refuse_all
 from distrain_trainer.data.rows import ArrayFiles, Rows, mapped
 from distrain_trainer.data.sources import Origin, cache_folder, held_out, label_column, locate, read
-from distrain_trainer.data.table import Part
+from distrain_trainer.data.table import Part, refuse_of
 from distrain_trainer.data.text import Made, Shape, Text, shape_of
 from distrain_trainer.errors import DataError, SettingsError, VolumeError
 from distrain_trainer.settings.model import Settings
@@ -52,6 +54,8 @@ KEY_SETTINGS = (
     "text_unit",
     "delimiter",
     "unlabelled",
+    "encoding",
+    "bad_rows",
 )
 
 
@@ -93,7 +97,7 @@ def prepare(
     tokens = cache_folder(settings.data) / "tokens"
     key = _key(settings, tokenizer, max_length, origin)
     entry = tokens / key
-    found = _load(entry, origin)
+    found = load_entry(entry, origin)
     if found is None:
         lock = FileLock(tokens / f"{key}.lock")
         try:
@@ -104,7 +108,7 @@ def prepare(
         except OSError as error:
             raise SettingsError(f"the cache {tokens} cannot be written ({error.strerror}); set data.cache") from error
         try:
-            found = _load(entry, origin)
+            found = load_entry(entry, origin)
             if found is None:
                 return _make(settings, tokenizer, shape, origin, entry, say)
         finally:
@@ -136,8 +140,8 @@ def encode(
 ) -> Rows:
     """Tokens of texts, pairs of them or words, for prediction, in memory.
 
-    A text is one row always, truncated where it is longer. Words are as many windows as it takes, so that none is left
-    out; their targets are their numbers where `labels` has no tags.
+    A text is one row always, truncated where it is longer; so is a source with its target. Words are as many windows as
+    it takes, so that none is left out; their targets are their numbers where `labels` has no tags.
     The rows are those of training: a causal-lm text has its end-of-text token. A text without any token is one pad
     token, so that it keeps its place. labels: of the rows, or of the words of each.
     """
@@ -149,11 +153,12 @@ def encode(
     framed = bool(shape.prefix or shape.suffix or shape.end)
     of_words, of_rows = divided(labels)
     for number, text in enumerate(tokenize_inputs(inputs, settings, tokenizer, shape, of_words)):
-        nothing = Text([tokenizer.pad_token_id], targets=[IGNORE_INDEX])
+        nothing = Text([tokenizer.pad_token_id], targets=[IGNORE_INDEX], first=text.first and 1)
         made.add(text if text.input_ids or framed else nothing, shape, number)
     masked = np.asarray(made.words, np.int32) if settings.facts.target == "masked-token" else None
     offsets = np.concatenate([[0], np.cumsum(made.lengths)]).astype(np.int64)
     types = np.asarray(made.types, np.int8) if made.types else None
+    firsts = np.asarray(made.firsts, np.int32) if made.firsts else None
     return Rows(
         np.asarray(made.input_ids, np.int32),
         offsets,
@@ -161,6 +166,7 @@ def encode(
         words=masked,
         types=types,
         texts=np.asarray(made.texts, np.int32) if words else None,
+        firsts=firsts,
     )
 
 
@@ -178,6 +184,11 @@ def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: i
     ]
     if settings.facts.holds == "messages":
         parts += [tokenizer.chat_template, settings.chat.messages_column, settings.chat.tools_column]
+    if settings.facts.compares:
+        asked = settings.preference
+        parts += [tokenizer.chat_template, asked.prompt_column, asked.chosen_column, asked.rejected_column]
+    if settings.facts.writes:
+        parts += [data.target_column, data.max_target_length, data.text_prefix]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -196,7 +207,7 @@ def _identity(tokenizer: "PreTrainedTokenizerBase") -> list[Any]:
     return [*settings, digests, sorted(tokenizer.get_vocab().items())]
 
 
-def _load(entry: Path, origin: Origin) -> Tokenized | None:
+def load_entry(entry: Path, origin: Origin) -> Tokenized | None:
     """The entry of the cache, or None where it is missing or not whole. Sizes are checked, bytes are not."""
     try:
         meta = json.loads((entry / "meta.json").read_text())
@@ -252,7 +263,7 @@ def _make(
         raise
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    made = _load(entry, origin)
+    made = load_entry(entry, origin)
     assert made is not None
     return made
 
@@ -272,11 +283,16 @@ def _fill(
     arrays: dict[str, dict[str, int]] = {}
     counts: dict[str, int] = {}
     messages = settings.facts.holds == "messages"
-    noun = "conversations" if messages else "texts"
+    noun = {"messages": "conversations", "preferences": "pairs"}.get(settings.facts.holds, "texts")
     for key, part in parts.items():
         of_rows = None
+        refuse: Refuse = refuse_all
         if messages:
-            batches = rows_of_conversations(part, settings, tokenizer, shape.room)
+            refuse = refuse_of(settings.data)
+            batches = rows_of_conversations(part, settings, tokenizer, shape.room, refuse)
+        elif settings.facts.compares:
+            refuse = refuse_of(settings.data)
+            batches = rows_of_preferences(part, settings, tokenizer, shape, refuse)
         else:
             of_words, of_rows = divided(labels.get(key))
             batches = _made(texts_of(part, settings, tokenizer, shape, of_words), shape)
@@ -292,6 +308,8 @@ def _fill(
             )
             if counted[name]
         )
+        if isinstance(refuse, Dropped) and refuse.count:
+            say(refuse.sentence)
         counts |= {f"{key}_{name}": count for name, count in counted.items()}
         if not counted["rows"]:
             raise DataError(f"no row is left of {counted['texts']:,} {part.name} {noun} ({told}); check the data")
@@ -301,7 +319,7 @@ def _fill(
             f"{counted['tokens']:,} tokens"
         )
     meta = {
-        "fingerprint": _fingerprint(folder, names),
+        "fingerprint": fingerprint_of(folder, names),
         "label_names": names,
         "counts": counts,
         "arrays": arrays,
@@ -364,9 +382,13 @@ def _write(
                 files.append("labels", labels[made.texts])
             elif facts.target == "masked-token":
                 files.append("words", made.words)
+            elif facts.writes:
+                files.append("firsts", made.firsts)
             else:
                 files.append("labels", made.targets)
                 targets_are_ids &= made.targets == made.input_ids
+            if facts.compares:
+                files.append("firsts", made.firsts)
             if facts.target == "word":
                 files.append("texts", made.texts)
             if made.types:
@@ -377,7 +399,7 @@ def _write(
     return files.lengths, counts
 
 
-def _fingerprint(folder: Path, label_names: tuple[str, ...] | None) -> str:
+def fingerprint_of(folder: Path, label_names: tuple[str, ...] | None) -> str:
     """64 hex digits over the arrays and what the labels are called."""
     total = hashlib.sha256(json.dumps(label_names).encode())
     for path in sorted(folder.glob("*.npy")):

@@ -1,4 +1,4 @@
-"""Greedy generation with a trained model: the answer to one conversation, up to the token that ends its turn."""
+"""Generation with a trained model: the answer to one conversation, up to the token that ends its turn."""
 
 import json
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 from distrain_trainer.data.chat import Template, shown
 from distrain_trainer.data.conversations import Conversation, as_text, columns_of, conversation_of
 from distrain_trainer.errors import DataError, first_line
+from distrain_trainer.inference.sampling import GREEDY, Sampling
 from distrain_trainer.inference.trained import Trained
 from distrain_trainer.models.load import stop_tokens
 from distrain_trainer.settings.sections import Chat
@@ -20,6 +21,8 @@ def question_of(row: Mapping[str, Any], chat: Chat, where: str) -> Conversation:
     """The conversation in a row up to the message to be answered; answers that end it are left out."""
     if "prompt" in row:
         row = {"completion": as_text([]), **row}
+    if "instruction" in row:
+        row = {"output": as_text([]), **row}
     found = conversation_of(row, columns_of(list(row), chat), where)
     last = max((n for n, message in enumerate(found.messages) if message["role"] != "assistant"), default=-1)
     if last < 0:
@@ -47,7 +50,12 @@ def context_length(trained: Trained) -> int:
 
 
 def answer(
-    trained: Trained, prompt: list[int], max_new_tokens: int, where: str, streamer: BaseStreamer | None = None
+    trained: Trained,
+    prompt: list[int],
+    max_new_tokens: int,
+    where: str,
+    streamer: BaseStreamer | None = None,
+    sampling: Sampling = GREEDY,
 ) -> str:
     """The answer's text with its special tokens, but for the one that ends it.
 
@@ -56,21 +64,27 @@ def answer(
     left = context_length(trained) - len(prompt)
     if left < 1:
         raise DataError(f"{where} has {len(prompt)} tokens but the model takes {context_length(trained)}; shorten it")
-    return decode(trained, greedy(trained, prompt, min(max_new_tokens, left), streamer))
+    return decode(trained, generate(trained, prompt, min(max_new_tokens, left), sampling, streamer))
 
 
-def greedy(trained: Trained, prompt: list[int], max_new_tokens: int, streamer: BaseStreamer | None = None) -> list[int]:
-    """Token ids after a prompt, the likeliest at each place, until one ends the text or there are `max_new_tokens`."""
+def generate(
+    trained: Trained,
+    prompt: list[int],
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    streamer: BaseStreamer | None = None,
+) -> list[int]:
+    """Token ids after a prompt, chosen as `sampling` says, until one ends the text or there are `max_new_tokens`."""
     ids = torch.tensor([prompt], device=trained.device)
     with trained.inference():
         made = trained.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
             use_cache=True,
             pad_token_id=trained.tokenizer.pad_token_id,
             streamer=streamer,
+            **sampling.arguments,
         )
     tokens: list[int] = made[0, len(prompt) :].tolist()
     return tokens

@@ -69,7 +69,7 @@ def rows_in(trained: Trained, file: str) -> Iterator[tuple[str, Row]]:
     (path,) = resolve_files([file], "FILE")
     data = trained.settings.data
     if not path.is_dir():
-        yield from rows_of_file(path, {}, None, data.delimiter, "line")
+        yield from rows_of_file(path, {}, None, data.delimiter, "line", data.encoding)
         return
     with TemporaryDirectory(prefix="distrain-") as scratch:
         opened = open_files([path], data, (), Path(scratch))

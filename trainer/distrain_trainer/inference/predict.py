@@ -14,17 +14,24 @@ from distrain_trainer.data.conversations import as_text
 from distrain_trainer.data.inputs import Input
 from distrain_trainer.data.loader import padded
 from distrain_trainer.data.plan import cut
+from distrain_trainer.data.readers import Row
 from distrain_trainer.data.rows import Rows
+from distrain_trainer.data.targets import target_batch
 from distrain_trainer.data.tokens import encode
 from distrain_trainer.errors import DataError, SettingsError
-from distrain_trainer.inference.generate import answer, greedy, prompt_of, question_of
+from distrain_trainer.inference.generate import answer, generate, prompt_of, question_of
 from distrain_trainer.inference.inputs import conversations_in, in_chunks, inputs_in
+from distrain_trainer.inference.sampling import GREEDY, Sampling
+from distrain_trainer.inference.tool_calls import tool_calls_in
 from distrain_trainer.inference.trained import Trained, load, tell_model
+from distrain_trainer.models.loss import written
 from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.tasks.table import TASKS
 
 TOP = 5
 """Tokens that are listed for each mask."""
+ANSWER = 64
+"""Tokens of an answer at most, where nothing else is said."""
 Show = Callable[[np.ndarray, tuple[str, ...]], dict[str, Any]]
 """What a task shows of a row's logits, by the names of the labels."""
 
@@ -33,39 +40,57 @@ def predict_folder(
     path: str,
     file: str | None,
     output: str | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     flags: dict[str, str] | None = None,
     checkpoint: str | None = None,
     keep_columns: bool = False,
+    sampling: Sampling = GREEDY,
 ) -> None:
     """Writes one JSON object per text, in order.
 
     file: None for lines of stdin. output: None for stdout. flags: settings to change, such as data.text_column.
-    checkpoint: which of a run's models to take. keep_columns: add each row of the file, as `row`.
+    max_new_tokens: of an answer; None: 64, or `data.max_target_length`. checkpoint: which of a run's models to take.
+    keep_columns: add each row of the file, as `row`. sampling: how texts are continued and answers written.
     """
     if file is not None and not Path(file).exists():
         raise DataError(f"{file} does not exist; check the path")
     trained = load(path, flags or {}, checkpoint)
     tell_model(path, trained.folder)
     with open_output(output) as target:
-        for predictions in predictions_for(trained, file, max_new_tokens, keep_columns):
+        for predictions in predictions_for(trained, file, max_new_tokens, keep_columns, sampling):
             for prediction in predictions:
                 target.write(json.dumps(prediction, ensure_ascii=False, default=str) + "\n")
             target.flush()
 
 
 def predictions_for(
-    trained: Trained, file: str | None, max_new_tokens: int, keep_columns: bool = False
+    trained: Trained,
+    file: str | None,
+    max_new_tokens: int | None,
+    keep_columns: bool = False,
+    sampling: Sampling = GREEDY,
 ) -> Iterator[list[dict[str, Any]]]:
     """The predictions for `file` or stdin, in the lists in which they are made."""
     facts, labelled = trained.settings.facts, TASKS[trained.settings.task].labelled
+    if max_new_tokens is None:
+        max_new_tokens = trained.settings.data.max_target_length if facts.writes else ANSWER
     if facts.holds == "messages":
-        for where, row in conversations_in(trained, file):
+        for number, (where, row) in enumerate(conversations_in(trained, file)):
             as_texts = {name: as_text(value) for name, value in row.items()}
             conversation = question_of(as_texts, trained.settings.chat, where)
-            text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
-            yield [{"messages": conversation.messages, "answer": text} | ({"row": row} if keep_columns else {})]
+            sampling.begin(number)
+            prompt = prompt_of(trained.tokenizer, conversation, where)
+            text = answer(trained, prompt, max_new_tokens, where, sampling=sampling)
+            said: dict[str, Any] = {"messages": conversation.messages, "answer": text}
+            if calls := tool_calls_in(text):
+                said["tool_calls"] = calls
+            yield [said | ({"row": row} if keep_columns else {})]
         return
+    if facts.compares:
+        for where, row in conversations_in(trained, file):
+            yield [answer_prompt(trained, row, where, max_new_tokens) | ({"row": row} if keep_columns else {})]
+        return
+    before = 0
     for chunk in in_chunks(inputs_in(trained, file)):
         inputs = [one for one, _ in chunk]
         if labelled:
@@ -73,10 +98,30 @@ def predictions_for(
             made = label(trained, inputs, labelled.show)
         else:
             texts = [one for one in inputs if isinstance(one, str)]
-            made = continue_texts(trained, texts, max_new_tokens) if facts.causal else fill_masks(trained, texts)
+            if facts.writes:
+                made = write_targets(trained, texts, max_new_tokens)
+            elif facts.causal:
+                made = continue_texts(trained, texts, max_new_tokens, sampling, before)
+            else:
+                made = fill_masks(trained, texts)
+        before += len(chunk)
         if keep_columns:
             made = [prediction | {"row": row} for prediction, (_, row) in zip(made, chunk, strict=True)]
         yield made
+
+
+def answer_prompt(trained: Trained, row: Row, where: str, max_new_tokens: int) -> dict[str, Any]:
+    """{"prompt", "answer"} of a row: messages are answered through the chat template, a text is continued."""
+    column = trained.settings.preference.prompt_column or "prompt"
+    prompt = row.get(column)
+    if isinstance(prompt, str):
+        (continued,) = continue_texts(trained, [prompt], max_new_tokens)
+        return {"prompt": prompt, "answer": continued["continuation"]}
+    asked = row if column not in row else {"messages": prompt}
+    texts = {name: as_text(value) for name, value in asked.items()}
+    conversation = question_of(texts, trained.settings.chat, where)
+    text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
+    return {"prompt": conversation.messages, "answer": text}
 
 
 def label_inputs(trained: Trained, inputs: Sequence[Input], show: Show) -> list[dict[str, Any]]:
@@ -126,13 +171,37 @@ def fill_masks(trained: Trained, texts: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def continue_texts(trained: Trained, texts: list[str], max_new_tokens: int) -> list[dict[str, Any]]:
-    """{"text", "continuation"} of each text, by greedy decoding."""
+def continue_texts(
+    trained: Trained, texts: list[str], max_new_tokens: int, sampling: Sampling = GREEDY, before: int = 0
+) -> list[dict[str, Any]]:
+    """{"text", "continuation"} of each text. before: texts that were continued earlier."""
     found = []
-    for text in texts:
+    for number, text in enumerate(texts, before):
+        sampling.begin(number)
         prompt = trained.tokenizer(text, truncation=True, max_length=trained.max_length)["input_ids"]
-        new = greedy(trained, prompt, max_new_tokens)
+        new = generate(trained, prompt, max_new_tokens, sampling)
         found.append({"text": text, "continuation": trained.tokenizer.decode(new, skip_special_tokens=True)})
+    return found
+
+
+def write_targets(trained: Trained, texts: list[str], max_new_tokens: int) -> list[dict[str, Any]]:
+    """{"text", "target"} of each text: what the decoder writes, the likeliest token at each place."""
+    found: list[dict[str, Any]] = [{}] * len(texts)
+    rows = encode([(text, "") for text in texts], trained.settings, trained.tokenizer, trained.max_length)
+    sides = rows.sides
+    sides[:, 1] = max_new_tokens
+    micro_batches = cut(sides, np.arange(len(rows)), trained.settings.batch.limit, samples=None)
+    for number in range(len(micro_batches)):
+        numbers = micro_batches[number]
+        arrays = target_batch(rows, numbers, trained.tokenizer.pad_token_id)
+        with trained.inference():
+            inputs = {
+                name: torch.from_numpy(arrays[name]).to(trained.device) for name in ("input_ids", "attention_mask")
+            }
+            tokens = written(trained.model, max_new_tokens, **inputs)
+        for index, ids in zip(numbers.tolist(), tokens.tolist(), strict=True):
+            target = trained.tokenizer.decode(ids, skip_special_tokens=True)
+            found[index] = {"text": texts[index], "target": target}
     return found
 
 

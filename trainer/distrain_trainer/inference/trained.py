@@ -10,11 +10,22 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from distrain_trainer.console import say
+from distrain_trainer.console import a_few, say
+from distrain_trainer.data.chat import use_template
 from distrain_trainer.errors import DataError, SettingsError
 from distrain_trainer.hardware.numerics import autocast, set_up_numerics
 from distrain_trainer.hardware.threads import threads_for
-from distrain_trainer.models.load import load_model, model_class
+from distrain_trainer.hub.commits import at
+from distrain_trainer.hub.errors import hub_error
+from distrain_trainer.models.load import (
+    load_config,
+    load_model,
+    load_tokenizer,
+    longest_row,
+    model_class,
+    resolve,
+    stop_at_turn_end,
+)
 from distrain_trainer.models.lora import CONFIG, base_of, check_installed, load_weights
 from distrain_trainer.settings.model import Settings, changed, flat
 from distrain_trainer.settings.reader import read_settings
@@ -55,6 +66,7 @@ class Trained:
         """The model's settings with all rows of `files` as the data."""
         changes: dict[str, Any] = {
             "data.name": None,
+            "data.mix": None,
             "data.files": list(files),
             "data.split_by_name": False,
             "data.evaluation_files": None,
@@ -91,7 +103,10 @@ def model_folder(path: str, checkpoint: str | None = None) -> Path:
     if checkpoint is not None and _holds_model(folder):
         raise SettingsError(f"{path} is one model, not the folder of a run; leave out --checkpoint {checkpoint}")
     problem = "holds no trained model" if folder.exists() else "does not exist"
-    raise DataError(f"{path} {problem}; give a run's folder, its final/ or one of its checkpoints")
+    raise DataError(
+        f"{path} {problem}; give a run's folder, its final/ or one of its checkpoints, or --task for a model that was "
+        "made elsewhere"
+    )
 
 
 def _models_in(folder: Path) -> list[str]:
@@ -116,9 +131,12 @@ def load(path: str, flags: dict[str, str], checkpoint: str | None = None) -> Tra
     """Loads the model of a run or a checkpoint; an adapter on its base model, quantized as in training.
 
     flags: settings to change, such as batch.tokens, or quantization.bits to null. checkpoint: which of a run's to take.
+    A model that no run has made, in a folder or on the Hub, is loaded where flags name its task.
     A run that trains meanwhile may take the folder away that is read: then the one that has taken its place is. Raises
     DataError, SettingsError.
     """
+    if "task" in flags and checkpoint is None and not _models_in(Path(path)) and not _holds_model(Path(path)):
+        return load_elsewhere(path, flags)
     for _ in range(TRIES):
         folder = model_folder(path, checkpoint)
         before = _inode(folder)
@@ -151,8 +169,54 @@ def load_folder(folder: Path, flags: dict[str, str]) -> Trained:
     labels = tuple(record["labels"] or ())
     if (folder / CONFIG).exists():
         check_installed(settings)
-        model = load_model(settings, *base_of(folder), tokenizer, labels)
+        model = load_model(changed(settings, {"lora.adapter": None}), *base_of(folder), tokenizer, labels)
         load_weights(model, folder)
     else:
         model = model_class(settings).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return Trained(folder, record, settings, model.to(device).eval(), tokenizer, labels, device)
+
+
+def load_elsewhere(name: str, flags: dict[str, str]) -> Trained:
+    """Loads a model that no run has made: a base model, or one that another trainer has saved.
+
+    name: a folder, or a name on the Hub. flags: settings, task among them. Raises SettingsError.
+    """
+    settings = read_settings(None, {"model.name": name} | flags, environment={})
+    set_up_numerics(threads_for(1), deterministic=False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source, revision = resolve(settings.model)
+    config, tokenizer = load_config(source, revision), load_tokenizer(source, revision)
+    use_template(tokenizer, settings)
+    labels = labels_of(config, settings)
+    settings = changed(
+        settings, {"model.revision": revision, "data.max_length": longest_row(settings, config, tokenizer)}
+    )
+    try:
+        model, found = model_class(settings).from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **at(revision)
+        )
+    except (OSError, ValueError) as error:
+        raise hub_error(error, "model", name, revision) from error
+    if found["missing_keys"]:
+        raise SettingsError(
+            f"{name} was not trained for {settings.task}: it lacks {a_few(sorted(found['missing_keys']))}; give its "
+            "own task, or train it first"
+        )
+    if settings.facts.holds == "messages":
+        stop_at_turn_end(model, tokenizer)
+    return Trained(Path(source), {}, settings, model.to(device).eval(), tokenizer, labels, device)
+
+
+def labels_of(config: Any, settings: Settings) -> tuple[str, ...]:
+    """What the classes of a model are called; by their numbers where its configuration has transformers' own names.
+
+    Raises SettingsError for ordinal regression, whose levels no configuration has.
+    """
+    if settings.task == "ordinal-regression":
+        raise SettingsError(
+            "task is ordinal-regression, whose levels only the run that trained the model knows; use task regression"
+        )
+    if not settings.facts.classes:
+        return ()
+    names = [str(config.id2label[number]) for number in range(config.num_labels)]
+    return tuple(name.removeprefix("LABEL_") for name in names)

@@ -4,8 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from distrain_trainer.memory.estimate import Held, optimizer_bytes
-from distrain_trainer.memory.forward import FP32
+from distrain_trainer.memory.estimate import Held
+from distrain_trainer.memory.forward import FP32, SIZES
 from distrain_trainer.settings.model import Settings
 
 LEAST_KEPT = 2
@@ -43,10 +43,11 @@ def disk_need(sizes: Held, settings: Settings, *, links: bool = False, evaluates
     """
     frozen = sizes.frozen if settings.lora.rank is None else 0
     model = FP32 * (sizes.trained + frozen)
-    checkpoint = model + int(optimizer_bytes(settings) * sizes.trained)
+    checkpoint = model + sizes.state
     pushes = settings.hub.repo is not None and settings.hub.when == "best"
-    copies = int(not links) + int(evaluates) + int(evaluates and pushes)
-    return DiskNeed(checkpoint, settings.checkpoint.keep, model * copies)
+    final = FP32 * int(not links) if settings.model.final_dtype == "fp32" else SIZES[settings.model.final_dtype]
+    bests = int(evaluates) + int(evaluates and pushes)
+    return DiskNeed(checkpoint, settings.checkpoint.keep, model * bests + model * final // FP32)
 
 
 def free_bytes(folder: Path) -> int | None:

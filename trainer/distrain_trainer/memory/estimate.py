@@ -12,6 +12,7 @@ from distrain_trainer.memory.activations import activations
 from distrain_trainer.memory.adapters import adapter_shapes
 from distrain_trainer.memory.forward import FP32, SIZES
 from distrain_trainer.memory.model_shapes import Shapes, Weights, elements
+from distrain_trainer.memory.optimizer_state import state_bytes
 from distrain_trainer.settings.deepspeed_buckets import bucket_elements, persistent_elements, prefetch_elements
 from distrain_trainer.settings.deepspeed_file import read_user_config
 from distrain_trainer.settings.model import Settings
@@ -53,7 +54,8 @@ class Bytes:
 class Held:
     """What a model is made of under some settings. In elements, but for the bytes of what is frozen.
 
-    largest: of the trained parameters. whole: trained and frozen elements that zero3 leaves whole.
+    largest: of the trained parameters. whole: trained and frozen elements that zero3 leaves whole. state: bytes of the
+    optimizer's state.
     """
 
     trained: int
@@ -61,6 +63,7 @@ class Held:
     frozen_bytes: int
     largest: int
     whole: int
+    state: int
 
 
 def held(weights: Weights, settings: Settings) -> Held:
@@ -77,7 +80,8 @@ def held(weights: Weights, settings: Settings) -> Held:
     sizes = [math.prod(shape) for shape in trained.values()]
     largest = max(sizes, default=0)
     small = [size for size in sizes if size <= persistent_elements(largest)]
-    return Held(sum(sizes), elements(frozen), frozen_bytes, largest, sum(small))
+    state = state_bytes(settings, trained)
+    return Held(sum(sizes), elements(frozen), frozen_bytes, largest, sum(small), state)
 
 
 def base_bytes(frozen: Shapes, weights: Weights, settings: Settings) -> int:
@@ -99,16 +103,6 @@ def base_bytes(frozen: Shapes, weights: Weights, settings: Settings) -> int:
     else:
         scales = FP32 * count // 64
     return size * (elements(frozen) - count) + count * bits // 8 + scales
-
-
-def optimizer_bytes(settings: Settings) -> float:
-    """Bytes of the optimizer's state for each trained parameter."""
-    if settings.optimizer.name == "adamw_8bit":
-        # Two moments of one byte, each with an fp32 scale for a block of 256 (`init_state` in bitsandbytes/optim).
-        return 2 + 2 * FP32 / 256
-    if settings.optimizer.name == "adamw":
-        return 2 * FP32
-    return FP32 if settings.optimizer.momentum else 0
 
 
 @dataclass(frozen=True)
@@ -156,10 +150,12 @@ def _replica(sizes: Held, settings: Settings, device: str) -> State:
     """
     whole = FP32 * sizes.trained
     update = whole if settings.optimizer.name == "sgd" and device == "cuda" else 0
+    if settings.optimizer.name == "muon":
+        update = 3 * FP32 * sizes.largest  # the update in fp32, and what it is made of in bf16 (`muon`)
     return State(
         parameters=whole + sizes.frozen_bytes,
         gradients=whole,
-        optimizer=optimizer_bytes(settings) * sizes.trained,
+        optimizer=sizes.state,
         buckets=0,
         passing=max(FP32 * sizes.largest, update),
     )
@@ -172,7 +168,7 @@ def _zero(sizes: Held, settings: Settings, kind: str, world: int) -> State:
     gradients twice: as they come and as they are summed.
     """
     share = _share(sizes.trained, world)
-    gradients, optimizer, host = FP32 * share, (FP32 + optimizer_bytes(settings)) * share, 0.0
+    gradients, optimizer, host = FP32 * share, FP32 * share + _share(sizes.state, world), 0.0
     update = FP32 * share
     if settings.strategy.offload_optimizer:
         host = int(optimizer) + 2 * FP32 * share
@@ -193,7 +189,7 @@ def _zero3(sizes: Held, settings: Settings, world: int) -> State:
     backward pass a bucket of gradients is copied, and this process's share of it."""
     share, whole = _share(sizes.trained, world), FP32 * sizes.whole
     parameters: float = FP32 * share + _share(sizes.frozen_bytes, world) + whole
-    gradients, optimizer, host = FP32 * share, (FP32 + optimizer_bytes(settings)) * share, 0.0
+    gradients, optimizer, host = FP32 * share, FP32 * share + _share(sizes.state, world), 0.0
     bucket, own = bucket_bytes(sizes, settings), bucket_elements(sizes.trained, sizes.largest)
     live = FP32 * min(sizes.trained, 2 * own + prefetch_elements(own)) + min(sizes.frozen_bytes, 2 * FP32 * own)
     if settings.strategy.offload_optimizer:
@@ -212,7 +208,7 @@ def _fsdp(sizes: Held, settings: Settings, world: int, weights: Weights) -> Stat
     return State(
         parameters=FP32 * share + _share(sizes.frozen_bytes, world),
         gradients=FP32 * share,
-        optimizer=optimizer_bytes(settings) * share,
+        optimizer=_share(sizes.state, world),
         buckets=root + 3 * block,
         passing=2 * root,
     )

@@ -198,6 +198,11 @@ def weights_of(config: Mapping[str, Any], shapes: Shapes, task: Task) -> Weights
     """
     if config.get("quantization_config") is not None:
         raise SettingsError("the model is quantized already; name the one that it was made from")
+    if config.get("is_encoder_decoder"):
+        raise SettingsError(
+            "the memory of a model with an encoder and a decoder cannot be planned; set batch.tokens to a number, and "
+            "read memory_bytes in metrics.jsonl after a few steps"
+        )
     text = config.get("text_config") or config
     model_type = str(text.get("model_type") or config.get("model_type") or "")
     encoder = any(part in model_type for part in ENCODERS)

@@ -3,7 +3,7 @@
 import copy
 import difflib
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import nn
 from transformers import (
+    AddedToken,
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.neftune import activate_neftune
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
@@ -61,8 +63,9 @@ def load_config(name: str, revision: str | None, **changes: Any) -> Any:
     return config
 
 
-def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a pad token: where there is none, the end-of-text token serves."""
+def load_tokenizer(name: str, revision: str | None, added: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a pad token: where there is none, the end-of-text token serves. added: further tokens
+    of their own."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **at(revision))
     except (OSError, ValueError) as error:
@@ -71,11 +74,27 @@ def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             raise SettingsError(f"the tokenizer of {name} has neither a pad nor an end-of-text token; add one to it")
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer
 
 
+def check_kind(settings: Settings, config: Any) -> None:
+    """Refuses (SettingsError) a model without a decoder of its own for a task that writes another text, and one with an
+    encoder for a task that continues a text."""
+    if settings.facts.writes and not config.is_encoder_decoder:
+        raise SettingsError(
+            f"task is {settings.task} but {settings.model.name} has no encoder and decoder; choose a model such as T5 "
+            "or BART, or task causal-lm or chat for a decoder alone"
+        )
+    if settings.facts.causal and config.is_encoder_decoder:
+        raise SettingsError(
+            f"task is {settings.task} but {settings.model.name} has an encoder and a decoder; set task to "
+            "sequence-to-sequence, or choose a decoder such as GPT-2 or Llama"
+        )
+
+
 def longest_row(settings: Settings, config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """`data.max_length`, or the model's maximum or `batch.tokens`, whichever is less."""
+    """`data.max_length`, or the model's maximum or `batch.tokens`, whichever is less, beside the longest target."""
     wanted, tokens = settings.data.max_length, settings.batch.tokens
     if tokens == "auto":
         if wanted is None:
@@ -86,8 +105,13 @@ def longest_row(settings: Settings, config: Any, tokenizer: PreTrainedTokenizerB
     maximum = min(
         tokenizer.model_max_length, getattr(config.get_text_config(), "max_position_embeddings", None) or tokens
     )
+    if settings.facts.writes and settings.data.max_target_length > maximum:
+        raise SettingsError(
+            f"data.max_target_length is {settings.data.max_target_length} but {settings.model.name} accepts at most "
+            f"{maximum} tokens; lower it"
+        )
     if wanted is None:
-        return min(maximum, tokens)
+        return min(maximum, tokens // 2 if settings.facts.compares else tokens - settings.row_tokens(0))
     if wanted > maximum:
         raise SettingsError(
             f"data.max_length is {wanted} but {settings.model.name} accepts at most {maximum} tokens; lower it"
@@ -133,10 +157,14 @@ def load_model(
 
     if settings.lora.rank is None and settings.strategy.kind in SHARDED:
         model, missing = load(dtype=stored_type(name, revision))
-        if missing and model.dtype != torch.float32:  # what is new is drawn in fp32, as under any other strategy
+        if (
+            missing or settings.model.added_tokens
+        ) and model.dtype != torch.float32:  # what is new is drawn in fp32, as under any other strategy
             model, missing = load(dtype=torch.float32)
     else:
         model, missing = load(**lora.loading(settings, loader, config))
+    if settings.model.added_tokens:
+        add_rows(model, len(tokenizer), settings.seed)
     model.config.pad_token_id = tokenizer.pad_token_id
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         model.get_input_embeddings().padding_idx = None  # which would keep the end of a text from being learned
@@ -151,7 +179,7 @@ def load_model(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if model.can_generate():
         make_savable(model)
-    if settings.facts.holds == "messages":
+    if settings.facts.holds == "messages" or (settings.facts.compares and tokenizer.chat_template):
         stop_at_turn_end(model, tokenizer)
     model.had_cache = getattr(model.config, "use_cache", False)
     if model.had_cache:
@@ -159,11 +187,21 @@ def load_model(
     freeze(model, settings.model.freeze or [], settings.model.name)
     if settings.lora.rank is not None:
         model = lora.attach(model, settings, name, revision, missing)
+    if settings.model.embedding_noise:
+        activate_neftune(model, settings.model.embedding_noise)
     if settings.model.compile:
         # The loss of a language model may take its output layer apart from the rest.
         compiled = model.get_decoder() if settings.facts.causal else model
         compiled.compile(dynamic=True)
     return model
+
+
+def add_rows(model: PreTrainedModel, tokens: int, seed: int) -> None:
+    """Gives the embeddings a row for each token that they lack, drawn around the mean of the others under the seed."""
+    embeddings: Any = model.get_input_embeddings()
+    if embeddings.num_embeddings < tokens:
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(tokens)
 
 
 def stored_type(name: str, revision: str | None) -> torch.dtype:
@@ -246,6 +284,11 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
         counts["all"] += number
         counts["trainable"] += number if parameter.requires_grad else 0
     return counts
+
+
+def trained_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters that are trained, by name."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def config_to_write(model: Any) -> Any:

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hardware.numerics import DTYPES
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.sections import EIGHT_BITS
 
 WEIGHTS = "adapter_model"
 """Name, without its ending, of the file of weights that peft reads."""
@@ -35,7 +36,7 @@ def check_installed(settings: Settings) -> None:
     """Refuses what needs bitsandbytes where it is not installed."""
     wanted = {
         "quantization.bits": settings.quantization.bits is not None,
-        "optimizer.name adamw_8bit": settings.optimizer.name == "adamw_8bit",
+        f"optimizer.name {settings.optimizer.name}": settings.optimizer.name in EIGHT_BITS,
     }
     for setting, needs_it in wanted.items():
         if needs_it and find_spec("bitsandbytes") is None:
@@ -103,10 +104,44 @@ def attach(
         warnings.filterwarnings("ignore", "fan_in_fan_out is set")  # it finds out by itself which layers are Conv1D
         adapted = peft.get_peft_model(model, config)
     config.base_model_name_or_path = name
+    if lora.adapter is not None:
+        _continue_from(adapted, settings)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted
+
+
+def _continue_from(model: nn.Module, settings: Settings) -> None:
+    """Puts the adapter that `lora.adapter` names in the place of the new one. Raises SettingsError where they differ in
+    more than their numbers."""
+    lora = settings.lora
+    folder = Path(lora.adapter or "").expanduser()
+    folder = folder / "final" if (folder / "final" / CONFIG).exists() else folder
+    if not (folder / CONFIG).exists():
+        raise SettingsError(f"lora.adapter {folder} holds no adapter ({CONFIG}); name its folder, or that of its run")
+    told = json.loads((folder / CONFIG).read_text())
+    for name, ours, theirs in (
+        ("rank", lora.rank, told["r"]),
+        ("alpha", lora.alpha, told["lora_alpha"]),
+        ("rank_stabilized", lora.rank_stabilized, told.get("use_rslora", False)),
+        ("dora", lora.dora, told.get("use_dora", False)),
+    ):
+        if ours != theirs:
+            raise SettingsError(f"lora.{name} is {ours} but lora.adapter {folder} has {theirs}; set it to that")
+    tensors = load_file(folder / f"{WEIGHTS}.safetensors")
+    wanted = {in_file: model.get_parameter(name).shape for name, in_file in saved_names(model).items()}
+    if differing := sorted(tensors.keys() ^ wanted.keys()):
+        raise SettingsError(
+            f"lora.adapter {folder} has other layers than lora.target_modules and the task give, such as "
+            f"{differing[0]}; its own are {', '.join(sorted(told['target_modules']))}"
+        )
+    if differing := [name for name, tensor in tensors.items() if tensor.shape != wanted[name]]:
+        raise SettingsError(
+            f"lora.adapter {folder} does not fit {settings.model.name}: {differing[0]} has the shape "
+            f"{[*tensors[differing[0]].shape]}, not {[*wanted[differing[0]]]}; name the model it was made for"
+        )
+    load_weights(model, folder)
 
 
 def _whole_modules(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:

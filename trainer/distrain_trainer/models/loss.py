@@ -5,20 +5,36 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from distrain_trainer.hardware.numerics import autocast
+from distrain_trainer.settings.sections import Preference
 from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.tasks.language import LANGUAGE
+from distrain_trainer.tasks.preference import losses_of_pairs, measured
 from distrain_trainer.tasks.task import Task
+
+GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "early_stopping": False,
+    "length_penalty": 1.0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "use_cache": True,
+}
+"""Stands over what a model's own configuration says of generation, which was found for the data it was trained on."""
 
 
 class SummedLoss(nn.Module):
     """The model with the loss of its task. precision: that of the forward pass; weights stay as they are.
 
     weights, smoothing: of each class, and of labels. Both are for training: an evaluation computes the plain loss.
-    whole: an evaluation wants logits in place of predictions.
+    whole: an evaluation wants logits in place of predictions. preference: how texts are compared, where they are.
 
     needs_mask: whether the model is told which tokens are padding. In a causal model a token attends to what lies
     before it, and padding lies after it, so most do without; `probes.choose_mask` finds out.
@@ -38,11 +54,12 @@ class SummedLoss(nn.Module):
         weights: Sequence[float] | None = None,
         smoothing: float = 0.0,
         whole: bool = False,
+        preference: Preference | None = None,
     ):
         super().__init__()
         self.model: Any = model
         self.task = task
-        self.smoothing, self.whole = smoothing, whole
+        self.smoothing, self.whole, self.preference = smoothing, whole, preference
         self.weights: torch.Tensor | None
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.precision = precision
@@ -58,6 +75,9 @@ class SummedLoss(nn.Module):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        new_tokens: torch.Tensor | None = None,
+        reference: torch.Tensor | None = None,
+        chosen_tokens: torch.Tensor | None = None,
         with_logits: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The task's loss, summed over the valid targets: fp32 scalar; and, in evaluation mode, the predictions.
@@ -67,6 +87,12 @@ class SummedLoss(nn.Module):
         input_ids, attention_mask, position_ids, token_type_ids: int64 [rows, tokens]; labels: int64 [rows] or [rows,
         tokens], -100 for no target, already shifted for language models: labels[:, t] is what position t predicts.
         position_ids: of packed rows, which have no attention_mask. token_type_ids: of pairs of texts.
+        labels of a text that a decoder writes: int64 [rows, tokens of the target]. new_tokens: int64, how many tokens
+        the decoder is to write at most; predictions are then what it writes, int64 [rows, tokens], and the loss is 0.
+        Where texts are compared, rows are chosen texts and behind them their rejected ones. reference: fp32 [rows], the
+        log-probabilities of their answers before training. chosen_tokens: tokens of a chosen text, averaged over the
+        step. predictions are then what is measured of each pair, or without a reference, where one is needed, the
+        log-probabilities: fp32 [pairs, 2].
         predictions: int64 of the labels' shape, of no meaning where there is no target; empty in training mode. With
         `with_logits` in their place the logits of the targets in order: [targets, classes].
         """
@@ -78,8 +104,17 @@ class SummedLoss(nn.Module):
                 inputs |= {"input_ids": input_ids.view(1, -1), "position_ids": position_ids.view(1, -1)}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
-        if routed := bool(self.router_weight) and (self.training or with_logits):
+        if routed := bool(self.router_weight) and self.preference is None and (self.training or with_logits):
             inputs["output_router_logits"] = True
+        if self.task.score_texts is not None:
+            inputs["attention_mask"] = attention_mask
+            if new_tokens is not None:
+                with autocast(input_ids.device, self.precision):
+                    return torch.zeros((), device=input_ids.device), written(self.model, int(new_tokens), **inputs)
+            inputs["decoder_input_ids"] = decoder_inputs(transformer(self.model), labels)
+        if self.preference is not None and not with_logits:
+            with autocast(input_ids.device, self.precision):
+                return self._compared(inputs, labels, attention_mask, reference, chosen_tokens)
         with autocast(input_ids.device, self.precision):
             if self.chunks:
                 return self._in_chunks(inputs, labels, with_logits)
@@ -126,6 +161,58 @@ class SummedLoss(nn.Module):
         predictions[places] = torch.cat(seen)
         return loss, predictions.view_as(labels)
 
+    def _compared(
+        self,
+        inputs: dict[str, Any],
+        labels: torch.Tensor,
+        mask: torch.Tensor | None,
+        reference: torch.Tensor | None,
+        chosen_tokens: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` gives of pairs. A pair without targets, of an empty micro-batch, counts nothing."""
+        assert self.preference is not None and mask is not None
+        pairs, answers = len(labels) // 2, labels != IGNORE_INDEX
+        orpo = self.preference.method == "orpo"
+        wanted = labels
+        if orpo:  # whose loss of a language model counts the prompts of chosen texts too
+            following = nn.functional.pad(inputs["input_ids"][:, 1:], (0, 1))
+            chosen = nn.functional.pad(mask[:, 1:], (0, 1)).bool()
+            chosen[pairs:] = False
+            chosen &= answers.any(1, keepdim=True)
+            wanted = torch.where(chosen, following, labels)
+        entropy = self._token_losses(inputs, wanted)
+        valid = answers.any(1).view(2, pairs).all(0)
+        tokens = answers.sum(1).view(2, pairs).clamp(min=1)
+        logps = -(entropy * answers).sum(1).view(2, pairs)
+        if reference is None and not orpo:
+            return logps.sum() * 0, logps.T.detach()
+        before = logps.detach() if reference is None else reference.view(2, pairs)
+        logps = torch.where(valid, logps, -1.0) + 0 * logps  # keeps the graph, and the odds of nothing finite
+        loss = (losses_of_pairs(self.preference, logps, tokens, before) * valid).sum()
+        if orpo:
+            assert chosen_tokens is not None
+            loss = loss + (entropy * chosen).sum() / chosen_tokens
+        if self.training:
+            return loss, labels[:0]
+        return loss, measured(self.preference, logps.detach(), tokens, before)
+
+    def _token_losses(self, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+        """The cross entropy of each token in nats, 0 where there is no target: fp32 of the labels' shape."""
+        if not self.chunks:
+            return entropies(self.model(**inputs).logits, labels)
+        model = transformer(self.model)
+        hidden = model.get_decoder()(**inputs).last_hidden_state.flatten(0, -2)
+        places = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
+        hidden, targets = hidden.index_select(0, places), labels.flatten()[places]
+
+        def losses_of(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return entropies(logits_of(model, hidden), targets)
+
+        parts = zip(hidden.tensor_split(self.chunks), targets.tensor_split(self.chunks), strict=True)
+        found = [checkpoint(losses_of, part, wanted, use_reentrant=False) for part, wanted in parts]
+        nothing = torch.zeros(labels.numel(), device=labels.device)
+        return nothing.index_copy(0, places, torch.cat(found)).view_as(labels)
+
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The task's loss, weighted and smoothed in training only."""
         return self.task.loss(logits, labels, *((self.weights, self.smoothing) if self.training else ()))
@@ -140,6 +227,37 @@ class SummedLoss(nn.Module):
             assert self.task.labelled is not None and self.task.labelled.weigh is not None
             targets = self.task.labelled.weigh(labels, self.weights)
         return self.router_weight * targets * balance
+
+
+def entropies(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The cross entropy of each target in nats, 0 where there is none: fp32 of the labels' shape."""
+    flat = nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return flat.view_as(labels)
+
+
+def decoder_inputs(model: Any, labels: torch.Tensor) -> torch.Tensor:
+    """What a decoder reads while it learns to write its targets: a start token and all of them but the last one.
+
+    labels: int64 [rows, tokens], -100 for none.
+    """
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):  # some begin with the language that they end in
+        found: torch.Tensor = model.prepare_decoder_input_ids_from_labels(labels)
+        return found
+    start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
+    before = labels[:, :-1]
+    return torch.cat([start, torch.where(before == IGNORE_INDEX, model.config.pad_token_id, before)], dim=1)
+
+
+def written(model: Any, longest: int, **inputs: Any) -> torch.Tensor:
+    """The tokens that a decoder writes, the likeliest at each place: int64 [rows, tokens], `longest` at most.
+
+    Where processes share parameters, all go through the model equally often.
+    """
+    synced = dist.is_initialized() and dist.get_world_size() > 1
+    tokens: torch.Tensor = model.generate(**inputs, **GREEDY, max_new_tokens=longest, synced_gpus=synced)
+    return tokens[:, 1:]  # behind the start token
 
 
 def transformer(model: Any) -> Any:

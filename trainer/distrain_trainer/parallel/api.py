@@ -15,6 +15,7 @@ from torch import nn
 
 from distrain_trainer.memory.estimate import kind_of
 from distrain_trainer.models.loss import SummedLoss
+from distrain_trainer.parallel.average import Average
 from distrain_trainer.parallel.fsdp import FullyShard
 from distrain_trainer.parallel.replica import Replica, single
 from distrain_trainer.parallel.state import Shapes as Shapes
@@ -28,7 +29,7 @@ class Parallel(Protocol):
 
     module: the wrapped `SummedLoss`. parameters: those that a checkpoint holds, by their names in its file. buffers:
     what from_pretrained expects beside them. file: that of the weights, without its ending. loss_scaler: that of fp16,
-    None where there is none.
+    None where there is none. average: of the weights; it does nothing where `ema.decay` is unset.
     """
 
     device: torch.device
@@ -38,6 +39,7 @@ class Parallel(Protocol):
     buffers: Tensors
     file: str
     loss_scaler: Any
+    average: Average
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss of one micro-batch and, in evaluation mode, its predictions."""

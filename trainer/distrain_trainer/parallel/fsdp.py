@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from distrain_trainer.models.load import widened_parts
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives
+from distrain_trainer.parallel.average import average_of
 from distrain_trainer.parallel.optimizer import build_optimizer, load_state
 from distrain_trainer.parallel.state import (
     SCALARS,
@@ -54,6 +55,7 @@ class FullyShard:
         self.parameters, self.buffers, self.file = saved_part(module)
         self.optimizer = build_optimizer(module, settings.optimizer)
         self.loss_scaler = None
+        self.average = average_of(settings, self.optimizer, self.finish_writing)
         self._limit = norm_limit(settings)
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,6 +74,7 @@ class FullyShard:
         set_learning_rate(self.optimizer, learning_rate)
         if math.isfinite(norm):
             self.optimizer.step()
+            self.average.update()
         self.zero_grad()
         return norm
 

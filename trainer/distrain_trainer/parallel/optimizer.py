@@ -1,29 +1,53 @@
-"""The optimizer, and the learning rate as a function of the step."""
+"""The optimizer: made, and its state of one parameter read and written."""
 
-import math
+from typing import Any
 
 import torch
 from torch import nn
 
-from distrain_trainer.settings.sections import Optimizer, Schedule
+from distrain_trainer.errors import SettingsError
+from distrain_trainer.memory.optimizer_state import is_hidden_matrix
+from distrain_trainer.parallel.groups import groups_of
+from distrain_trainer.parallel.muon import Groups, MuonWithAdamW
+from distrain_trainer.settings.sections import EIGHT_BITS, Optimizer
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """AdamW (fused where the device has it; or with 8-bit state) or SGD; matrices decay, biases and norms do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
-    if settings.name == "adamw_8bit":
-        from bitsandbytes.optim.adamw import AdamW8bit
+    """The optimizer that the settings name, over the groups of `groups_of`; AdamW fused where the device has it.
 
-        return AdamW8bit(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
+    Raises SettingsError for Muon where it would have no matrix.
+    """
+    groups = groups_of(model, settings)
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum or 0.0)
+    if settings.name == "adafactor":
+        return torch.optim.Adafactor(groups, lr=settings.learning_rate)
+    if settings.name == "muon":
+        return _muon(model, groups, settings)
+    if settings.name in EIGHT_BITS:
+        from bitsandbytes.optim import adamw
+
+        kind = adamw.AdamW8bit if settings.name == "adamw_8bit" else adamw.PagedAdamW8bit
+        return kind(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
+    trained = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon, fused=fused)
+
+
+def _muon(model: nn.Module, groups: Groups, settings: Optimizer) -> MuonWithAdamW:
+    """Muon for the matrices of blocks, AdamW for all else."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    hidden: Groups = []
+    others: Groups = []
+    for group in groups:
+        for part, wanted in ((hidden, True), (others, False)):
+            members = [p for p in group["params"] if is_hidden_matrix(names[p], tuple(p.shape)) == wanted]
+            if members:
+                part.append(group | {"params": members})
+    if not hidden or not others:
+        what = "matrices of numbered blocks" if not hidden else "parameters beside such matrices, for AdamW"
+        raise SettingsError(f"optimizer.name is muon but this model trains no {what}; choose adamw")
+    return MuonWithAdamW(hidden, others, settings)
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
@@ -35,22 +59,21 @@ def state_tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> 
 def load_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, tensors: dict[str, torch.Tensor]) -> None:
     """The inverse of `state_tensors`; nothing remembered leaves the optimizer as it is.
 
-    The tensors are copied: those of a safetensors file are the file itself in memory.
+    The tensors are copied: those of a safetensors file are the file itself in memory. A state in pages is again.
     """
+
+    def loaded(value: torch.Tensor) -> int | torch.Tensor:
+        if value.dtype == torch.int64:
+            return int(value)
+        if value.dtype == torch.uint8 and parameter.is_cuda:  # of bitsandbytes, which knows how it is held
+            buffer: torch.Tensor = bitsandbytes_of(optimizer).get_state_buffer(parameter, dtype=torch.uint8)
+            return buffer.copy_(value)
+        return value.to(parameter.device, copy=True)
+
     if tensors:
-        optimizer.state[parameter] = {
-            key: int(value) if value.dtype == torch.int64 else value.to(parameter.device, copy=True)
-            for key, value in tensors.items()
-        }
+        optimizer.state[parameter] = {key: loaded(value) for key, value in tensors.items()}
 
 
-def learning_rate(settings: Schedule, highest: float, step: int, steps: int) -> float:
-    """The learning rate of the step after `step` steps are done, of a run of `steps`."""
-    warmup = settings.warmup_steps
-    if warmup is None:
-        warmup = math.ceil(settings.warmup_fraction * steps)
-    if step < warmup:
-        return highest * (step + 1) / warmup
-    left = (steps - step) / max(steps - warmup, 1)
-    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
-    return highest * shape[settings.kind]
+def bitsandbytes_of(optimizer: Any) -> Any:
+    """The optimizer that Accelerate may have wrapped."""
+    return getattr(optimizer, "optimizer", optimizer)

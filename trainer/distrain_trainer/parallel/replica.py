@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.models.loss import SummedLoss
+from distrain_trainer.parallel.average import average_of
 from distrain_trainer.parallel.optimizer import build_optimizer, load_state
 from distrain_trainer.parallel.state import (
     Shapes,
@@ -42,6 +43,7 @@ class Replica:
         )
         self.loss_scaler: Any = accelerator.scaler
         self._accelerator, self._limit = accelerator, norm_limit(settings)
+        self.average = average_of(settings, self.optimizer, self.finish_writing)
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         loss, predictions = self.module(**on_device(micro_batch, self.device))
@@ -59,6 +61,8 @@ class Replica:
         set_learning_rate(self.optimizer, learning_rate)
         if math.isfinite(norm) or self.loss_scaler is not None:  # fp16's scaler skips the step and lowers its scale
             self.optimizer.step()
+        if math.isfinite(norm):
+            self.average.update()
         self.zero_grad()
         return norm
 

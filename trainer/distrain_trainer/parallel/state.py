@@ -53,6 +53,6 @@ def norm_limit(settings: Settings) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Gives every group of parameters the same learning rate."""
+    """Gives every group of parameters its learning rate: the same, times what its depth asks for."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["scale"]

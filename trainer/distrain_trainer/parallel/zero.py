@@ -18,6 +18,7 @@ from distrain_trainer.errors import SettingsError
 from distrain_trainer.models.load import widened_parts
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives
+from distrain_trainer.parallel.average import Average
 from distrain_trainer.parallel.optimizer import build_optimizer
 from distrain_trainer.parallel.state import (
     SCALARS,
@@ -63,6 +64,7 @@ class Zero:
         )
         """This process's shard of each group of parameters, fp32."""
         self._state: dict[torch.Tensor, dict[str, Any]] = self.optimizer.optimizer.state
+        self.average = Average(settings, self._flats, self._state, self.finish_writing)
 
     def forward(self, micro_batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         loss, predictions = self.module(**on_device(micro_batch, self.device))
@@ -78,7 +80,10 @@ class Zero:
     def step(self, *, learning_rate: float) -> float:
         set_learning_rate(self.optimizer, learning_rate)
         self.module.step()
-        return float(self.module.get_global_grad_norm()) if self.module.was_step_applied() else math.inf
+        if not self.module.was_step_applied():
+            return math.inf
+        self.average.update()
+        return float(self.module.get_global_grad_norm())
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()

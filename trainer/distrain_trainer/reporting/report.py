@@ -62,6 +62,13 @@ CHARTS = (
         (("eval_pearson", "pearson"), ("eval_spearman", "spearman"), ("eval_quadratic_kappa", "quadratic kappa")),
         axis="score",
     ),
+    Chart("Rewards", (("eval_rewards/chosen", "chosen"), ("eval_rewards/rejected", "rejected")), axis="reward"),
+    Chart("Better answers", (("eval_rewards/accuracies", "found"),), axis="part of all pairs"),
+    Chart(
+        "Written texts",
+        (("eval_rouge1", "ROUGE-1"), ("eval_rougeL", "ROUGE-L"), ("eval_exact_match", "exact match")),
+        axis="score",
+    ),
     Chart("Error", (("eval_mae", "mean absolute error"),), zero=True, axis="mean absolute error"),
     Chart(
         "Entities",

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from distrain_trainer.console import Level
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.sections import (
+    EIGHT_BITS,
     SHARDED,
     ZERO,
     Batch,
@@ -15,12 +16,14 @@ from distrain_trainer.settings.sections import (
     Checkpoint,
     Data,
     Elastic,
+    Ema,
     Evaluation,
     Hub,
     Lora,
     Loss,
     Model,
     Optimizer,
+    Preference,
     Quantization,
     Schedule,
     Section,
@@ -47,7 +50,9 @@ class Settings(Section):
     lora: Lora = Lora()
     quantization: Quantization = Quantization()
     chat: Chat = Chat()
+    preference: Preference = Preference()
     evaluation: Evaluation = Evaluation()
+    ema: Ema = Ema()
     checkpoint: Checkpoint = Checkpoint()
     hub: Hub = Hub()
     elastic: Elastic = Elastic()
@@ -70,12 +75,22 @@ class Settings(Section):
         """What is known of the task."""
         return FACTS[self.task]
 
+    def row_tokens(self, longest: int) -> int:
+        """Padded tokens of a row as long as may be. longest: `data.max_length`, decided."""
+        if self.facts.compares:
+            return 2 * longest
+        return longest + (self.data.max_target_length if self.facts.writes else 0)
+
     @model_validator(mode="after")
     def _no_contradictions(self) -> Self:
         for contradiction, sentence in contradictions(self):
             if contradiction:
                 raise ValueError(sentence)
         return self
+
+
+WRITTEN = ("rouge1", "rouge2", "rougeL", "exact_match")
+"""Metrics of texts that the model writes."""
 
 
 def contradictions(s: Settings) -> list[tuple[bool, str]]:
@@ -96,6 +111,15 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
         (
             data.name is not None and data.files is not None,
             "data.name and data.files are both set; keep one of them",
+        ),
+        (
+            data.mix is not None and any((data.name, data.files, data.evaluation_files, data.revision, data.config)),
+            "data.mix names the data sets, so data.name, data.files, data.evaluation_files, data.revision and "
+            "data.config cannot be set beside it; remove them",
+        ),
+        (
+            data.mix is not None and s.facts.holds == "words",
+            f"data.mix is not for {s.task}, whose rows are parts of texts; join the files instead",
         ),
         (
             data.evaluation_files is not None and data.files is None,
@@ -139,6 +163,30 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
             f"raise batch.tokens to at least {data.max_length} or lower data.max_length",
         ),
         (
+            s.facts.compares and batch.tokens != "auto" and s.row_tokens(data.max_length or 8) > batch.tokens,
+            f"a pair of answers takes twice data.max_length = {data.max_length or 8}, but a micro-batch holds "
+            f"batch.tokens = {batch.tokens}; raise batch.tokens or lower data.max_length",
+        ),
+        (
+            s.facts.writes and batch.tokens != "auto" and s.row_tokens(data.max_length or 8) > batch.tokens,
+            f"data.max_length and data.max_target_length = {data.max_target_length} are together more than a "
+            f"micro-batch holds, batch.tokens = {batch.tokens}; raise batch.tokens or lower them",
+        ),
+        (
+            not s.facts.writes and (data.target_column, data.text_prefix) != (None, None),
+            "data.target_column and data.text_prefix are for sequence-to-sequence but task is "
+            f"{s.task}; remove them or change task",
+        ),
+        (
+            data.target_column is not None and data.target_column == data.text_column,
+            f"data.text_column and data.target_column are both {data.target_column}; name the column of the targets",
+        ),
+        (
+            s.facts.writes and (data.long_texts == "split" or data.stride > 0),
+            "data.long_texts=split and data.stride would part a source from its target in sequence-to-sequence; choose "
+            "truncate or drop, and no stride",
+        ),
+        (
             data.max_length is not None and data.stride >= data.max_length // 2,
             f"data.stride is {data.stride}, half of data.max_length = {data.max_length} or more; lower data.stride",
         ),
@@ -159,7 +207,7 @@ def data_contradictions(s: Settings) -> list[tuple[bool, str]]:
 
 def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Those of conversations."""
-    data = s.data
+    data, batch = s.data, s.batch
     return [
         (
             s.task == "chat" and data.long_texts == "split",
@@ -179,8 +227,34 @@ def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "data.clean folds white space, to which chat templates give a meaning; set it to false",
         ),
         (
-            s.task != "chat" and (s.chat.template or s.chat.messages_column or s.chat.tools_column) is not None,
+            s.task != "chat"
+            and (s.chat.messages_column, s.chat.tools_column, None if s.facts.compares else s.chat.template)
+            != (None, None, None),
             f"the settings of section chat are for task chat but task is {s.task}; remove them or change task",
+        ),
+        (
+            not s.facts.compares and s.preference != Preference(),
+            f"the settings of section preference are for task preference but task is {s.task}; remove them or change "
+            "task",
+        ),
+        (
+            s.facts.compares and (data.text_column is not None or data.clean),
+            "data.text_column and data.clean are not for task preference; set preference.prompt_column, chosen_column "
+            "and rejected_column",
+        ),
+        (
+            s.facts.compares and (data.long_texts == "split" or data.stride > 0),
+            "data.long_texts=split and data.stride would part answers in task preference; choose truncate or drop, and "
+            "no stride",
+        ),
+        (
+            s.facts.compares and batch.packing,
+            "batch.packing is for causal-lm and chat but task is preference, which compares two texts of a row; set "
+            "batch.packing to false",
+        ),
+        (
+            s.facts.compares and s.loss.label_smoothing > 0,
+            "loss.label_smoothing is for classes and tokens but task preference compares texts; remove it",
         ),
     ]
 
@@ -188,7 +262,13 @@ def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
 def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
     """Those of what a step is and what it trains."""
     schedule, batch = s.schedule, s.batch
+    decay = (schedule.decay, schedule.decay_fraction, schedule.decay_steps)
     return [
+        (
+            s.evaluation.generations == 0 and s.evaluation.metric in WRITTEN,
+            f"evaluation.metric is {s.evaluation.metric}, which is measured on generated texts, but "
+            "evaluation.generations is 0; raise it or choose another metric",
+        ),
         (
             s.evaluation.metrics is not None and not s.facts.labelled,
             f"evaluation.metrics is for tasks with labels but task is {s.task}; remove it",
@@ -206,8 +286,27 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "schedule.warmup_steps and schedule.warmup_fraction are both set; keep one of them",
         ),
         (
-            s.optimizer.name != "sgd" and s.optimizer.momentum > 0,
-            "optimizer.momentum is for sgd; use optimizer.betas with adamw",
+            schedule.min_learning_rate > 0 and schedule.kind == "constant",
+            "schedule.min_learning_rate is set but schedule.kind is constant, which never falls; choose another kind "
+            "or remove it",
+        ),
+        (
+            schedule.min_learning_rate >= s.optimizer.learning_rate,
+            f"schedule.min_learning_rate is {schedule.min_learning_rate:g} but optimizer.learning_rate, from where it "
+            f"falls, is {s.optimizer.learning_rate:g}; lower it",
+        ),
+        (
+            schedule.kind != "wsd" and decay != ("linear", 0.1, None),
+            f"schedule.decay and its length are for wsd but schedule.kind is {schedule.kind}; remove them or set it to "
+            "wsd",
+        ),
+        (
+            schedule.decay_steps is not None and decay[1] != 0.1,
+            "schedule.decay_steps and schedule.decay_fraction are both set; keep one of them",
+        ),
+        (
+            s.optimizer.name not in ("sgd", "muon") and bool(s.optimizer.momentum),
+            f"optimizer.momentum is for sgd and muon; use optimizer.betas with {s.optimizer.name}",
         ),
         (
             batch.packing and not s.facts.causal,
@@ -221,6 +320,11 @@ def training_contradictions(s: Settings) -> list[tuple[bool, str]]:
             s.model.attention == "flash_attention_2" and s.precision == "fp32",
             "model.attention is flash_attention_2, which computes in bf16 or fp16, but precision is fp32; set "
             "precision to bf16 or model.attention to sdpa",
+        ),
+        (
+            s.model.added_tokens is not None and s.lora.rank is not None,
+            "model.added_tokens gives the model new embeddings, which lora.rank freezes; train all weights, or add the "
+            "tokens to a copy of the model and train that first",
         ),
         (
             s.model.freeze is not None and s.lora.rank is not None,
@@ -305,9 +409,14 @@ def adapter_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "packed with their scales; choose ddp, zero1 or zero2",
         ),
         (
-            s.optimizer.name == "adamw_8bit" and kind not in (None, "single", "ddp"),
-            f"optimizer.name adamw_8bit conflicts with strategy.kind {kind}, which cuts apart the blocks that share "
-            "a scale; choose adamw, or single or ddp",
+            s.optimizer.name in EIGHT_BITS and kind not in (None, "single", "ddp"),
+            f"optimizer.name {s.optimizer.name} conflicts with strategy.kind {kind}, which cuts apart the blocks that "
+            "share a scale; choose adamw, or single or ddp",
+        ),
+        (
+            s.optimizer.name in ("adafactor", "muon") and kind not in (None, "single", "ddp"),
+            f"optimizer.name {s.optimizer.name} computes with whole matrices, which strategy.kind {kind} cuts apart; "
+            "choose adamw, or single or ddp",
         ),
     ]
 
@@ -329,7 +438,9 @@ MAY_CHANGE = frozenset(
         "strategy.offload_parameters",
         "strategy.config",
         "chat.samples",
+        "model.final_dtype",
         "evaluation.every_steps",
+        "evaluation.at_start",
         "evaluation.metrics",
         "evaluation.patience",
         "checkpoint.every_steps",

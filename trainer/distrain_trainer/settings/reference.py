@@ -17,7 +17,9 @@ def settings_help() -> str:
     ]
     for name, default, description in setting_rows(Settings):
         lines.append(f"  --{name} [{default}]")
-        lines += textwrap.wrap(description + choices(name), 92, initial_indent="      ", subsequent_indent="      ")
+        lines += textwrap.wrap(
+            description + choices(name), 92, initial_indent="      ", subsequent_indent="      ", break_on_hyphens=False
+        )
     return "\n".join(lines)
 
 

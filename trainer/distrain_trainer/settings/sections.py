@@ -5,11 +5,20 @@ client; so this room imports pydantic and PyYAML, and nothing else that has to b
 decided when the run starts, printed, written to `settings.json` and then holds for the run's life.
 """
 
-import math
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from distrain_trainer.settings.values import (
+    as_list,
+    as_number,
+    as_weights,
+    checked_mix,
+    checked_weights,
+    known_encoding,
+    repository_name,
+    whole,
+)
 
 
 class Section(BaseModel):
@@ -18,41 +27,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def _as_list(value: object) -> object:
-    """One value, or several separated by commas, stands for a list: `--data.files 'a.csv,b.csv'`."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
 ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
 """The strategies of DeepSpeed, and their stages."""
+EIGHT_BITS = ("adamw_8bit", "paged_adamw_8bit")
+"""The optimizers of bitsandbytes."""
 SHARDED = ("zero3", "fsdp")
 """The strategies that cut parameters apart."""
 
 
-def _as_number(value: object) -> object:
-    """Digits stand for their number, where only some numbers are possible: `--quantization.bits 4`."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def _whole(value: float) -> int | float:
-    """A number without a fraction as an integer, which is how people write it."""
-    return int(value) if value == int(value) else value
-
-
-def repository_name(name: str) -> str:
-    """The name of a repository on the Hub, checked by the Hub's own rules. Raises ValueError."""
-    part = r"\b[A-Za-z0-9_.-]{1,96}\b"
-    if not re.fullmatch(rf"{part}/{part}", name) or "--" in name or ".." in name or name.endswith(".git"):
-        raise ValueError("it should be owner/name, each of letters, digits, hyphens, dots and underscores")
-    return name
-
-
-Names = Annotated[list[str], BeforeValidator(_as_list)]
+Names = Annotated[list[str], BeforeValidator(as_list)]
 Cloud = Literal["aws", "gcp", "azure"]
 Trackers = Annotated[
-    list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(lambda value: _as_list(value) or [])
+    list[Literal["tensorboard", "wandb", "mlflow"]], BeforeValidator(lambda value: as_list(value) or [])
 ]
 Kind = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -75,6 +61,14 @@ class Model(Section):
     chunked_loss: bool | None = None
     """Compute a language model's logits chunk by chunk, twice, so that all of them are never in memory (causal-lm,
     chat). None: where those of a micro-batch would take over 1 GiB."""
+    embedding_noise: float = Field(0.0, ge=0, le=100)
+    """NEFTune: uniform noise on the embeddings while training, up to this over the square root of (tokens of a row
+    times width). 0: none. Usual are 5 to 15."""
+    final_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type that the finished model in `final/` is written in. Checkpoints are always fp32."""
+    added_tokens: Names | None = None
+    """Tokens that the tokenizer is given beside its own, such as `<|im_start|>,<|im_end|>`; their embeddings are new,
+    and trained with all others."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -89,11 +83,20 @@ class Data(Section):
     files: Names | None = None
     """Local files or globs (csv, json, jsonl, parquet, txt, each also with .gz where its format allows), or one
     folder written by save_to_disk."""
+    mix: Annotated[list[str] | None, BeforeValidator(as_weights), AfterValidator(checked_mix)] = None
+    """Several data sets and how often a row of each stands in an epoch, instead of `name` and `files`:
+    `chats/*.jsonl=2,owner/name=0.5` has each row of the files twice, and half of the rows of a data set on the Hub,
+    drawn by the seed. All else of this section holds for each of them. owner/name@commit keeps a commit."""
     split_by_name: bool = True
     """Files whose names say train, validation (valid, val, dev, eval) or test are these splits, where several of them
     are named: train is trained on, validation evaluated on, test left alone. false: all files are trained on."""
     delimiter: Literal["comma", "semicolon", "tab", "pipe"] | None = None
     """What separates the fields of CSV files. None: comma, in .tsv files tab."""
+    encoding: Annotated[str, AfterValidator(known_encoding)] | None = None
+    """Encoding of text, CSV and JSON files, as Python calls it: latin-1, cp1252, utf-16. None: UTF-8."""
+    bad_rows: Literal["refuse", "drop"] = "refuse"
+    """What becomes of rows that cannot be read: lines that are not JSON, rows of CSV with another number of fields,
+    conversations that are none. drop counts them and names the first."""
     config: str | None = None
     """Configuration (subset) of a data set on the Hub."""
     revision: str | None = None
@@ -102,6 +105,11 @@ class Data(Section):
     """Column of the text. None takes the first of text, sentence, content. A column `input_ids` is taken as it is."""
     text_pair_column: str | None = None
     """Column of a second text, which is classified together with the first: MNLI's hypothesis beside its premise."""
+    text_prefix: str | None = None
+    """Text put before each source, such as `summarize: `, which T5 was pretrained with (sequence-to-sequence)."""
+    target_column: str | None = None
+    """Column of the text to be written (sequence-to-sequence). None takes the first of target, summary, highlights,
+    output, answer."""
     label_column: str | None = None
     """Column of the label (classification). None takes the first of label, labels."""
     label_columns: Names | None = None
@@ -123,9 +131,12 @@ class Data(Section):
     chat, 0.1 for the rest. 0: no evaluation."""
     max_length: int | None = Field(None, ge=8)
     """Longest row, in tokens. None: the model's maximum or `batch.tokens`, whichever is less."""
+    max_target_length: int = Field(128, ge=2)
+    """Longest target, in tokens (sequence-to-sequence). A micro-batch holds sources and targets within
+    `batch.tokens`."""
     long_texts: Literal["truncate", "split", "drop"] | None = None
-    """What becomes of longer texts. None: truncate for classification and chat, split for other language models. A
-    conversation that is truncated keeps whole turns."""
+    """What becomes of longer texts. None: truncate for classification, sequence-to-sequence and chat, split for other
+    language models. A conversation that is truncated keeps whole turns."""
     stride: int = Field(0, ge=0)
     """Tokens that neighbouring windows of a split text share; they are context, never counted twice as targets."""
     empty_texts: Literal["drop", "keep"] = "drop"
@@ -167,46 +178,36 @@ class Batch(Section):
 class Optimizer(Section):
     """How gradients become updates."""
 
-    name: Literal["adamw", "adamw_8bit", "sgd"] = "adamw"
-    """AdamW with decoupled weight decay, the same with its state in 8 bits (bitsandbytes), or SGD."""
+    name: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"] = "adamw"
+    """AdamW with decoupled weight decay; the same with its state in 8 bits (bitsandbytes), also with pages of it in the
+    host's memory where a GPU has no room; Adafactor, which keeps a number for each row and column; Muon for the
+    matrices of blocks, with AdamW for all else; or SGD."""
     learning_rate: float = Field(5e-5, gt=0, lt=10)
     """Highest learning rate of the schedule."""
     weight_decay: float = Field(0.01, ge=0, lt=1)
     """Weight decay of matrices. Biases and norms never decay."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """What the learning rate of each block is multiplied with, beside that of the block above it: what lies above the
+    last block learns at the full rate, the embeddings at the lowest. 1: all alike. For models with one stack of
+    blocks."""
     betas: Annotated[
-        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(_as_list)
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(as_list)
     ] = (0.9, 0.999)
     """AdamW's decay of the first and the second moment."""
     epsilon: float = Field(1e-8, gt=0, lt=1)
     """AdamW's term against division by zero."""
-    momentum: float = Field(0.0, ge=0, lt=1)
-    """SGD's momentum."""
+    momentum: float | None = Field(None, ge=0, lt=1)
+    """Momentum of SGD and Muon. None: 0 for sgd, 0.95 for muon."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Norm that the whole gradient is clipped to. 0: no clipping."""
     nonfinite_limit: int = Field(10, ge=0)
     """Steps in a row whose gradient is not finite that are skipped before the run ends with 70."""
 
 
-def _as_weights(value: object) -> object:
-    """A mapping, as a file may hold it, stands for its pairs: `{spam: 4}` for `spam=4`."""
-    return [f"{label}={weight}" for label, weight in value.items()] if isinstance(value, dict) else _as_list(value)
-
-
-def _checked_weights(values: list[str] | None) -> list[str] | None:
-    for value in [] if values == ["balanced"] else values or ():
-        try:
-            number = float(value.rpartition("=")[2])
-        except ValueError:
-            number = 0.0
-        if not ("=" in value and 0 < number < math.inf):
-            raise ValueError(f"{value} is not a label and a positive number; write balanced, or such as spam=4,ham=0.5")
-    return values
-
-
 class Loss(Section):
     """How much a target counts while training. An evaluation counts all alike."""
 
-    class_weights: Annotated[list[str] | None, BeforeValidator(_as_weights), AfterValidator(_checked_weights)] = None
+    class_weights: Annotated[list[str] | None, BeforeValidator(as_weights), AfterValidator(checked_weights)] = None
     """How much a target of each class counts (classification), such as `spam=4,ham=0.5`; a class that is not named
     counts 1. `balanced`: all classes together the same, by their rows. None: all targets the same."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -216,13 +217,22 @@ class Loss(Section):
 class Schedule(Section):
     """How the learning rate goes and when the run ends."""
 
-    kind: Literal["linear", "cosine", "constant"] = "linear"
-    """Shape after the warm-up: linear or cosine to zero at the last step, or constant."""
+    kind: Literal["linear", "cosine", "constant", "wsd"] = "linear"
+    """Shape after the warm-up: linear or cosine down to `min_learning_rate` at the last step, constant, or wsd
+    (warm-up, stable, decay): constant, and down in the last steps."""
+    min_learning_rate: float = Field(0.0, ge=0, lt=10)
+    """Learning rate that the shape falls to (linear, cosine, wsd)."""
+    decay_fraction: float = Field(0.1, gt=0, le=1)
+    """Fraction of all steps in which the learning rate of wsd falls."""
+    decay_steps: int | None = Field(None, ge=1)
+    """Steps in which the learning rate of wsd falls, instead of `decay_fraction`."""
+    decay: Literal["linear", "cosine", "sqrt"] = "linear"
+    """How the learning rate of wsd falls; sqrt: by the square root of the way that is done."""
     warmup_fraction: float = Field(0.0, ge=0, le=1)
     """Fraction of all steps in which the learning rate rises from zero."""
     warmup_steps: int | None = Field(None, ge=0)
     """Steps in which the learning rate rises from zero, instead of `warmup_fraction`."""
-    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_whole), PlainSerializer(_whole)] = 3
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(whole), PlainSerializer(whole)] = 3
     """Passes over the data; 0.5 is half of one."""
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps, instead of `epochs`."""
@@ -259,12 +269,15 @@ class Lora(Section):
     """Scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA)."""
     dora: bool = False
     """Train magnitudes apart from directions (DoRA)."""
+    adapter: str | None = None
+    """Folder of an adapter, or of the run that made it, whose training goes on here; rank and the rest as they are in
+    it. None: a new adapter."""
 
 
 class Quantization(Section):
     """The frozen base model in fewer bits (QLoRA, bitsandbytes). On where `bits` is set; needs an adapter."""
 
-    bits: Annotated[Literal[4, 8] | None, BeforeValidator(_as_number)] = None
+    bits: Annotated[Literal[4, 8] | None, BeforeValidator(as_number)] = None
     """4: NF4. 8: LLM.int8. None: not quantized. The output layer and new heads never are."""
     double_quantization: bool = True
     """Quantize the scales of the 4-bit blocks too: 0.4 bits less per parameter."""
@@ -276,13 +289,33 @@ class Chat(Section):
     """How conversations become tokens (task chat)."""
 
     template: str | None = None
-    """File of a chat template (Jinja) instead of the tokenizer's own."""
+    """File of a chat template (Jinja) instead of the tokenizer's own, or alpaca: text under the headings Instruction
+    and Response, for base models whose tokenizers have none."""
     messages_column: str | None = None
-    """Column of the messages. None takes messages or conversations, whichever is there, else prompt and completion."""
+    """Column of the messages. None takes messages or conversations, whichever is there, else prompt and completion,
+    else instruction, input and output."""
     tools_column: str | None = None
     """Column of the tools that a conversation may call. None takes tools, where there is such a column."""
     samples: int = Field(3, ge=0)
     """Held-out prompts that the trained model answers at the end, for the report."""
+
+
+class Preference(Section):
+    """How a model learns from pairs of answers which is better (task preference)."""
+
+    method: Literal["dpo", "ipo", "orpo"] = "dpo"
+    """dpo: direct preference optimization. ipo: its squared loss on the mean log-probability of a token. orpo: the odds
+    ratio beside the loss of a language model on the chosen texts, without a reference."""
+    beta: float = Field(0.1, gt=0)
+    """How closely the model keeps to its reference, the model as it was before training (dpo, ipo): more is closer. For
+    orpo the weight of the odds ratio."""
+    prompt_column: str | None = None
+    """Column of the prompt: a text or messages. None: prompt, where there is such a column; the answers may begin with
+    their prompt instead, as messages."""
+    chosen_column: str | None = None
+    """Column of the better answer. None: chosen."""
+    rejected_column: str | None = None
+    """Column of the other answer. None: rejected."""
 
 
 class Evaluation(Section):
@@ -290,6 +323,8 @@ class Evaluation(Section):
 
     every_steps: int | None = Field(None, ge=1)
     """Steps between evaluations. None: at the end of each epoch. The last step is always evaluated."""
+    at_start: bool = False
+    """Evaluate before the first step too. That never counts as the best."""
     samples: int | None = Field(None, ge=1)
     """Rows to evaluate on, drawn once by the seed. None: all."""
     metric: str | None = None
@@ -301,8 +336,19 @@ class Evaluation(Section):
     scripts like its own, such as ./cost.py. What they return may be `metric` too."""
     greater_is_better: bool | None = None
     """Direction of `metric`. None: down for loss, perplexity, bits_per_token, mse and mae, up for the rest."""
+    generations: int = Field(100, ge=0)
+    """Evaluation rows whose target the model writes, the likeliest token at each place, for rouge1, rouge2, rougeL and
+    exact_match (sequence-to-sequence); drawn once by the seed. 0: none."""
     patience: int | None = Field(None, ge=1)
     """Evaluations in a row without a better `metric` after which the run ends early."""
+
+
+class Ema(Section):
+    """An exponential moving average of the trained weights, which is evaluated, saved and published in their place. On
+    where `decay` is set."""
+
+    decay: float | None = Field(None, gt=0, lt=1)
+    """Part of the average that each step keeps, such as 0.999. None: no average."""
 
 
 class Checkpoint(Section):

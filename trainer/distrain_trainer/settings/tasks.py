@@ -11,7 +11,9 @@ Task = Literal[
     "token-classification",
     "causal-lm",
     "masked-lm",
+    "sequence-to-sequence",
     "chat",
+    "preference",
 ]
 
 
@@ -20,20 +22,22 @@ class TaskFacts:
     """What is known of a task before anything is read.
 
     holds: what a row of the data is. target: what is predicted: something of the row or of each word, the next token,
-    masked tokens.
+    masked tokens, another text, which of two answers is better.
     model_class, peft, pipeline: what transformers, peft (which has no name for some) and the Hub call it.
-    long_texts, evaluation_fraction: defaults of `data`. text_columns, label_columns: where they are looked for.
+    long_texts, evaluation_fraction: defaults of `data`. text_columns, target_columns, label_columns: where they are
+    looked for.
     numbers: labels are numbers, not classes.
     """
 
-    holds: Literal["text", "words", "messages"]
-    target: Literal["row", "word", "next-token", "masked-token"]
+    holds: Literal["text", "words", "messages", "preferences"]
+    target: Literal["row", "word", "next-token", "masked-token", "text", "preference"]
     model_class: str
     peft: str | None
     pipeline: str
     long_texts: Literal["truncate", "split"]
     evaluation_fraction: float = 0.1
     text_columns: tuple[str, ...] = ("text", "sentence", "content")
+    target_columns: tuple[str, ...] = ()
     label_columns: tuple[str, ...] = ()
     numbers: bool = False
 
@@ -50,7 +54,17 @@ class TaskFacts:
     @property
     def causal(self) -> bool:
         """Whether the model predicts each token from those before it."""
-        return self.target == "next-token"
+        return self.target in ("next-token", "preference")
+
+    @property
+    def compares(self) -> bool:
+        """Whether a row is two answers, of which one is better."""
+        return self.target == "preference"
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes another text: an encoder reads the one, a decoder writes the other."""
+        return self.target == "text"
 
 
 NUMBERS = TaskFacts(
@@ -110,6 +124,16 @@ FACTS: dict[Task, TaskFacts] = {
         pipeline="fill-mask",
         long_texts="split",
     ),
+    "sequence-to-sequence": TaskFacts(
+        holds="text",
+        target="text",
+        model_class="AutoModelForSeq2SeqLM",
+        peft="SEQ_2_SEQ_LM",
+        pipeline="text-generation",
+        long_texts="truncate",
+        text_columns=("text", "source", "document", "article", "dialogue", "input", "question"),
+        target_columns=("target", "summary", "highlights", "output", "answer"),
+    ),
     "chat": TaskFacts(
         holds="messages",
         target="next-token",
@@ -118,6 +142,15 @@ FACTS: dict[Task, TaskFacts] = {
         pipeline="text-generation",
         long_texts="truncate",
         evaluation_fraction=0.2,
+        text_columns=(),
+    ),
+    "preference": TaskFacts(
+        holds="preferences",
+        target="preference",
+        model_class="AutoModelForCausalLM",
+        peft="CAUSAL_LM",
+        pipeline="text-generation",
+        long_texts="truncate",
         text_columns=(),
     ),
 }

@@ -21,7 +21,17 @@ PREVIOUS = r"previous-\d{8}-\d{6}(-\d+)?"
 
 PUSHED = "hub.json"
 """What of the run is on the Hub."""
-RECORDS = ("settings.json", "metrics.jsonl", "training_info.json", "final_training_info.json", "report.html", PUSHED)
+REFERENCE = "reference.safetensors"
+"""How likely the answers of preferences were before training."""
+RECORDS = (
+    "settings.json",
+    "metrics.jsonl",
+    "training_info.json",
+    "final_training_info.json",
+    "report.html",
+    PUSHED,
+    REFERENCE,
+)
 """Files of a run; those of the attempts (`attempt.json`, `logs/`, `errors/`) come before the first of these."""
 MODELS = ("final", BEST)
 _WRITTEN_BESIDE = {

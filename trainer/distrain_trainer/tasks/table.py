@@ -6,10 +6,12 @@ from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.tasks import Task as TaskName
 from distrain_trainer.tasks.language import LANGUAGE
 from distrain_trainer.tasks.multi_label import MULTI_LABEL
+from distrain_trainer.tasks.preference import PREFERENCE
 from distrain_trainer.tasks.regression import ORDINAL, REGRESSION
 from distrain_trainer.tasks.sequence import SEQUENCE
 from distrain_trainer.tasks.tags import TAGS
 from distrain_trainer.tasks.task import Names, Task
+from distrain_trainer.tasks.writing import WRITING
 
 TASKS: dict[TaskName, Task] = {
     "sequence-classification": SEQUENCE,
@@ -19,7 +21,9 @@ TASKS: dict[TaskName, Task] = {
     "token-classification": TAGS,
     "causal-lm": LANGUAGE,
     "masked-lm": LANGUAGE,
+    "sequence-to-sequence": WRITING,
     "chat": LANGUAGE,
+    "preference": PREFERENCE,
 }
 
 

@@ -89,6 +89,7 @@ class Task:
     loss: of logits and labels. unit: what it is measured in. decide: the predictions that follow from logits, of the
     labels' shape.
     labelled: None for language models, whose tokens are their labels.
+    score_texts: metrics of written texts, from them and their references; None where the model writes none.
     """
 
     metrics: Callable[[Names], MetricNames]
@@ -97,6 +98,7 @@ class Task:
     decide: Callable[[torch.Tensor], torch.Tensor]
     labelled: Labelled | None = None
     unit: str = "cross entropy, nats"
+    score_texts: Callable[[Sequence[str], Sequence[str]], dict[str, float]] | None = None
 
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:

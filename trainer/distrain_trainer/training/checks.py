@@ -62,6 +62,10 @@ def check_device(
             "model.attention is flash_attention_2 but there is no GPU with the package flash-attn here; use sdpa"
         )
     check_installed(settings)
+    if settings.optimizer.name == "paged_adamw_8bit" and not cuda:
+        raise SettingsError(
+            "optimizer.name is paged_adamw_8bit, whose pages need a GPU, and there is none here; use adamw_8bit"
+        )
     if settings.model.compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise SettingsError("model.compile needs a C++ compiler, which is missing; install g++ or set it to false")
     if settings.precision == "fp16" and not cuda:

@@ -15,9 +15,13 @@ from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Tensors
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.tasks import FACTS
 from distrain_trainer.tasks.labels import is_target
 from distrain_trainer.tasks.table import TASKS
+from distrain_trainer.tasks.task import Scores
+from distrain_trainer.training.comparing import compare
 from distrain_trainer.training.further import Further
+from distrain_trainer.training.writing import Writing, write
 
 ScoredRow = tuple[int, Any, Any, Any]
 """Number of a row, its prediction, its label, and the probabilities of its classes where they are wanted."""
@@ -56,14 +60,18 @@ def evaluate(
     watch: Callable[[int, int], None] = lambda done, of: None,
     further: Further = NO_FURTHER,
     say: Callable[[str], None] = lambda text: None,
+    writing: Writing | None = None,
 ) -> Evaluation | None:
     """Metrics over the planned rows; None if a process was asked to stop before the end. On all processes.
 
     forward: micro-batch -> (summed loss, predictions), of a model in evaluation mode; logits in place of predictions
     where further metrics take scores. names: of the labels. further: metrics beside the task's own. say: takes a
-    sentence about one that fails.
+    sentence about one that fails. writing: what the model writes for it.
     """
     task = TASKS[collator.task]
+    if FACTS[collator.task].compares:
+        compared = compare(forward, planned, collator, process, stop_asked, watch)
+        return None if compared is None else Evaluation(compared)
     loss_sum, targets, correct = 0.0, 0, 0
     rows: list[ScoredRow] = []
     batches = evaluation_batches(planned, collator, process.rank, process.world)
@@ -86,7 +94,9 @@ def evaluate(
         watch(done + 1, slots)
     loss_sum, all_targets, all_correct = collectives.total([loss_sum, targets, correct])
     if task.labelled is None:
-        return Evaluation(metrics.language_metrics(loss_sum, int(all_targets), int(all_correct)))
+        measured = metrics.language_metrics(loss_sum, int(all_targets), int(all_correct))
+        written = Scores({}, {}) if writing is None else write(forward, writing, process, stop_asked)
+        return None if written is None else Evaluation(measured | written.metrics, written.details)
     in_order = sorted((row for part in collectives.gather(rows) for row in part), key=itemgetter(0))
     assert len(in_order) == len(planned.rows), "a row was counted twice or not at all"
     if collator.rows.texts is not None:

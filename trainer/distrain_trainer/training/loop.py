@@ -16,7 +16,7 @@ from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import titled
 from distrain_trainer.launch.signs import Section
 from distrain_trainer.parallel import collectives
-from distrain_trainer.parallel.optimizer import learning_rate
+from distrain_trainer.parallel.schedule import learning_rate
 from distrain_trainer.reporting.progress import evaluation_sentence
 from distrain_trainer.storage.layout import published_checkpoints
 from distrain_trainer.training.checkpoint.format import TrainingState
@@ -54,7 +54,8 @@ def train(session: TrainingSession) -> None:
     session.stop.defer()
     session.signs.give(Section.FIRST_STEP, state.step)
     session.saved_step, session.saved_at = state.step, time.monotonic()
-    if evaluation_due(session) and not run_evaluation(session):
+    first = state.step == 0 and settings.evaluation.at_start and session.evaluation_plan is not None
+    if (first or evaluation_due(session)) and not run_evaluation(session):
         leave(session, Stopped)
 
     stopwatch, stragglers = Stopwatch(parallel.device), Stragglers(machines(session))
@@ -234,12 +235,12 @@ def run_evaluation(session: TrainingSession) -> bool:
     values = {f"eval_{name}": value for name, value in found.metrics.items()}
     line = {"step": state.step, "epoch": round(session.plan.epochs_done(state.step), 4)} | values
     session.record(line)
-    value = found.metrics.get(settings.metric, math.nan)
+    value = found.metrics.get(settings.metric, math.nan) if state.step else math.nan  # untrained, it is no best
     is_best = better(value, state.best, settings.greater_is_better)
     session.say(evaluation_sentence(line, session.headline, settings.metric if is_best else None))
     if is_best:
         state.best, state.misses = {"metric": settings.metric, "value": value, "step": state.step}, 0
-    else:
+    elif state.step:
         state.misses += 1
     return True
 
@@ -254,17 +255,19 @@ def evaluate_now(session: TrainingSession) -> Evaluation | None:
         session.signs.give(Section.EVALUATION, session.state.step)
         return session.stop.asked
 
-    session.evaluation = evaluate(
-        session.parallel.forward,
-        session.evaluation_plan,
-        session.evaluation_collator,
-        session.process,
-        session.label_names,
-        stopping,
-        session.watch,
-        session.resolved.further,
-        session.say,
-    )
+    with session.parallel.average.in_use():
+        session.evaluation = evaluate(
+            session.parallel.forward,
+            session.evaluation_plan,
+            session.evaluation_collator,
+            session.process,
+            session.label_names,
+            stopping,
+            session.watch,
+            session.resolved.further,
+            session.say,
+            session.writing,
+        )
     module.train()
     session.signs.give(Section.STEP, session.state.step)
     return session.evaluation

@@ -23,18 +23,20 @@ def open_folder(
     resolved: ResolvedRun,
     record: dict[str, Any],
     parameters: dict[str, int],
+    state: int,
     previous: str | None,
     retention: Retention,
     tell: Tell,
 ) -> None:
     """Makes the folder this run's. On process 0.
 
-    record: settings.json. parameters: their numbers, {"all", "trainable"}. previous: what becomes of the run that is
-    there, None where none is replaced. Raises SettingsError where the disk is too small, VolumeError, VolumeLost.
+    record: settings.json. parameters: their numbers, {"all", "trainable"}. state: bytes of the optimizer's. previous:
+    what becomes of the run that is there, None where none is replaced. Raises SettingsError where the disk is too
+    small, VolumeError, VolumeLost.
     """
     folder = resolved.folder
     retention.clean()
-    check_disk(resolved, parameters, previous is not None, tell)
+    check_disk(resolved, parameters, state, previous is not None, tell)
     if previous is not None:
         before = description(folder)
         with_retries("cannot be written", folder, lambda: set_aside(folder, previous, retention.attempt))
@@ -46,7 +48,7 @@ def open_folder(
     with_retries("cannot be written", folder, lambda: write_json(folder / "settings.json", record))
 
 
-def check_disk(resolved: ResolvedRun, parameters: dict[str, int], replaces: bool, tell: Tell) -> None:
+def check_disk(resolved: ResolvedRun, parameters: dict[str, int], state: int, replaces: bool, tell: Tell) -> None:
     """Says what the run takes on the disk. Raises SettingsError where a run that begins cannot have that much.
 
     One that is continued is only warned: what it lacks may be made free before it is needed. replaces: whether the
@@ -54,7 +56,7 @@ def check_disk(resolved: ResolvedRun, parameters: dict[str, int], replaces: bool
     """
     folder, settings = resolved.folder, resolved.settings
     trained = parameters["trainable"]
-    sizes = Held(trained, parameters["all"] - trained, 0, 0, 0)
+    sizes = Held(trained, parameters["all"] - trained, 0, 0, 0, state)
     evaluates = resolved.data.evaluation is not None
     need = disk_need(sizes, settings, links=can_link(folder), evaluates=evaluates)
     free = with_retries("cannot be read", folder, lambda: free_bytes(folder))

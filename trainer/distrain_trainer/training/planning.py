@@ -19,8 +19,9 @@ def plan_of(settings: Settings, rows: Rows, packing: Packing | None = None) -> P
     batch, schedule = settings.batch, settings.schedule
     assert batch.micro_batches is not None
     limits = (batch.limit, batch.samples, batch.micro_batches)
-    lengths = rows.lengths if packing is None else packing.lengths
-    return Plan(lengths, settings.seed, *limits, schedule.epochs, schedule.max_steps)
+    lengths = rows.sizes if packing is None else packing.lengths
+    filled = int(rows.lengths.sum())
+    return Plan(lengths, settings.seed, *limits, schedule.epochs, schedule.max_steps, filled)
 
 
 def plan_sentence(plan: Plan, rows: Rows, world: int) -> str:
@@ -51,7 +52,9 @@ def plan_warnings(plan: Plan, settings: Settings, world: int) -> list[str]:
             f"run {plan.steps}, which may be too few to learn from; {_more_steps(plan, settings.batch, world)}"
         )
     if plan.padding() > MUCH_PADDING:
-        packing = "batch.packing: true, " if settings.facts.causal and not settings.batch.packing else ""
+        packing = (
+            "batch.packing: true, " if settings.facts.target == "next-token" and not settings.batch.packing else ""
+        )
         found.append(
             f"{plan.padding():.0%} of the tokens are padding, because texts of very different length share a "
             f"micro-batch; set {packing}a lower batch.samples or a lower data.max_length"

@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from distrain_trainer.console import warn
 from distrain_trainer.data.chat import use_template
+from distrain_trainer.data.mix import prepare_all
 from distrain_trainer.data.packing import Packing, packing_of
 from distrain_trainer.data.plan import Plan
 from distrain_trainer.data.sources import held_out
-from distrain_trainer.data.tokens import Tokenized, prepare
+from distrain_trainer.data.tokens import Tokenized
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hardware.machine import device_memory
 from distrain_trainer.hardware.numerics import set_up_numerics
@@ -24,7 +25,7 @@ from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.memory.advice import read_model, size
 from distrain_trainer.memory.estimate import auto_tokens, fewest_processes, kind_of
 from distrain_trainer.metrics.metrics import greater_is_better
-from distrain_trainer.models.load import load_config, load_tokenizer, longest_row
+from distrain_trainer.models.load import check_kind, load_config, load_tokenizer, longest_row
 from distrain_trainer.models.load import resolve as locate_model
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.collectives import ProcessRank
@@ -95,14 +96,16 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     model_name, model_revision = locate_model(settings.model)
     if model_revision is not None and not is_reachable():
         tell(f"the Hub does not answer: {model_name} is taken from the cache, as it was at commit {model_revision[:7]}")
-    tokenizer = load_tokenizer(model_name, model_revision)
+    tokenizer = load_tokenizer(model_name, model_revision, settings.model.added_tokens or ())
     auto = settings.batch.tokens == "auto"
     if auto:
         settings = with_tokens_for_memory(settings, process, tell)
     check_memory_of_fewer(settings, claimed, process)
     use_template(tokenizer, settings)
-    max_length = longest_row(settings, load_config(model_name, model_revision), tokenizer)
-    data = prepare(settings, tokenizer, max_length, tell, first=process.local_rank == 0)
+    config = load_config(model_name, model_revision)
+    check_kind(settings, config)
+    max_length = longest_row(settings, config, tokenizer)
+    data = prepare_all(settings, tokenizer, max_length, tell, first=process.local_rank == 0)
     check_same_data(claimed, data)
     further = further_of(settings, data.evaluation, data.label_names or ())
     settings = with_defaults(settings, model_revision, data, max_length, process.world, further)
@@ -187,6 +190,7 @@ def with_defaults(
     decided = {
         "model.revision": revision,
         "data.revision": data.origin.commit,
+        "data.mix": list(data.origin.mix) or None,
         "data.max_length": max_length,
         "data.evaluation_fraction": held_out(settings),
         "batch.micro_batches": settings.batch.micro_batches or world,

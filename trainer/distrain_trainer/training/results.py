@@ -29,6 +29,7 @@ from distrain_trainer.storage.previous import remove_previous
 from distrain_trainer.storage.retry import FULL, with_retries
 from distrain_trainer.training.checkpoint.format import TrainingState, reason
 from distrain_trainer.training.checkpoint.retention import NEW_FINAL, Retention, copy_model
+from distrain_trainer.training.export import convert
 from distrain_trainer.training.resolve import ResolvedRun
 from distrain_trainer.training.session import TrainingSession
 
@@ -141,6 +142,8 @@ def publish_final(
     model is ready.
     """
     new = folder / NEW_FINAL if model_alone else copy_model(published_checkpoints(folder)[0], NEW_FINAL)
+    if (dtype := record["settings"]["model"].get("final_dtype", "fp32")) != "fp32":
+        convert(new, dtype)
     write_text(new / "README.md", model_card(record, state.step, state.tokens, state.best, metrics))
     final = folder / "final"
     if final.exists():
@@ -190,7 +193,7 @@ def conclude(
     """
     folder = session.resolved.folder
     session.checkpoints.retention.fence.check()
-    info = training_info(session, error) | {"answers": answers}
+    info = {"answers": None} | training_info(session, error) | ({} if answers is None else {"answers": answers})
     write_json(folder / "training_info.json", info)
     if error is None:
         write_json(folder / "final_training_info.json", info)

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from distrain_trainer.hardware.efficiency import Efficiency
 from distrain_trainer.hub.access import check_before_training
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import titled
-from distrain_trainer.launch.signs import Signs
-from distrain_trainer.models.load import load_model, parameter_counts
+from distrain_trainer.launch.signs import Section, Signs
+from distrain_trainer.memory.optimizer_state import state_bytes
+from distrain_trainer.models.load import load_model, parameter_counts, trained_shapes
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives, connection
 from distrain_trainer.parallel.api import freeze_unreached, parallelize, warm_up
@@ -29,7 +32,7 @@ from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import begin_attempt
 from distrain_trainer.storage.run_folder import check_writable, claim, finished_steps, read_claim
 from distrain_trainer.tasks.table import TASKS
-from distrain_trainer.training import results
+from distrain_trainer.training import reference, results
 from distrain_trainer.training.best_push import pushing_best
 from distrain_trainer.training.checkpoint.format import TrainingState
 from distrain_trainer.training.checkpoint.reader import restore
@@ -99,11 +102,13 @@ def run(
         resolved.weights,
         settings.loss.label_smoothing,
         whole=resolved.further.take_scores,
+        preference=settings.preference if settings.facts.compares else None,
     )
     freeze_unreached(module, collator.empty())
     tell_router_loss(settings, module, tell)
     check_same_start(settings, resolved.plan, data, model.parameters())
     parameters = parameter_counts(model)
+    state_size = state_bytes(settings, trained_shapes(model))
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
     efficiency = Efficiency.of(model, accelerator.device, settings.precision, process.world)
     parallel = parallelize(settings, accelerator, module, process.world)
@@ -111,13 +116,18 @@ def run(
     check_packing(settings, module, parallel.module, collator)
     choose_mask(settings, module, parallel.module, collator)
     choose_loss(settings, module, parallel.module, collator, tell)
+    signs = signs or Signs(None)
+    alive = partial(signs.give, Section.START)
+    resolved = reference.with_reference(resolved, parallel, collator, alive, tell)
+    collator = replace(collator, rows=resolved.data.train)
     warm_up(parallel, collator.empty())
 
     # Where an earlier attempt left the run.
     record = results.settings_record(resolved, parameters)
     retention = Retention(folder, attempt, settings.checkpoint.keep, tell)
     if process.is_main:
-        open_folder(resolved, record, parameters, previous, retention, tell)
+        open_folder(resolved, record, parameters, state_size, previous, retention, tell)
+        reference.keep(resolved)
     state = restore(folder, process, data.fingerprint, parallel, retention, tell) or TrainingState()
     checkpoints = CheckpointWriter(
         folder=folder,
@@ -147,7 +157,7 @@ def run(
             checkpoints,
             state,
             stop,
-            signs or Signs(None),
+            signs,
             efficiency,
             say=tell,
             record=record_line,

@@ -22,6 +22,7 @@ from distrain_trainer.training.checkpoint.writer import CheckpointWriter
 from distrain_trainer.training.evaluation import Evaluation, plan_evaluation
 from distrain_trainer.training.resolve import ResolvedRun
 from distrain_trainer.training.stop import StopRequest
+from distrain_trainer.training.writing import Writing
 
 Record = Callable[[dict[str, Any]], None]
 Watch = Callable[[int, int], None]
@@ -36,7 +37,8 @@ class TrainingSession:
     published, which may have made another model the best. (These four do nothing except on process 0.)
     signs: of life, for the supervisor. efficiency: of process 0's GPU. sender: to the run's trackers, None where it
     has none and on other processes.
-    evaluation_plan, evaluation_collator: None if there are no evaluation rows. evaluation: the last one.
+    evaluation_plan, evaluation_collator: None if there are no evaluation rows. writing: what the model writes at an
+    evaluation. evaluation: the last one.
     saved_step: of the newest checkpoint of this session. saved_at: when that was begun, by the monotonic clock.
     model_alone: the disk took only the model of the last step.
     """
@@ -56,6 +58,7 @@ class TrainingSession:
     sender: Sender | None = None
     evaluation_plan: MicroBatches | None = field(init=False)
     evaluation_collator: Collator | None = field(init=False)
+    writing: Writing | None = None
     evaluation: Evaluation | None = None
     saved_step: int = -1
     model_alone: bool = False
@@ -63,8 +66,10 @@ class TrainingSession:
 
     def __post_init__(self) -> None:
         rows, tokenizer = self.resolved.data.evaluation, self.resolved.tokenizer
-        self.evaluation_plan = plan_evaluation(rows.lengths, self.settings) if rows else None
+        self.evaluation_plan = plan_evaluation(rows.sizes, self.settings) if rows else None
         self.evaluation_collator = Collator.of(self.settings, rows, tokenizer) if rows else None
+        if self.evaluation_plan is not None and self.evaluation_collator is not None:
+            self.writing = Writing.of(self.settings, self.evaluation_collator, self.evaluation_plan, tokenizer)
 
     @property
     def settings(self) -> Settings:

@@ -9,6 +9,7 @@ from pathlib import Path
 from distrain_trainer.errors import CheckpointError, DataError
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel
+from distrain_trainer.parallel.average import as_trained
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.storage.layout import MANIFEST, OPTIMIZER, published_checkpoints
 from distrain_trainer.storage.retry import read_when_seen
@@ -104,7 +105,7 @@ def _load(path: Path, parallel: Parallel) -> TrainingState:
         tensors = {"weight": weights[name].get_tensor(name)}
         for entry in by_parameter.get(name, []):
             tensors[entry.rpartition("/")[2]] = moments[entry].get_tensor(entry)
-        parallel.write(name, tensors)
+        parallel.write(name, as_trained(tensors))
     parallel.finish_writing()
     state = read_state(path)
     if state.loss_scale and parallel.loss_scaler is not None:

@@ -12,6 +12,7 @@ from distrain_trainer.errors import Superseded, VolumeLost
 from distrain_trainer.models.lora import WEIGHTS
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel, Shapes, Tensors
+from distrain_trainer.parallel.average import as_saved
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.storage.files import sync_file, sync_folder
 from distrain_trainer.storage.layout import OPTIMIZER, published_checkpoints
@@ -88,7 +89,7 @@ class CheckpointWriter:
             self.finish()
         folder = self.folder / f"tmp.{state.step}.{self.attempt}"
         self._in_flight = writing = _InFlight(folder, replace(state), whole)
-        shapes = {name: self.parallel.describe(name) for name in self._own_names()}
+        shapes = {name: as_saved(self.parallel.describe(name)) for name in self._own_names()}
         own = self._own_tensors(shapes)
         if self.background:
             copies = iter([(name, {k: t.detach().cpu().clone() for k, t in found.items()}) for name, found in own])
@@ -144,7 +145,7 @@ class CheckpointWriter:
     def _own_tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensors]]:
         """Name and full tensors of each parameter that this process writes. All processes read all, one at a time."""
         for name in self.parallel.parameters:
-            tensors = self.parallel.read(name)
+            tensors = as_saved(self.parallel.read(name))
             if name in names:
                 yield name, tensors
 
