@@ -18,5 +18,7 @@ kill -KILL $!
 wait $! || echo "killed after its first checkpoint"
 
 "${run[@]}" --output_dir "$folder/killed" --resume
-cmp "$folder/whole/final/model.safetensors" "$folder/killed/final/model.safetensors"
+for file in "$folder"/whole/final/*.safetensors; do
+    cmp "$file" "$folder/killed/final/${file##*/}"
+done
 echo "the same weights, byte for byte"

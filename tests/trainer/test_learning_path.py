@@ -28,6 +28,12 @@ def test_the_path_has_seven_steps() -> None:
     assert sorted(COMMANDS) == sorted(command for file in STEPS for command in in_head(file))
 
 
+def test_the_notebook_types_the_commands_of_the_path() -> None:
+    notebook = json.loads((ROOT / "examples" / "notebooks" / "learning-path.ipynb").read_text())
+    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    assert re.findall(r'^run\("(.*)"\)$', code, re.MULTILINE) == [one for one in COMMANDS if "step7" not in one]
+
+
 @each_step
 def test_a_step_is_short(file: Path) -> None:
     assert len(file.read_text().splitlines()) < 100
