@@ -31,7 +31,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "Muon": {"optimizer__name": "muon", "optimizer__learning_rate": 1e-3},
     "layer-wise rates": {"optimizer__layer_decay": 0.8},
     "average of the weights": {"ema__decay": 0.8},
-    "noise on embeddings": {"model__embedding_noise": 5},
+    "noise on embeddings": {"model__embedding_noise": 1, "optimizer__learning_rate": 1e-2},
     "LoRA": LORA,
     "DoRA": LORA | {"lora__dora": True},
     "LoRA, base in bf16": LORA | {"precision": "bf16"},
