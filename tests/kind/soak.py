@@ -12,6 +12,7 @@ from typing import Any
 
 import cases
 from cluster import kubectl
+from cluster.kubectl import Object
 from cluster.lifecycle import Cluster
 from cluster.namespace import Namespace
 from faults import Victim
@@ -82,6 +83,7 @@ def one_run(
         happened: list[str] = []
         with victim.timeline.recorded():
             while draw is not None and new_checkpoints(victim, 1 if happened else 2) and time.monotonic() < until:
+                both_run(victim)
                 time.sleep(draw.uniform(0, 2))
                 fault = draw.choice(FAULTS)
                 happened.append(fault.__name__)
@@ -107,6 +109,21 @@ def new_checkpoints(victim: Victim, count: int) -> bool:
 
     kubectl.wait("a new checkpoint", look, deadline=600, stall=240)
     return newest() < LAST
+
+
+def both_run(victim: Victim) -> None:
+    """Waits until a fault finds both pods: the new checkpoint may be that of a pod that has been asked to leave."""
+
+    def look() -> tuple[bool | None, object]:
+        states = [kubectl.pod_state(pod) for pod in victim.run.pods()]
+        running = [pod for pod in victim.run.pods() if pod["status"].get("podIP") and is_running(pod)]
+        return (len(running) == 2 or victim.timeline.step >= LAST or None), states
+
+    kubectl.wait("both pods run", look, deadline=300, stall=180)
+
+
+def is_running(pod: Object) -> bool:
+    return pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
 
 
 def keep(rows: list[str], title: str) -> None:
