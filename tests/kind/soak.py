@@ -7,6 +7,7 @@ alone, bit for bit. What happened goes to `_artifacts/soak.md`, which `make soak
 import os
 import random
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def one_run(
 
     draw: chooses the faults, None for none. until: after this moment (monotonic) none comes any more.
     """
-    namespace = Namespace(name)
+    namespace = Namespace(f"{name}-{uuid.uuid4().hex[:5]}")  # one that is being removed keeps its name for a while
     namespace.create()
     try:
         run = Release(namespace, image, inputs, {"nodes": 2, "trainer": SETTINGS})
