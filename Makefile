@@ -100,6 +100,7 @@ scale-test: .venv/ready ## 8,192 GPUs on 1,024 pretended nodes of that cluster: 
 release-test: .venv/ready ## All that CI has no time for: combinations, causes, add-ons, faults; some damage the cluster (hours)
 	@$(MAKE) --no-print-directory test-matrix
 	@$(PYTEST) -m matrix tests/k8s tests/project
+	@$(MAKE) --no-print-directory examples-test
 	@$(MAKE) --no-print-directory kind-test KEEP=1
 	@$(PYTEST) tests/kind/causes.py
 	@$(PYTEST) tests/kind/damage.py
