@@ -123,7 +123,7 @@ def predict(
     model: str | Path,
     inputs: str | Path | Iterable[str | Mapping[str, Any]],
     *,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
