@@ -14,7 +14,7 @@ import pytest
 
 from distrain_trainer.storage.attempts import read_attempts
 from distrain_trainer.storage.layout import published_checkpoints
-from runs import Victim, digest, finish, losses, train
+from runs import Victim, digest, end, finish, losses, train
 from two_nodes import Cluster
 
 pytestmark = pytest.mark.matrix
@@ -36,14 +36,6 @@ def of_two(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) ->
     output = tmp_path_factory.mktemp("two") / "out"
     finish(train(bert, texts, output, 2, *STEPS))
     return output
-
-
-def end(run: Victim, code: int = 0) -> str:
-    """What a process said until its end."""
-    said: str = run.process.communicate(timeout=300)[1]
-    assert run.process.returncode == code, said
-    assert "Traceback" not in said
-    return said
 
 
 def began(output: Path, attempt: int, node: int = 0) -> Callable[[], bool]:

@@ -19,7 +19,7 @@ from distrain_trainer.launch.node import Node, this_node
 from distrain_trainer.launch.preflight import check_locked_memory, check_rdma, check_shared_memory, check_volume
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.storage.attempts import Attempts, begin_attempt, end_attempt, read_attempts
-from runs import COMMAND, Victim, digest, finish, losses, train
+from runs import COMMAND, Victim, digest, end, finish, losses, train
 from two_nodes import Cluster
 
 STEPS = ("--schedule.max_steps", "40", "--checkpoint.every_steps", "5", "--run_id", "space/run1")
@@ -31,14 +31,6 @@ def one_node(bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
     output = tmp_path_factory.mktemp("one") / "out"
     finish(train(bert, texts, output, 2, *STEPS))
     return output
-
-
-def end(node: Victim, code: int = 0) -> str:
-    """What a node said until its end."""
-    said: str = node.process.communicate(timeout=300)[1]
-    assert node.process.returncode == code, said
-    assert "Traceback" not in said
-    return said
 
 
 MORE = ("worker of node 1", "node 1", "node 1 is asked to leave")

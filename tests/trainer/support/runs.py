@@ -122,6 +122,14 @@ class Victim:
         self.process.communicate()
 
 
+def end(run: Victim, code: int = 0) -> str:
+    """What a run said until its end, which has this exit code."""
+    said: str = run.process.communicate(timeout=300)[1]
+    assert run.process.returncode == code, said
+    assert "Traceback" not in said
+    return said
+
+
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """All lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

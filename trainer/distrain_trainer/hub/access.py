@@ -8,12 +8,10 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from distrain_trainer.console import say
 from distrain_trainer.errors import DistrainError, ServiceAway, SettingsError
+from distrain_trainer.hub.commits import PATIENCE
 from distrain_trainer.hub.errors import push_error
 from distrain_trainer.hub.upload import check_visibility
 from distrain_trainer.settings.sections import Hub
-
-PATIENCE = 30.0
-"""Seconds without a sign of the Hub after which it is away."""
 
 
 def check_before_training(asked: Hub, begun: bool) -> None:

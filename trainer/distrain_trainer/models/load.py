@@ -277,13 +277,18 @@ def freeze(model: nn.Module, patterns: list[str], name: str) -> None:
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """{"trainable", "all"}: parameters of a model; a byte of 4-bit weights is two."""
+    """{"trainable", "all"}: parameters of a model."""
     counts = {"trainable": 0, "all": 0}
     for parameter in model.parameters():
-        number = parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
+        number = element_count(parameter)
         counts["all"] += number
         counts["trainable"] += number if parameter.requires_grad else 0
     return counts
+
+
+def element_count(parameter: nn.Parameter) -> int:
+    """Weights in a parameter; a byte of 4-bit weights is two."""
+    return parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
 
 
 def trained_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
