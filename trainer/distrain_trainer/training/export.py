@@ -7,10 +7,9 @@ import torch
 from safetensors import safe_open
 
 from distrain_trainer.hardware.numerics import DTYPES
+from distrain_trainer.memory.model_shapes import INDEX
 from distrain_trainer.storage.files import write_json
 from distrain_trainer.storage.safetensors_writer import SafetensorsWriter
-
-INDEX = "model.safetensors.index.json"
 
 
 def convert(folder: Path, dtype: str) -> None:
