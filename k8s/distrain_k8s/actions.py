@@ -164,10 +164,10 @@ def fetch_files(arguments: Namespace, _: Flags) -> int:
 
 def open_report(arguments: Namespace, _: Flags) -> int:
     """`distrain open RUN`: shows the report, and prints where it is."""
-    with cluster(arguments) as (api, _helm):
+    with cluster(arguments) as (api, _helm), Bar() as bar:
         folder = Path(tempfile.mkdtemp(prefix="distrain-")) / arguments.run
         try:
-            done = fetch(api, arguments.run, folder, REPORT, say)
+            done = fetch(api, arguments.run, folder, REPORT, say, bar)
         except NotFound as error:
             if error.kind == "file":
                 raise NotFound(f"{arguments.run} has no report yet: it is written when the run ends", "file") from None

@@ -10,6 +10,8 @@ from distrain_k8s import Client
 from distrain_k8s.errors import ClientError
 from distrain_k8s.runs.reader import reader_pod
 from distrain_k8s.watch.fetch import inside, log_place, wanted
+from distrain_k8s.watch.transfer import Bar
+from distrain_trainer import bars
 from helm_cluster import HelmCluster, distrain, needs_helm
 
 pytestmark = needs_helm
@@ -131,3 +133,19 @@ def test_which_files_are_wanted() -> None:
     assert wanted("checkpoint-10/state.json", ("checkpoint-10",)) and not wanted("finally.txt", ("final",))
     assert log_place("logs/node-12.attempt-3.log") == (3, 12, "logs/node-12.attempt-3.log")
     assert log_place("final/node-1.attempt-1.log") is None
+
+
+def test_a_file_that_takes_long_is_told_of_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(bars, "monotonic", lambda: now[0])
+    with Bar() as bar:
+        moved = bar.add("final/model.safetensors", 4_000_000)
+        for second in range(1, 9):
+            now[0] = float(second)
+            moved(500_000)
+    assert capsys.readouterr().err.splitlines() == [
+        "fetching final/model.safetensors: 1MB of 4MB, 0:06 left",
+        "fetching final/model.safetensors: 3MB of 4MB, 0:02 left",
+    ]

@@ -1,14 +1,16 @@
-"""How far a transfer is, on the terminal."""
+"""How far a transfer is: bars on a terminal, lines without one."""
 
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from distrain_k8s.output import console
+from distrain_k8s.output import console, say
+from distrain_trainer.bars import Work
 
 
 class Bar:
-    """A bar for each file, on stderr; none where that is no terminal.
+    """A bar for each file, on stderr; where that is no terminal, a line now and then about a file that takes long.
 
     with Bar() as bar:
         moved = bar.add("final/model.safetensors", 90_000_000)
@@ -16,17 +18,16 @@ class Bar:
     """
 
     def __init__(self) -> None:
-        import sys
-
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+        self._draws = sys.stderr.isatty()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
             console=console(sys.stderr),
-            disable=not sys.stderr.isatty(),
+            disable=not self._draws,
         )
 
     def __enter__(self) -> Self:
@@ -40,5 +41,20 @@ class Bar:
 
     def add(self, name: str, size: int) -> Callable[[int], None]:
         """A bar for one more file; the answer is told the bytes of each piece."""
+        if not self._draws:
+            return tell_of(name, size)
         task = self._progress.add_task(name, total=size)
         return lambda count: self._progress.advance(task, count)
+
+
+def tell_of(name: str, size: int) -> Callable[[int], None]:
+    """Says how far a file is, whenever a line is due."""
+    work = Work(f"fetching {name}", size, "bytes")
+
+    def moved(count: int) -> None:
+        work.advance(count)
+        if not work.pace.left and work.done < size:
+            work.pace.take()
+            say(work.sentence)
+
+    return moved

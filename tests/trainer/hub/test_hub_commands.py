@@ -1,6 +1,7 @@
 """`distrain push` and `push-dataset` as people type them."""
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -8,6 +9,7 @@ import pytest
 
 import hub
 from distrain_k8s.cli import main
+from distrain_trainer import bars
 from opening import jsonl
 
 
@@ -64,3 +66,11 @@ def test_a_mistake_is_one_sentence(
     assert distrain(*arguments) in (64, 65)
     said = capsys.readouterr().err
     assert sentence in said and len(said.splitlines()) == 1 and not service.requests
+
+
+def test_a_push_that_takes_long_is_told_of_without_a_terminal(
+    service: hub.Hub, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bars, "FIRST", 1e-3)  # a push takes more than that
+    assert distrain("push", finished, "me/slow") == 0
+    assert re.search(r"^pushing [\d.]+k?M?B to me/slow: 0:00 so far$", capsys.readouterr().err, re.MULTILINE)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pytest import CaptureFixture, MonkeyPatch
 
+from distrain_trainer import bars
 from distrain_trainer.console import clock, say, short
 from distrain_trainer.reporting import progress
 from distrain_trainer.reporting.progress import Progress, evaluation_sentence
@@ -238,3 +239,19 @@ def test_numbers_are_shortened(number: float, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (59.6, "1:00"), (754, "12:34"), (5025, "1:23:45")])
 def test_time_spans_read_like_a_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def test_without_a_terminal_a_long_evaluation_is_told_of_and_a_short_one_is_not(
+    capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(bars, "monotonic", lambda: now[0])
+    with Progress(10, terminal=False) as shown:
+        for seconds in (0.1, 1.0):
+            for done in range(1, 11):
+                shown.evaluating(done, 10)
+                now[0] += seconds
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluating: 3 of 10 micro-batches, 0:05 left",
+        "evaluating: 7 of 10 micro-batches, 0:03 left",
+    ]

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distrain_trainer.bars import Advance, progress, unseen
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from distrain_trainer.data.rows import Rows
 
+TOLD = 10_000
+"""Texts that are packed between two signs of how far it is."""
 PACKING = 2**31 + 1
 """Stands for the epoch where the packing is drawn: it is the same in all of them."""
 
@@ -51,10 +54,11 @@ class Packing:
         return int((self.starts[numbers + 1] - self.starts[numbers]).sum())
 
 
-def pack(lengths: np.ndarray, max_length: int, seed: int) -> Packing:
+def pack(lengths: np.ndarray, max_length: int, seed: int, advance: Advance = unseen) -> Packing:
     """Best fit, longest first: each text goes to the row that it fills best, or begins a new one. O(n log n).
 
     lengths: tokens of each text, int [texts], each at most `max_length`. The seed decides between equal lengths.
+    advance: is told of texts.
     """
     assert len(lengths) and lengths.max() <= max_length, "a text is longer than a row"
     generator = np.random.Generator(np.random.PCG64([seed, PACKING]))
@@ -63,7 +67,9 @@ def pack(lengths: np.ndarray, max_length: int, seed: int) -> Packing:
     rows: list[list[int]] = []
     spaces: list[int] = []  # ascending, those that some row has left
     having: dict[int, list[int]] = {}  # the rows that have a space left
-    for text, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+    for number, (text, length) in enumerate(zip(order.tolist(), lengths[order].tolist(), strict=True), 1):
+        if not number % TOLD:
+            advance(TOLD)
         at = bisect_left(spaces, length)
         if at < len(spaces):
             left = spaces[at] - length
@@ -82,13 +88,15 @@ def pack(lengths: np.ndarray, max_length: int, seed: int) -> Packing:
     return Packing(texts, starts, np.add.reduceat(lengths[texts], starts[:-1]).astype(np.int32))
 
 
-def packing_of(settings: Settings, rows: "Rows", say: Callable[[str], None]) -> Packing | None:
-    """The packing of the training rows where `batch.packing` asks for one; says what it saves."""
+def packing_of(settings: Settings, rows: "Rows", say: Callable[[str], None], shown: bool = False) -> Packing | None:
+    """The packing of the training rows where `batch.packing` asks for one; says what it saves. shown: whether
+    how far it is is shown."""
     if not settings.batch.packing:
         return None
     max_length = settings.data.max_length
     assert max_length is not None
-    packing = pack(rows.lengths, max_length, settings.seed)
+    with progress("packing", len(rows), "texts", shown) as advance:
+        packing = pack(rows.lengths, max_length, settings.seed, advance)
     empty = 1 - int(packing.lengths.sum()) / (len(packing) * max_length)
     say(
         f"packing: {len(rows):,} texts in {len(packing):,} rows of at most {max_length:,} tokens, "

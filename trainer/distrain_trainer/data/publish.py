@@ -4,11 +4,13 @@ A run on it by `data.name` reads the same rows as one on the files.
 """
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from distrain_trainer.bars import progress
 from distrain_trainer.data.files import divide, open_files, resolve_files
 from distrain_trainer.data.readers import format_of, rows_of_file
 from distrain_trainer.data.sources import quiet_datasets
@@ -41,9 +43,10 @@ def push_data(
             from huggingface_hub import HfApi, constants
 
             open_repository(HfApi(), repo, "dataset", asked.private, tell)
-            made = splits.push_to_hub(
-                repo, config, private=asked.private, commit_message=f"{sum(rows.values()):,} rows, by distrain"
-            )
+            with progress(f"pushing to {repo}", shown=not sys.stderr.isatty()):  # there, bars of files are drawn
+                made = splits.push_to_hub(
+                    repo, config, private=asked.private, commit_message=f"{sum(rows.values()):,} rows, by distrain"
+                )
             return Pushed(repo, made.oid, f"{constants.ENDPOINT}/datasets/{repo}")
 
         return patiently(push, "dataset", repo, asked.wait_minutes * 60, tell), rows

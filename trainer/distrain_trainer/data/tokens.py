@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from distrain_trainer.bars import Advance, progress
 from distrain_trainer.console import a_few
 from distrain_trainer.data.chat import rows_of_conversations
 from distrain_trainer.data.inputs import Input, texts_of, tokenize_inputs
@@ -93,7 +94,8 @@ def prepare(
     VolumeError where the cache's disk is full.
     """
     shape = shape_of(settings, tokenizer, max_length)
-    origin = locate(settings.data)
+    with progress("looking for the data", shown=first):
+        origin = locate(settings.data)
     tokens = cache_folder(settings.data) / "tokens"
     key = _key(settings, tokenizer, max_length, origin)
     entry = tokens / key
@@ -110,7 +112,7 @@ def prepare(
         try:
             found = load_entry(entry, origin)
             if found is None:
-                return _make(settings, tokenizer, shape, origin, entry, say)
+                return _make(settings, tokenizer, shape, origin, entry, say, first)
         finally:
             lock.release()
     rows, train_tokens = found.counts["train_rows"], found.counts["train_tokens"]
@@ -238,6 +240,7 @@ def _make(
     origin: Origin,
     entry: Path,
     say: Callable[[str], None],
+    first: bool,
 ) -> Tokenized:
     """Makes the entry beside its place and renames it when it is whole."""
     if entry.exists():
@@ -249,7 +252,7 @@ def _make(
     try:
         (making / "datasets").mkdir(parents=True)
         say(f"{origin.description}: reading and tokenizing")
-        _fill(making, settings, tokenizer, shape, origin, say)
+        _fill(making, settings, tokenizer, shape, origin, say, first)
         shutil.rmtree(making / "datasets", ignore_errors=True)
         try:
             making.rename(entry)
@@ -275,9 +278,11 @@ def _fill(
     shape: Shape,
     origin: Origin,
     say: Callable[[str], None],
+    first: bool,
 ) -> None:
     """Writes the arrays of both parts, then meta.json."""
-    splits = read(settings, origin, folder / "datasets", say)
+    with progress("reading the data", shown=first):
+        splits = read(settings, origin, folder / "datasets", say)
     parts = {"train": splits.train} | ({} if splits.evaluation is None else {"evaluation": splits.evaluation})
     labels, names = _labels(parts, settings, say)
     arrays: dict[str, dict[str, int]] = {}
@@ -296,7 +301,8 @@ def _fill(
         else:
             of_words, of_rows = divided(labels.get(key))
             batches = _made(texts_of(part, settings, tokenizer, shape, of_words), shape)
-        arrays[key], counted = _write(folder, key, batches, of_rows, settings.facts)
+        with progress(f"tokenizing the {part.name} {noun}", len(part), noun, first) as advance:
+            arrays[key], counted = _write(folder, key, batches, of_rows, settings.facts, advance)
         told = ", ".join(
             f"{counted[name]:,} {words}"
             for name, words in (
@@ -364,11 +370,16 @@ def _made(batches: Iterable[list[Text]], shape: Shape) -> Iterator[Made]:
 
 
 def _write(
-    folder: Path, part: str, batches: Iterable[Made], labels: np.ndarray | None, facts: TaskFacts
+    folder: Path,
+    part: str,
+    batches: Iterable[Made],
+    labels: np.ndarray | None,
+    facts: TaskFacts,
+    advance: Advance,
 ) -> tuple[dict[str, int], Counter[str]]:
     """Writes one part's arrays batch by batch; returns their lengths and the counts.
 
-    labels: of the texts, where they come from a column.
+    labels: of the texts, where they come from a column. advance: is told of texts.
     """
     names = ("texts", "rows", "tokens", "empty_dropped", "empty_kept", "truncated", "split", "dropped_long")
     counts: Counter[str] = Counter(dict.fromkeys(names, 0))
@@ -394,6 +405,7 @@ def _write(
             if made.types:
                 files.append("types", np.asarray(made.types, np.int8))
             counts.update(made.counts)
+            advance(made.counts["texts"])
         if facts.causal and facts.holds == "text" and targets_are_ids:
             files.discard("labels")
     return files.lengths, counts

@@ -5,11 +5,13 @@ other frameworks.
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from distrain_trainer.bars import progress
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.hub.errors import hub_error
 
@@ -35,7 +37,8 @@ def fetch_model(name: str, revision: str | None) -> list[Fetched]:
     revision: branch, tag or commit, None for the newest. Raises SettingsError, ServiceAway.
     """
     try:
-        folder = Path(snapshot_download(name, revision=revision, ignore_patterns=list(UNUSED)))
+        with progress(f"fetching {name}", shown=not sys.stderr.isatty()):  # there, bars of files are drawn
+            folder = Path(snapshot_download(name, revision=revision, ignore_patterns=list(UNUSED)))
     except Exception as error:  # the HTTP client that huggingface_hub uses, and so its errors, change with its version
         raise hub_error(error, "model", name, revision) from error
     if not any(folder.glob("*.safetensors")):

@@ -28,6 +28,8 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from distrain_trainer.bars import progress
+from distrain_trainer.console import short
 from distrain_trainer.errors import DataError, DistrainError, ServiceAway, SettingsError
 from distrain_trainer.hub.errors import chain, push_error
 from distrain_trainer.hub.pushed import Pushed
@@ -85,7 +87,9 @@ def push_model(folder: Path, asked: Hub, report: Path | None, tell: Tell) -> Pus
         additions = [CommitOperationAdd(name, path) for name, path in files.items()]
         additions.append(CommitOperationAdd(CARD, with_license(api, card.replace(PLACE, repo), record).encode()))
         gone = [CommitOperationDelete(path) for path in before if MODEL.fullmatch(path) and path not in files]
-        made = api.create_commit(repo, [*gone, *additions], commit_message=title)
+        size = short(sum(path.stat().st_size for path in files.values()))
+        with progress(f"pushing {size}B to {repo}", shown=not sys.stderr.isatty()):  # there, bars of files are drawn
+            made = api.create_commit(repo, [*gone, *additions], commit_message=title)
         return Pushed(repo, made.oid, f"{constants.ENDPOINT}/{repo}")
 
     return patiently(push, "model", repo, asked.wait_minutes * 60, tell)

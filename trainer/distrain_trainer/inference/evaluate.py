@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from distrain_trainer.bars import progress
 from distrain_trainer.console import a_few, say
 from distrain_trainer.data.inputs import inputs_of
 from distrain_trainer.data.loader import Collator
@@ -60,11 +61,24 @@ def evaluate_folder(
     planned = plan_evaluation(rows.sizes, settings)
     say(f"evaluating on {len(planned.rows):,} of {len(rows):,} rows: {named}")
     if settings.facts.compares and settings.preference.method != "orpo":
-        rows = replace(rows, reference=reference_of(trained, settings, planned, rows))
+        with progress("computing the reference of preference.method"):
+            rows = replace(rows, reference=reference_of(trained, settings, planned, rows))
     forward, collator = prepared(trained, trained.model, settings, rows, whole=further.take_scores)
     process = ProcessRank(0, 1, 0, 1)
     writing = Writing.of(settings, collator, planned, trained.tokenizer)
-    found = evaluate(forward, planned, collator, process, trained.labels, further=further, say=say, writing=writing)
+    total = len(planned) + (0 if writing is None else len(writing.planned))
+    with progress("evaluating", total, "micro-batches") as advance:
+        found = evaluate(
+            forward,
+            planned,
+            collator,
+            process,
+            trained.labels,
+            watch=lambda done, of: advance(1),
+            further=further,
+            say=say,
+            writing=writing,
+        )
     assert found is not None
     return {"model": str(trained.folder), "rows": len(planned.rows)} | found.metrics
 

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from distrain_trainer.bars import Advance, progress, unseen
 from distrain_trainer.data.conversations import as_text
 from distrain_trainer.data.inputs import Input
 from distrain_trainer.data.loader import padded
@@ -56,8 +57,9 @@ def predict_folder(
         raise DataError(f"{file} does not exist; check the path")
     trained = load(path, flags or {}, checkpoint)
     tell_model(path, trained.folder)
-    with open_output(output) as target:
-        for predictions in predictions_for(trained, file, max_new_tokens, keep_columns, sampling):
+    elsewhere = output is not None or not sys.stdout.isatty()  # on a terminal, the answers show how far it is
+    with open_output(output) as target, progress("predicting", None, "rows", elsewhere) as advance:
+        for predictions in predictions_for(trained, file, max_new_tokens, keep_columns, sampling, advance):
             for prediction in predictions:
                 target.write(json.dumps(prediction, ensure_ascii=False, default=str) + "\n")
             target.flush()
@@ -69,8 +71,10 @@ def predictions_for(
     max_new_tokens: int | None,
     keep_columns: bool = False,
     sampling: Sampling = GREEDY,
+    advance: Advance = unseen,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The predictions for `file` or stdin, in the lists in which they are made."""
+    """The predictions for `file` or stdin, in the lists in which they are made. advance: is told of
+    the rows that the model has seen."""
     facts, labelled = trained.settings.facts, TASKS[trained.settings.task].labelled
     if max_new_tokens is None:
         max_new_tokens = trained.settings.data.max_target_length if facts.writes else ANSWER
@@ -84,10 +88,12 @@ def predictions_for(
             said: dict[str, Any] = {"messages": conversation.messages, "answer": text}
             if calls := tool_calls_in(text):
                 said["tool_calls"] = calls
+            advance(1)
             yield [said | ({"row": row} if keep_columns else {})]
         return
     if facts.compares:
         for where, row in conversations_in(trained, file):
+            advance(1)
             yield [answer_prompt(trained, row, where, max_new_tokens) | ({"row": row} if keep_columns else {})]
         return
     before = 0
@@ -95,15 +101,15 @@ def predictions_for(
         inputs = [one for one, _ in chunk]
         if labelled:
             label = tag_words if facts.holds == "words" else label_inputs
-            made = label(trained, inputs, labelled.show)
+            made = label(trained, inputs, labelled.show, advance)
         else:
             texts = [one for one in inputs if isinstance(one, str)]
             if facts.writes:
-                made = write_targets(trained, texts, max_new_tokens)
+                made = write_targets(trained, texts, max_new_tokens, advance)
             elif facts.causal:
-                made = continue_texts(trained, texts, max_new_tokens, sampling, before)
+                made = continue_texts(trained, texts, max_new_tokens, sampling, before, advance)
             else:
-                made = fill_masks(trained, texts)
+                made = fill_masks(trained, texts, advance)
         before += len(chunk)
         if keep_columns:
             made = [prediction | {"row": row} for prediction, (_, row) in zip(made, chunk, strict=True)]
@@ -124,7 +130,9 @@ def answer_prompt(trained: Trained, row: Row, where: str, max_new_tokens: int) -
     return {"prompt": conversation.messages, "answer": text}
 
 
-def label_inputs(trained: Trained, inputs: Sequence[Input], show: Show) -> list[dict[str, Any]]:
+def label_inputs(
+    trained: Trained, inputs: Sequence[Input], show: Show, advance: Advance = unseen
+) -> list[dict[str, Any]]:
     """{"text"}, of pairs {"text", "text_pair"}, of each input, and what the task shows of its logits."""
     found: list[dict[str, Any]] = [{}] * len(inputs)
     rows = encode(inputs, trained.settings, trained.tokenizer, trained.max_length)
@@ -133,10 +141,11 @@ def label_inputs(trained: Trained, inputs: Sequence[Input], show: Show) -> list[
             given = inputs[index]
             names = {"text": given} if isinstance(given, str) else {"text": given[0], "text_pair": given[1]}
             found[index] = names | show(row, trained.labels)
+        advance(len(indices))
     return found
 
 
-def tag_words(trained: Trained, inputs: Sequence[Input], show: Show) -> list[dict[str, Any]]:
+def tag_words(trained: Trained, inputs: Sequence[Input], show: Show, advance: Advance = unseen) -> list[dict[str, Any]]:
     """{"words"} of each input, and what the task shows of the logits of their first tokens."""
     rows = encode(inputs, trained.settings, trained.tokenizer, trained.max_length)
     assert rows.labels is not None and rows.texts is not None
@@ -146,6 +155,7 @@ def tag_words(trained: Trained, inputs: Sequence[Input], show: Show) -> list[dic
             numbers = rows.labels[rows.offsets[row] : rows.offsets[row + 1]]
             first = np.flatnonzero(numbers != IGNORE_INDEX)
             each[rows.texts[row]][numbers[first]] = of_tokens[first]
+        advance(len(indices))
     found: list[dict[str, Any]] = []
     for words, of_words in zip(inputs, each, strict=True):
         said = show(of_words, trained.labels)
@@ -155,7 +165,7 @@ def tag_words(trained: Trained, inputs: Sequence[Input], show: Show) -> list[dic
     return found
 
 
-def fill_masks(trained: Trained, texts: list[str]) -> list[dict[str, Any]]:
+def fill_masks(trained: Trained, texts: list[str], advance: Advance = unseen) -> list[dict[str, Any]]:
     """{"text", "masks"} of each text: for each mask token the TOP likeliest tokens with their probabilities."""
     found: list[dict[str, Any]] = [{"text": text, "masks": []} for text in texts]
     mask = trained.tokenizer.mask_token_id
@@ -168,11 +178,17 @@ def fill_masks(trained: Trained, texts: list[str]) -> list[dict[str, Any]]:
                 tokens = trained.tokenizer.convert_ids_to_tokens(top.indices.tolist())
                 pairs = zip(tokens, top.values.tolist(), strict=True)
                 found[index]["masks"].append([{"token": t, "score": round(s, 6)} for t, s in pairs])
+        advance(len(indices))
     return found
 
 
 def continue_texts(
-    trained: Trained, texts: list[str], max_new_tokens: int, sampling: Sampling = GREEDY, before: int = 0
+    trained: Trained,
+    texts: list[str],
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    before: int = 0,
+    advance: Advance = unseen,
 ) -> list[dict[str, Any]]:
     """{"text", "continuation"} of each text. before: texts that were continued earlier."""
     found = []
@@ -181,10 +197,13 @@ def continue_texts(
         prompt = trained.tokenizer(text, truncation=True, max_length=trained.max_length)["input_ids"]
         new = generate(trained, prompt, max_new_tokens, sampling)
         found.append({"text": text, "continuation": trained.tokenizer.decode(new, skip_special_tokens=True)})
+        advance(1)
     return found
 
 
-def write_targets(trained: Trained, texts: list[str], max_new_tokens: int) -> list[dict[str, Any]]:
+def write_targets(
+    trained: Trained, texts: list[str], max_new_tokens: int, advance: Advance = unseen
+) -> list[dict[str, Any]]:
     """{"text", "target"} of each text: what the decoder writes, the likeliest token at each place."""
     found: list[dict[str, Any]] = [{}] * len(texts)
     rows = encode([(text, "") for text in texts], trained.settings, trained.tokenizer, trained.max_length)
@@ -202,6 +221,7 @@ def write_targets(trained: Trained, texts: list[str], max_new_tokens: int) -> li
         for index, ids in zip(numbers.tolist(), tokens.tolist(), strict=True):
             target = trained.tokenizer.decode(ids, skip_special_tokens=True)
             found[index] = {"text": texts[index], "target": target}
+        advance(len(numbers))
     return found
 
 

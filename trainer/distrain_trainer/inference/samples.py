@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distrain_trainer.bars import progress
 from distrain_trainer.data.rows import Rows
 from distrain_trainer.errors import first_line
 from distrain_trainer.inference.generate import answer, decode
@@ -44,18 +45,21 @@ def answer_held_out(
     found = []
     try:
         trained = load(str(folder), {})
-        for number in np.unique(np.linspace(0, len(rows) - 1, settings.chat.samples).astype(int)):
-            span = slice(rows.offsets[number], rows.offsets[number + 1])
-            ids, learned = rows.input_ids[span].tolist(), rows.labels[span] != IGNORE_INDEX
-            first = int(learned.argmax())
-            after = first + int(np.append(learned[first:], False).argmin())
-            found.append(
-                {
-                    "prompt": str(trained.tokenizer.decode(ids[:first])),
-                    "answer": answer(trained, ids[:first], MAX_NEW_TOKENS, f"evaluation row {number + 1}"),
-                    "expected": decode(trained, ids[first:after]),
-                }
-            )
+        numbers = np.unique(np.linspace(0, len(rows) - 1, settings.chat.samples).astype(int))
+        with progress("answering for the report", len(numbers), "prompts") as advance:
+            for number in numbers:
+                span = slice(rows.offsets[number], rows.offsets[number + 1])
+                ids, learned = rows.input_ids[span].tolist(), rows.labels[span] != IGNORE_INDEX
+                first = int(learned.argmax())
+                after = first + int(np.append(learned[first:], False).argmin())
+                found.append(
+                    {
+                        "prompt": str(trained.tokenizer.decode(ids[:first])),
+                        "answer": answer(trained, ids[:first], MAX_NEW_TOKENS, f"evaluation row {number + 1}"),
+                        "expected": decode(trained, ids[first:after]),
+                    }
+                )
+                advance(1)
     except Exception as error:  # mostly memory: the model is there twice
         tell(f"some answers for the report are missing ({first_line(error)}); run distrain chat {folder} instead")
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from distrain_trainer.bars import progress
 from distrain_trainer.console import a_few, say
 from distrain_trainer.data.chat import use_template
 from distrain_trainer.errors import DataError, SettingsError
@@ -136,12 +137,14 @@ def load(path: str, flags: dict[str, str], checkpoint: str | None = None) -> Tra
     DataError, SettingsError.
     """
     if "task" in flags and checkpoint is None and not _models_in(Path(path)) and not _holds_model(Path(path)):
-        return load_elsewhere(path, flags)
+        with progress("reading the model"):
+            return load_elsewhere(path, flags)
     for _ in range(TRIES):
         folder = model_folder(path, checkpoint)
         before = _inode(folder)
         try:
-            return load_folder(folder, flags)
+            with progress("reading the model"):
+                return load_folder(folder, flags)
         except Exception:
             if _inode(folder) == before is not None:
                 raise

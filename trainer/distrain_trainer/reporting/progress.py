@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from distrain_trainer.bars import Work
 from distrain_trainer.console import clock, say, short
 from distrain_trainer.storage.files import json_line
 
@@ -35,6 +36,7 @@ class Progress:
         self._held_back: Mapping[str, Any] | None = None
         self._epoch = self._loss = self._speed = ""
         self._bar: Bar | None = None
+        self._evaluation: Work | None = None
         if terminal is None:
             terminal = sys.stdout.isatty() and sys.stderr.isatty()
         if terminal:
@@ -70,6 +72,13 @@ class Progress:
         """Shows the progress of an evaluation, in micro-batches."""
         if self._bar:
             self._bar.update(self._task, description=f"evaluating {done}/{of}")
+            return
+        if self._evaluation is None or done <= self._evaluation.done:  # another one has begun
+            self._evaluation = Work("evaluating", of, "micro-batches")
+        self._evaluation.done = done
+        if done < of and not self._evaluation.pace.left:
+            self._evaluation.pace.take()
+            say(self._evaluation.sentence)
 
     def say(self, text: str) -> None:
         """Prints one message, above the bar where there is one."""

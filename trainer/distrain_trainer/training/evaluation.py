@@ -76,6 +76,7 @@ def evaluate(
     rows: list[ScoredRow] = []
     batches = evaluation_batches(planned, collator, process.rank, process.world)
     slots = -(-len(planned) // process.world)
+    in_all = slots + (0 if writing is None else -(-len(writing.planned) // process.world))
     for done, (numbers, batch) in enumerate(batches):
         if collectives.total([float(stop_asked())])[0]:
             return None
@@ -91,11 +92,15 @@ def evaluate(
         correct += int((predictions == labels)[valid].sum())
         if task.labelled:
             rows += rows_of(numbers, predictions.numpy(), labels.numpy(), scores)
-        watch(done + 1, slots)
+        watch(done + 1, in_all)
     loss_sum, all_targets, all_correct = collectives.total([loss_sum, targets, correct])
     if task.labelled is None:
         measured = metrics.language_metrics(loss_sum, int(all_targets), int(all_correct))
-        written = Scores({}, {}) if writing is None else write(forward, writing, process, stop_asked)
+        written = (
+            Scores({}, {})
+            if writing is None
+            else write(forward, writing, process, stop_asked, lambda done: watch(slots + done, in_all))
+        )
         return None if written is None else Evaluation(measured | written.metrics, written.details)
     in_order = sorted((row for part in collectives.gather(rows) for row in part), key=itemgetter(0))
     assert len(in_order) == len(planned.rows), "a row was counted twice or not at all"

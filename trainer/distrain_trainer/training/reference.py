@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from distrain_trainer.bars import progress
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.plan import cut
 from distrain_trainer.data.tokens import Tokenized
@@ -65,12 +66,16 @@ def compute(resolved: ResolvedRun, parallel: Parallel, collator: Collator, alive
         planned["evaluation"] = plan_evaluation(data.evaluation.sizes, settings)
         collators["evaluation"] = Collator.of(settings, data.evaluation, resolved.tokenizer)
 
-    def forward(batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        alive()
-        return parallel.forward(batch)
-
     module.eval()
-    found = {part: log_probabilities(forward, planned[part], collators[part], resolved.process) for part in planned}
+    total = sum(-(-len(part) // resolved.process.world) for part in planned.values())
+    with progress("computing the reference", total, "micro-batches", resolved.process.is_main) as advance:
+
+        def forward(batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+            alive()
+            advance(1)
+            return parallel.forward(batch)
+
+        found = {part: log_probabilities(forward, planned[part], collators[part], resolved.process) for part in planned}
     module.train()
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from distrain_trainer.bars import progress
 from distrain_trainer.console import warn
 from distrain_trainer.data.chat import use_template
 from distrain_trainer.data.mix import prepare_all
@@ -110,7 +111,7 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     further = further_of(settings, data.evaluation, data.label_names or ())
     settings = with_defaults(settings, model_revision, data, max_length, process.world, further)
 
-    packing = packing_of(settings, data.train, tell)
+    packing = packing_of(settings, data.train, tell, process.is_main)
     weights = class_weights(settings, data.train.labels, data.label_names or ())
     labelled = TASKS[settings.task].labelled
     if labelled is not None and labelled.describe is not None and data.train.labels is not None:
@@ -118,6 +119,8 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     if weights is not None:
         tell(weights_sentence(weights, data.label_names or ()))
     run_id, first_asked = _identity(asked, claimed)
+    with progress("planning the steps", shown=process.is_main):
+        plan = plan_of(settings, data.train, packing)
     return ResolvedRun(
         folder=claimed.folder,
         run_id=run_id,
@@ -134,7 +137,7 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
         packing=packing,
         weights=weights,
         further=further,
-        plan=plan_of(settings, data.train, packing),
+        plan=plan,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from distrain_trainer.bars import progress
 from distrain_trainer.console import say, warn
 from distrain_trainer.data.loader import Collator, StepDataset, steps
 from distrain_trainer.errors import DistrainError, ServiceAway, Stopped, is_retried
@@ -92,7 +93,7 @@ def run(
     attempt = collectives.from_main(attempt or (begin_attempt(folder).attempt if process.is_main else 0))
 
     # The model, the same on all processes.
-    with waiting_for_services(begun):
+    with waiting_for_services(begun), progress("reading the model", shown=process.is_main):
         model = load_model(settings, resolved.model_name, resolved.model_revision, tokenizer, data.label_names)
     collator = Collator.of(settings, data.train, tokenizer, resolved.packing, resolved.weights)
     tell_endless(settings, model, tokenizer, data.train, tell)

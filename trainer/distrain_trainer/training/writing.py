@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from distrain_trainer.bars import unseen
 from distrain_trainer.data.loader import EVALUATION, Collator, evaluation_batches
 from distrain_trainer.data.plan import MicroBatches, cut
 from distrain_trainer.parallel import collectives
@@ -75,18 +76,21 @@ def write(
     writing: Writing,
     process: ProcessRank,
     stop_asked: Callable[[], bool],
+    watch: Callable[[int], None] = unseen,
 ) -> Scores | None:
     """Metrics of the texts that the model writes, and some of them; None if a process was asked to stop. On all
     processes.
 
-    forward: micro-batch -> (nothing, tokens), of a model in evaluation mode.
+    forward: micro-batch -> (nothing, tokens), of a model in evaluation mode. watch: is told how many micro-batches are
+    done.
     """
     found: list[tuple[int, str]] = []
-    for numbers, batch in writing.batches(process):
+    for done, (numbers, batch) in enumerate(writing.batches(process)):
         if collectives.total([float(stop_asked())])[0]:
             return None
         _, tokens = forward(batch)
         found += zip(numbers.tolist(), map(writing.text, tokens.tolist()), strict=False)  # an empty one has a row
+        watch(done + 1)
     in_order = sorted((row for part in collectives.gather(found) for row in part), key=itemgetter(0))
     assert len(in_order) == len(writing.planned.rows), "a text was written twice or not at all"
     places, written = zip(*in_order, strict=True)

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from distrain_trainer.bars import Advance, progress
 from distrain_trainer.errors import CheckpointError, DataError
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Parallel
@@ -21,6 +23,9 @@ from distrain_trainer.training.checkpoint.format import (
     reason,
 )
 from distrain_trainer.training.checkpoint.retention import Retention
+
+PIECE = 2**24
+"""Bytes of a file that are read and hashed at a time."""
 
 
 def restore(
@@ -42,7 +47,7 @@ def restore(
         problems = collectives.gather(_problem(path, process, fingerprint))
         problem = next((problem for problem in problems if problem), None)
         if problem is None:
-            state = _load(path, parallel)
+            state = _load(path, parallel, process.is_main)
             if process.is_main:
                 retention.keep_best(state)
                 say(f"resuming from {path.name}")
@@ -77,36 +82,46 @@ def _problem(path: Path, process: ProcessRank, fingerprint: str) -> str | None:
             f"the training data are not those that {path} was trained on; bring the old data back, or start anew in "
             "another output_dir"
         )
-    for name in sorted(files)[process.rank :: process.world]:
-        try:
-            size, digest = read_when_seen(path / name, _size_and_hash)
-        except FileNotFoundError as error:
-            return f"{name}: {reason(error)}"
-        if size != files[name]["size"]:
-            return f"{name} is {size} bytes, not {files[name]['size']}"
-        if digest != files[name]["sha256"]:
-            return f"the bytes of {name} are not those that were written"
+    share = sorted(files)[process.rank :: process.world]
+    total = sum(files[name]["size"] for name in share)
+    with progress(f"verifying {path.name}", total, "bytes", process.is_main) as advance:
+        for name in share:
+            try:
+                size, digest = read_when_seen(path / name, partial(_size_and_hash, advance=advance))
+            except FileNotFoundError as error:
+                return f"{name}: {reason(error)}"
+            if size != files[name]["size"]:
+                return f"{name} is {size} bytes, not {files[name]['size']}"
+            if digest != files[name]["sha256"]:
+                return f"the bytes of {name} are not those that were written"
     return None
 
 
-def _size_and_hash(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+def _size_and_hash(path: Path, advance: Advance) -> tuple[int, str]:
+    """advance: is told of bytes."""
+    hashed = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE):
+            hashed.update(piece)
+            advance(len(piece))
+        return os.fstat(file.fileno()).st_size, hashed.hexdigest()
 
 
-def _load(path: Path, parallel: Parallel) -> TrainingState:
-    """Puts a checkpoint into the model, the optimizer and the loss scaler."""
+def _load(path: Path, parallel: Parallel, shown: bool) -> TrainingState:
+    """Puts a checkpoint into the model, the optimizer and the loss scaler. shown: whether how far it is is shown."""
     weights = open_tensors(path, parallel.file)
     moments = open_tensors(path, OPTIMIZER)
     by_parameter: dict[str, list[str]] = {}
     for entry in moments:
         by_parameter.setdefault(entry.rpartition("/")[0], []).append(entry)
-    for name in parallel.parameters:
-        tensors = {"weight": weights[name].get_tensor(name)}
-        for entry in by_parameter.get(name, []):
-            tensors[entry.rpartition("/")[2]] = moments[entry].get_tensor(entry)
-        parallel.write(name, as_trained(tensors))
-    parallel.finish_writing()
+    with progress(f"loading {path.name}", len(parallel.parameters), "parameters", shown) as advance:
+        for name in parallel.parameters:
+            tensors = {"weight": weights[name].get_tensor(name)}
+            for entry in by_parameter.get(name, []):
+                tensors[entry.rpartition("/")[2]] = moments[entry].get_tensor(entry)
+            parallel.write(name, as_trained(tensors))
+            advance(1)
+        parallel.finish_writing()
     state = read_state(path)
     if state.loss_scale and parallel.loss_scaler is not None:
         parallel.loss_scaler.load_state_dict(state.loss_scale)
