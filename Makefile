@@ -26,6 +26,7 @@ help: ## Describe every target
 	@echo "setting up .venv (once; $(if $(WHEELS),torch from $(WHEELS),torch from the registry))"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	@$(PYTHON) -m venv .venv
+	@$(PIP) 'pip>=23.1' # an older one cannot build seqeval
 	@$(PIP) -c constraints.txt -e '.[trainer,deepspeed,quantization,trackers,sample,dev,docs]'
 	@touch $@
 

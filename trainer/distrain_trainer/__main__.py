@@ -11,14 +11,14 @@ import signal
 import sys
 import warnings
 from argparse import Namespace
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from distrain_trainer import console
 from distrain_trainer.cli import Parser
-from distrain_trainer.errors import SettingsError, StopNow
+from distrain_trainer.errors import FailureReport, SettingsError, StopNow, TrainingError
 from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import speaker
 from distrain_trainer.launch.parent import die_with_parent
@@ -42,6 +42,7 @@ WRAPPING = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 def main(arguments: list[str]) -> NoReturn:
     """Runs one worker and leaves with its exit code."""
     cluster: ClusterEnvironment | None = None
+    settings: Settings | None = None
     try:
         forget_wrapping()
         options, flags = parsed(arguments)
@@ -56,9 +57,20 @@ def main(arguments: list[str]) -> NoReturn:
         _kept = train(settings, options.resume, options.attempt, options.previous, signs, options.check)
         leave(0)
     except (Exception, StopNow) as error:  # whatever it is, the launcher must hear of it
-        report = report_of(error, int(os.environ.get("RANK", 0)), cluster.node_name if cluster else None)
+        node = cluster.node_name if cluster else None
+        report = reported(error, int(os.environ.get("RANK", 0)), node, settings)
         write_error_file(report)
         leave(report.exit_code)
+
+
+def reported(error: Exception | StopNow, rank: int, node: str | None, settings: Settings | None) -> FailureReport:
+    """How an error ends this process, as of `report_of`. settings: of the run, None where they could not be read."""
+    with suppress(Exception):  # whatever is wrong with this, the launcher must hear of the first error
+        from distrain_trainer.training.out_of_memory import is_out_of_memory, shortage_sentence
+
+        if is_out_of_memory(error):
+            return FailureReport(TrainingError.exit_code, shortage_sentence(error, settings), rank, node)
+    return report_of(error, rank, node)
 
 
 def forget_wrapping() -> None:

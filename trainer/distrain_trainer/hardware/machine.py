@@ -46,11 +46,16 @@ def device_memory(local_rank: int, local_world: int) -> int:
     has, less what it holds already."""
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(local_rank).total_memory)
+    return max(host_memory() // local_world - int(psutil.Process().memory_info().rss), 0)
+
+
+def host_memory() -> int:
+    """Bytes of what the container or the machine has."""
     limit = int(psutil.virtual_memory().total)
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         text = Path(path).read_text().strip() if Path(path).exists() else ""
         limit = min(limit, int(text)) if text.isdigit() else limit
-    return max(limit // local_world - int(psutil.Process().memory_info().rss), 0)
+    return limit
 
 
 def git_commit() -> str | None:

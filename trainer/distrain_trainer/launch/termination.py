@@ -60,8 +60,7 @@ def _unforeseen(error: Exception, node: str | None) -> FailureReport:
 
     text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     if isinstance(error, torch.OutOfMemoryError):
-        advice = "lower batch.tokens, or set model.gradient_checkpointing or precision=bf16"
-        return FailureReport(TrainingError.exit_code, f"the GPU's memory is used up ({text}); {advice}")
+        return FailureReport(TrainingError.exit_code, f"the GPU's memory is used up ({text}); give it more memory")
     if isinstance(error, torch.distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "Gloo")):
         return FailureReport(LostPeer.exit_code, f"lost another process of the run ({text})", follows=True)
     if isinstance(error, torch.AcceleratorError):
