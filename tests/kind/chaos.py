@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import cases
 import faults
 import queues
 from cases import CASES, EVERY, MIDDLE, ON_TRAINJOB, SETTINGS, Case
@@ -21,6 +22,7 @@ from cluster.namespace import Namespace
 from distrain_k8s import Client
 from faults import Victim
 from release import ROOT, TINY, Release, digest, train_here
+from sequence import one_run
 from timeline import Timeline
 
 
@@ -123,6 +125,22 @@ def test_survives_on_trainjob(case: Case, start: Start, left_alone: LeftAlone, t
     addons.trainer()
     whole = left_alone("trainjob")
     survives(case, start(backend="trainjob"), whole, table, f"{case.name}, trainjob")
+
+
+def test_survives_six_in_a_row(cluster: Cluster, image: str, inputs: Path) -> None:
+    """One run under six faults, each behind a new checkpoint: what CI has time for."""
+    faults_in_a_row = (
+        cases.delete_a_worker,
+        cases.delete_the_master_by_force,
+        cases.kill_a_process,
+        cases.drain_a_node,
+        cases.flip_a_bit_of_the_newest_checkpoint,
+        cases.kill_a_supervisor,
+    )
+    whole = one_run("row-whole", image, inputs, iter(())).digest
+    ended = one_run("row", image, inputs, iter(faults_in_a_row))
+    assert ended.faults == [fault.__name__ for fault in faults_in_a_row]
+    assert ended.digest == whole
 
 
 def test_survives_a_node_that_restarts(start: Start, left_alone: LeftAlone, table: Table) -> None:
