@@ -153,6 +153,24 @@ def test_survives_a_node_that_restarts(start: Start, left_alone: LeftAlone, tabl
     survives(Case(restart_a_node), start(), whole, table, restart_a_node.__name__)
 
 
+def test_survives_eviction_by_pressure(start: Start, left_alone: LeftAlone, table: Table, namespace: Namespace) -> None:
+    def evict_by_pressure(run: Victim) -> None:
+        pod, machine = run.object(1)["metadata"]["uid"], run.machine(1)
+        faults.keep_operator_off(machine)
+
+        def look() -> tuple[bool | None, object]:
+            events = namespace.get("events")["items"]
+            evicted = [e["message"] for e in events if e["reason"] == "Evicted" and e["involvedObject"]["uid"] == pod]
+            return bool(evicted) or None, evicted
+
+        run.hit(MIDDLE)
+        with faults.disk_pressure(machine):
+            kubectl.wait("the pod is evicted", look, deadline=120, stall=120)
+
+    whole = left_alone("pytorchjob")
+    survives(Case(evict_by_pressure), start(), whole, table, evict_by_pressure.__name__)
+
+
 def test_survives_a_node_that_is_lost_for_good(
     start: Start, left_alone: LeftAlone, table: Table, namespace: Namespace
 ) -> None:

@@ -173,13 +173,28 @@ def lost_machine(machine: str) -> Iterator[None]:
         yield
     finally:
         engine.execute(machine, "systemctl start kubelet\n")
+        kubectl.wait(f"{machine} ready", lambda: condition(machine, "Ready", "True"), deadline=240, stall=240)
 
-        def look() -> tuple[bool | None, object]:
-            conditions = kubectl.get("node", machine).get("status", {}).get("conditions", [])
-            ready = [c["status"] for c in conditions if c["type"] == "Ready"]
-            return ready == ["True"] or None, ready
 
-        kubectl.wait(f"{machine} ready", look, deadline=240, stall=240)
+@contextlib.contextmanager
+def disk_pressure(machine: str) -> Iterator[None]:
+    """The machine's kubelet takes its disk for full meanwhile, and evicts."""
+    config = "/var/lib/kubelet/config.yaml"
+    full = "s/(nodefs.available:).*/\\1 99%/; s/(evictionPressureTransitionPeriod:).*/\\1 1s/"
+    engine.execute(machine, f"cp {config} {config}.kept\nsed -E -i '{full}' {config}\nsystemctl restart kubelet\n")
+    try:
+        kubectl.wait(f"{machine} under pressure", lambda: condition(machine, "DiskPressure", "True"), 120, 120)
+        yield
+    finally:
+        engine.execute(machine, f"mv {config}.kept {config}\nsystemctl restart kubelet\n")
+        kubectl.wait(f"{machine} without pressure", lambda: condition(machine, "DiskPressure", "False"), 120, 120)
+
+
+def condition(machine: str, kind: str, wanted: str) -> tuple[bool | None, object]:
+    """Whether a condition of a node is as wanted, and what it is."""
+    conditions = kubectl.get("node", machine).get("status", {}).get("conditions", [])
+    found = [condition["status"] for condition in conditions if condition["type"] == kind]
+    return found == [wanted] or None, found
 
 
 def flip_a_bit(file: Path) -> None:
