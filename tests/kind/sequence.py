@@ -29,11 +29,15 @@ class NowVictim(Victim):
 
 
 class Ended(NamedTuple):
-    """How a run ended: the hash of its final weights, the names of the faults that came, and its attempts."""
+    """How a run ended: the hash of its final weights, the names of the faults that came, and what its folder showed."""
 
     digest: str
     faults: list[str]
-    attempts: int
+    timeline: Timeline
+
+    @property
+    def attempts(self) -> int:
+        return self.timeline.looks[-1].attempt
 
 
 def one_run(name: str, image: str, inputs: Path, faults: Iterator[Fault]) -> Ended:
@@ -50,7 +54,7 @@ def one_run(name: str, image: str, inputs: Path, faults: Iterator[Fault]) -> End
                 happened.append(fault.__name__)
                 fault(victim)
             run.succeeded()
-        return Ended(digest(run.folder), happened, victim.timeline.looks[-1].attempt)
+        return Ended(digest(run.folder), happened, victim.timeline)
     finally:
         namespace.remove()
 
