@@ -101,6 +101,7 @@ release-test: .venv/ready ## All that CI has no time for: combinations, causes, 
 	@$(MAKE) --no-print-directory test-matrix
 	@$(PYTEST) -m matrix tests/k8s tests/project
 	@$(MAKE) --no-print-directory examples-test
+	@$(MAKE) --no-print-directory image-test
 	@$(MAKE) --no-print-directory kind-test KEEP=1
 	@$(PYTEST) tests/kind/causes.py
 	@$(PYTEST) tests/kind/damage.py
