@@ -37,7 +37,7 @@ def test_the_tutorial(namespace: Namespace, image: str, tmp_path: Path) -> None:
     repository, _, tag = image.rpartition(":")
     namespace.volume("first-checkpoint")
     blocks = re.findall(r"^```\n(.+?)^```", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines()]
+    commands = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     assert len(commands) == 9
     said: dict[str, str] = {}
     for command in commands:

@@ -13,6 +13,7 @@ import yaml
 from distrain_k8s.cli import COMMANDS, build_parser, settings_flags
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.model import Settings, flat
+from distrain_trainer.settings.sections import Section
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -141,7 +142,7 @@ def test_every_target_file_and_setting_in_a_document_exists(document: Path) -> N
     for words in typed(document, "pytest", "python", ".venv/bin/pytest", ".venv/bin/python"):
         paths = [word for word in words[1:] if "/" in word and not word.startswith(("-", "out"))]
         assert [path for path in paths if not (ROOT / path).exists()] == [], words
-    sections = "|".join(name for name, value in Settings() if hasattr(value, "model_fields"))
+    sections = "|".join(name for name, value in Settings() if isinstance(value, Section))
     named = re.findall(rf"`(?:--)?((?:{sections})\.[a-z_]+)[`:= ]", text) if document.suffix == ".md" else []
     if document.name not in ("strategies.md", "arguments.md"):  # which name keys of other programs
         assert [name for name in named if name not in flat(Settings()) and not name.endswith(".json")] == []
