@@ -45,7 +45,7 @@ def test_it_resumes_and_takes_the_steps_that_a_run_of_today_takes(
     train(resume=False, **{"schedule.max_steps": "8", "output_dir": "today"})
     after, today = losses(here / "out"), losses(here / "today")
     assert after[:4] == before and [step for step, _ in after] == list(range(1, 9))
-    assert after == [(step, pytest.approx(loss, abs=1e-5)) for step, loss in today]
+    assert dict(after) == pytest.approx(dict(today), abs=1e-5)
     assert [path.name for path in published_checkpoints(here / "out")] == ["checkpoint-8", "checkpoint-6"]
 
 

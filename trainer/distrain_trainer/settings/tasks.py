@@ -15,6 +15,8 @@ Task = Literal[
     "chat",
     "preference",
 ]
+WRITTEN = ("rouge1", "rouge2", "rougeL", "exact_match")
+"""Metrics of texts that a model writes."""
 
 
 @dataclass(frozen=True)

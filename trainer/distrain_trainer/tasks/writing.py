@@ -2,7 +2,7 @@
 
 from distrain_trainer.metrics.metrics import LANGUAGE_METRICS
 from distrain_trainer.metrics.rouge import written_metrics
-from distrain_trainer.settings.model import WRITTEN
+from distrain_trainer.settings.tasks import WRITTEN
 from distrain_trainer.tasks.losses import cross_entropy
 from distrain_trainer.tasks.task import MetricNames, Task, likeliest
 

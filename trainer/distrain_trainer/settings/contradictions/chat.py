@@ -1,0 +1,58 @@
+"""Settings that contradict each other: conversations and pairs of answers."""
+
+from distrain_trainer.settings.fields import Fields
+from distrain_trainer.settings.sections import Preference
+
+
+def chat_contradictions(s: Fields) -> list[tuple[bool, str]]:
+    """Those of conversations."""
+    data, batch = s.data, s.batch
+    return [
+        (
+            s.task == "chat" and data.long_texts == "split",
+            "data.long_texts=split would cut turns of a conversation in two; choose truncate, which keeps whole turns, "
+            "or drop",
+        ),
+        (
+            s.task == "chat" and data.stride > 0,
+            "data.stride is for texts that are split, which conversations are not; remove it",
+        ),
+        (
+            s.task == "chat" and data.text_column is not None,
+            "data.text_column is not for chat; set chat.messages_column",
+        ),
+        (
+            s.task == "chat" and data.clean,
+            "data.clean folds white space, to which chat templates give a meaning; set it to false",
+        ),
+        (
+            s.task != "chat"
+            and (s.chat.messages_column, s.chat.tools_column, None if s.facts.compares else s.chat.template)
+            != (None, None, None),
+            f"the settings of section chat are for task chat but task is {s.task}; remove them or change task",
+        ),
+        (
+            not s.facts.compares and s.preference != Preference(),
+            f"the settings of section preference are for task preference but task is {s.task}; remove them or change "
+            "task",
+        ),
+        (
+            s.facts.compares and (data.text_column is not None or data.clean),
+            "data.text_column and data.clean are not for task preference; set preference.prompt_column, chosen_column "
+            "and rejected_column",
+        ),
+        (
+            s.facts.compares and (data.long_texts == "split" or data.stride > 0),
+            "data.long_texts=split and data.stride would part answers in task preference; choose truncate or drop, and "
+            "no stride",
+        ),
+        (
+            s.facts.compares and batch.packing,
+            "batch.packing is for causal-lm and chat but task is preference, which compares two texts of a row; set "
+            "batch.packing to false",
+        ),
+        (
+            s.facts.compares and s.loss.label_smoothing > 0,
+            "loss.label_smoothing is for classes and tokens but task preference compares texts; remove it",
+        ),
+    ]
