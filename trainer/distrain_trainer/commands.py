@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from distrain_trainer.launch.signals import Requests
     from distrain_trainer.storage.lock import FolderLock
 
+LESS_AT_A_TIME = "lower --batch.tokens, set --precision bf16, or take a machine with more memory"
+"""What helps an evaluation or a prediction that is out of memory."""
+
 
 def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
     """Trains a model; under a launcher (LOCAL_RANK is set) as one of its workers."""
@@ -167,8 +170,11 @@ def evaluate(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
 
     quieten_libraries()
     from distrain_trainer.inference.evaluate import evaluate_folder
+    from distrain_trainer.training.out_of_memory import told
 
-    print(json.dumps(evaluate_folder(chosen.path, chosen.file, flags, chosen.checkpoint), indent=2))
+    with told(LESS_AT_A_TIME):
+        found = evaluate_folder(chosen.path, chosen.file, flags, chosen.checkpoint)
+    print(json.dumps(found, indent=2))
 
 
 def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
@@ -178,17 +184,19 @@ def predict(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     quieten_libraries()
     from distrain_trainer.inference.predict import predict_folder
     from distrain_trainer.inference.sampling import Sampling
+    from distrain_trainer.training.out_of_memory import told
 
-    predict_folder(
-        chosen.path,
-        chosen.file,
-        chosen.output,
-        chosen.max_new_tokens,
-        flags,
-        chosen.checkpoint,
-        chosen.keep_columns,
-        Sampling.of(chosen),
-    )
+    with told(LESS_AT_A_TIME):
+        predict_folder(
+            chosen.path,
+            chosen.file,
+            chosen.output,
+            chosen.max_new_tokens,
+            flags,
+            chosen.checkpoint,
+            chosen.keep_columns,
+            Sampling.of(chosen),
+        )
 
 
 def merge(chosen: argparse.Namespace, flags: dict[str, str]) -> None:

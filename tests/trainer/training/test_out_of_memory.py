@@ -13,7 +13,10 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import warm
 from distrain_trainer.__main__ import reported
+from distrain_trainer.commands import LESS_AT_A_TIME
+from distrain_trainer.errors import TrainingError
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.training.out_of_memory import told
 
 ROOM = 120_000_000
 """Bytes that the run may take: its weights fit, gradients and optimizer do not."""
@@ -99,3 +102,15 @@ def test_a_real_gpu_that_is_full_is_told_with_its_numbers() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     sentence = reported(full.value, 0, None, None).sentence
     assert re.search(r"used up: [\d.]+ GB more were asked for, this process holds .* free; give it more", sentence)
+
+
+def test_an_evaluation_that_is_out_of_memory_is_a_sentence_too() -> None:
+    with (
+        pytest.raises(
+            TrainingError, match=r"the host's memory is used up: 1125899\.9 GB more .*; lower --batch\.tokens"
+        ),
+        told(LESS_AT_A_TIME),
+    ):
+        torch.empty(2**50, dtype=torch.uint8)  # a petabyte
+    with pytest.raises(RuntimeError, match="shape"), told(LESS_AT_A_TIME):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)

@@ -4,20 +4,22 @@ import os
 import re
 import resource
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from distrain_trainer.errors import SettingsError
+from distrain_trainer.errors import SettingsError, TrainingError
 from distrain_trainer.hardware.machine import host_memory
 from distrain_trainer.memory.advice import size
 from distrain_trainer.memory.model_shapes import Weights, local_model, read_folder, weights_of
 from distrain_trainer.memory.shortage import Device, host_remedies, remedies, sentence_of
 from distrain_trainer.settings.model import Settings
 
+MORE = "give it more memory"
 UNITS = {"B": 1, "bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 AMOUNT = r"([\d.]+) (B|bytes|KiB|MiB|GiB|TiB)"
 ASKED = re.compile(rf"(?:[Tt]ried to allocate|Unable to allocate) {AMOUNT}")
@@ -47,7 +49,19 @@ def shortage_sentence(error: BaseException, settings: Settings | None) -> str:
     if settings is not None:
         on_gpu = device.kind == "cpu" and torch.cuda.is_available()
         helps = sentence_of(host_remedies(settings) if on_gpu else remedies(settings, weights_here(settings), device))
-    return f"{facts}; {helps or 'give it more memory'}"
+    return f"{facts}; {helps or MORE}"
+
+
+@contextmanager
+def told(helps: str) -> Iterator[None]:
+    """Raises TrainingError, with the numbers and what helps, where the block runs out of memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sentence = shortage_sentence(error, None).removesuffix(MORE)
+        raise TrainingError(f"{sentence}{helps}") from None
 
 
 def weights_here(settings: Settings) -> Weights | None:
