@@ -125,6 +125,15 @@ def test_an_unlabelled_row_is_counted_from_the_file_and_not_from_the_split(tmp_p
 def test_one_row_cannot_be_divided(tmp_path: Path) -> None:
     sentence = refusal(tmp_path, files=[str(jsonl(tmp_path / "a.jsonl", ROWS[:1]))])
     assert "1 row cannot be divided by data.evaluation_fraction = 0.1" in sentence
+    assert "data.text_unit" not in sentence
+
+
+def test_a_text_file_of_one_paragraph_is_told_what_makes_its_lines_rows(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("one line\nanother line\n")
+    sentence = refusal(tmp_path, "causal-lm", files=[str(tmp_path / "notes.txt")])
+    assert sentence.endswith(
+        "name data.evaluation_files, or set data.text_unit: a row of a text file is a paragraph unless it is line"
+    )
 
 
 def test_a_path_is_not_taken_for_a_name_on_the_hub(tmp_path: Path) -> None:

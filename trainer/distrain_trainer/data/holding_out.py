@@ -25,9 +25,11 @@ def hold_out(
 
     held_out = int(np.ceil(fraction * len(part)))
     if len(part) - held_out < 1:
+        of_text = any(".txt" in file.suffixes for file in part.source.files)
         raise DataError(
             f"{len(part)} row{'s' * (len(part) > 1)} cannot be divided by data.evaluation_fraction = {fraction}; add "
             "rows, set it to 0 or name data.evaluation_files"
+            + (", or set data.text_unit: a row of a text file is a paragraph unless it is line" if of_text else "")
         )
     generator = np.random.default_rng(SPLIT_SEED)
     strata = labels.values if labels is not None and stratified else [""]
