@@ -112,13 +112,14 @@ def predictions_for(
 
 def answer_prompt(trained: Trained, row: Row, where: str, max_new_tokens: int) -> dict[str, Any]:
     """{"prompt", "answer"} of a row: messages are answered through the chat template, a text is continued."""
-    column = trained.settings.preference.prompt_column or "prompt"
-    prompt = row.get(column)
+    preference = trained.settings.preference
+    prompt = row.get(preference.prompt_column or "prompt")
     if isinstance(prompt, str):
         (continued,) = continue_texts(trained, [prompt], max_new_tokens)
         return {"prompt": prompt, "answer": continued["continuation"]}
     if prompt is None:  # the answers begin with it
-        prompt = row.get(trained.settings.preference.chosen_column or "chosen")
+        answers = (preference.completion_column or "completion", preference.chosen_column or "chosen")
+        prompt = row.get(answers[0] if preference.judges else answers[1])
     conversation = question_of({"messages": as_text(prompt)}, trained.settings.chat, where)
     text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
     return {"prompt": conversation.messages, "answer": text}

@@ -33,6 +33,12 @@ def chunks_for(wanted: bool | None, tokens: int, vocabulary: int) -> int:
     return math.ceil(size / CHUNK_BYTES) if wanted else 0
 
 
+def at_once(settings: Settings, tokens: int) -> int:
+    """Padded tokens of a micro-batch of `tokens` that go through the model together. Of judged answers it is half of
+    them: those to other prompts go before, and keep nothing."""
+    return -(-tokens // 2) if settings.facts.compares and settings.preference.judges else tokens
+
+
 @dataclass(frozen=True)
 class Activations:
     """Bytes of one micro-batch. kept: from the forward to the backward pass. layer: of one block, and again where it

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
-from distrain_trainer.memory.activations import activations
+from distrain_trainer.memory.activations import activations, at_once
 from distrain_trainer.memory.adapters import adapter_shapes
 from distrain_trainer.memory.forward import FP32, SIZES
 from distrain_trainer.memory.model_shapes import Shapes, Weights, elements
@@ -130,7 +130,7 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
     else:
         assert kind == "fsdp", kind
         state = _fsdp(sizes, settings, world, weights)
-    batch = activations(weights, settings, tokens, kind, device)
+    batch = activations(weights, settings, at_once(settings, tokens), kind, device)
     forward, backward = batch.kept + batch.passing, batch.kept - batch.loss + batch.layer + batch.back
     return Bytes(
         parameters=int(state.parameters),
