@@ -174,10 +174,10 @@ def with_least_tokens(settings: Settings, rooms: list[int]) -> Settings:
     Raises SettingsError if a row is longer than that.
     """
     least, longest = min(rooms), settings.data.max_length
-    if longest is not None and least < longest:
+    if longest is not None and least < settings.row_tokens(longest):
         raise SettingsError(
             f"batch.tokens is auto and one process has room for {least} tokens only, but another has room for rows of "
-            f"{longest}; set data.max_length to at most {least}"
+            f"{longest}; set data.max_length to at most {settings.longest_in(least)}"
         )
     return changed(settings, {"batch.tokens": least})
 
