@@ -191,7 +191,9 @@ def test_unwritable_out_is_one_sentence(image: str, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     done = run(image, "train", options=("-v", f"{tmp_path}:/out"))
     assert done.returncode == 74
-    assert done.stderr.startswith("distrain: output_dir /out cannot be written: Permission denied, because this process runs as")
+    assert done.stderr.startswith(
+        "distrain: output_dir /out cannot be written: Permission denied, because this process runs as"
+    )
     assert done.stderr.count("\n") == 1
 
 
