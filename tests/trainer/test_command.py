@@ -221,6 +221,17 @@ def test_a_mistake_is_one_sentence_and_a_code(
     assert not (tmp_path / "out" / "settings.json").exists()
 
 
+def test_mistakes_at_the_start_use_up_no_restarts(
+    bert: Path, few_texts: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
+    short = ("--schedule.max_steps", 1, "--output_dir", tmp_path / "out")
+    for _ in range(4):
+        done = run_command("train", *on(tmp_path / "nowhere", few_texts, *short))
+        assert done.returncode == 64 and "nowhere is not a folder here" in done.stderr
+    done = run_command("train", *on(bert, few_texts, *short))
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_corrupt_row_is_named_by_its_line(bert: Path, run_command: RunCommand, tmp_path: Path) -> None:
     file = write_texts(tmp_path / "texts.jsonl", 50)
     lines = file.read_text().splitlines()

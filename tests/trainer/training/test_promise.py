@@ -84,7 +84,7 @@ def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path
         os.kill(victim.workers()[0], signal.SIGKILL)
     _, said = victim.process.communicate(timeout=300)
     assert victim.process.returncode == 69, said
-    assert "restarted 1 times without a new checkpoint (checkpoint.max_restarts)" in said
+    assert "restarted 1 time without a new checkpoint (checkpoint.max_restarts)" in said
     assert "node 0 (machine-7): process 0 was killed" in said
     error = json.loads((output / "errors" / "attempt-2" / "node-0.json").read_text())
     assert (error["exit_code"], error["node"]) == (137, "machine-7")
