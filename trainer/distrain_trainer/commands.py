@@ -301,7 +301,7 @@ def sample(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     try:
         rows = write_sample(file)
     except OSError as error:
-        raise SettingsError(f"{file} cannot be written: {error.strerror}") from None
+        raise SettingsError(f"{file} cannot be written: {error.strerror}; give another file") from None
     print(f"{file}: {rows:,} rows", file=sys.stderr)
 
 
