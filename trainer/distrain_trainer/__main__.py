@@ -140,6 +140,7 @@ def train(
 
 def preload() -> None:
     """Imports what a worker needs, so that workers that are forked afterwards share it and need not."""
+    quieten_libraries()
     for module in ("training.run", "inference.samples"):
         import_module(f"distrain_trainer.{module}")
 
