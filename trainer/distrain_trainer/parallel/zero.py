@@ -121,7 +121,8 @@ class Zero:
         sharded = optimizer_part(tensors)
         for flat in self._flats:
             for key, value in sharded.items():
-                self._state[flat].setdefault(key, value.clone() if key in SCALARS else torch.zeros_like(flat))
+                held = value.to(flat.device, copy=True) if key in SCALARS else torch.zeros_like(flat)
+                self._state[flat].setdefault(key, held)
         self._link(name)
         for key, value in tensors.items():
             if key not in SCALARS:
