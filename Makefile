@@ -57,7 +57,7 @@ examples-test: .venv/sagemaker ## Run every example and notebook from beginning 
 	@$(PYTEST) -m examples --durations=5 tests/trainer tests/project
 
 .PHONY: gpu-test
-gpu-test: ## Run on a GPU: the promise, every strategy killed and resumed, hangs, memory and speed (10 minutes)
+gpu-test: ## Run on a GPU: the promise, every strategy killed and resumed, hangs, memory and speed (about 10 minutes)
 	@$(PYTHON) tests/gpu/support/here.py
 	@$(MAKE) --no-print-directory .venv/ready
 	@$(PY) tests/gpu/support/here.py torch

@@ -27,8 +27,10 @@ def scale(device: str) -> Scale:
 
 
 @pytest.fixture(scope="module")
-def model(scale: Scale, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model(tmp_path_factory.mktemp("model"), scale)
+def model(scale: Scale, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    built = build_model(tmp_path_factory.mktemp("model"), scale)
+    yield built
+    shutil.rmtree(built)  # most of a gigabyte
 
 
 @pytest.fixture(scope="module")
