@@ -46,8 +46,8 @@ coverage: ## Run the tests, measure what those of one process cover of the train
 	@$(MAKE) --no-print-directory test COVERAGE=1
 
 .PHONY: test-matrix
-test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die; MATRIX=expression chooses (25 minutes)
-	@$(PYTEST) -m matrix --durations=10 tests/trainer $(if $(MATRIX),-k '$(MATRIX)')
+test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die; SHORT=1 as CI does (MINUTES), MATRIX=expression chooses
+	@$(PYTEST) -m 'matrix$(if $(SHORT), and not long)' -n 2 --dist loadfile --durations=10 tests/trainer $(if $(MATRIX),-k '$(MATRIX)')
 
 .venv/sagemaker: tests/trainer/launch/sagemaker-sdk.txt .venv/ready
 	@$(PIP) --no-deps --target $@ --upgrade -r $< && touch $@
@@ -110,6 +110,7 @@ release-test: .venv/ready ## All that CI has no time for: combinations, causes, 
 	@$(MAKE) --no-print-directory test-matrix
 	@$(PYTEST) -m matrix tests/k8s tests/project
 	@$(MAKE) --no-print-directory examples-test
+	@$(MAKE) --no-print-directory image-test
 	@$(MAKE) --no-print-directory kind-test KEEP=1
 	@$(PYTEST) tests/kind/causes.py
 	@$(PYTEST) tests/kind/damage.py

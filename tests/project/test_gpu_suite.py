@@ -70,6 +70,7 @@ def test_the_table_has_a_row_for_each_run_and_what_it_ran_on() -> None:
 
 
 @pytest.mark.matrix
+@pytest.mark.long
 def test_the_tests_pass_on_a_cpu_with_small_models() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--device", "cpu", "tests/gpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)

@@ -304,16 +304,18 @@ def test_what_lies_below_all_that_is_trained_keeps_nothing(models: dict[str, Pat
 
 # What is taken
 
+LONG = [pytest.mark.matrix, pytest.mark.long]
+
 
 @pytest.mark.parametrize(
     ("kinds", "most"),
     [
         (("ddp",), 2),  # of its six cases
-        pytest.param(("ddp",), None, marks=pytest.mark.matrix),
-        pytest.param(("single",), None, marks=pytest.mark.matrix),
-        pytest.param(("zero1", "zero2"), None, marks=pytest.mark.matrix),
-        pytest.param(("zero3",), None, marks=pytest.mark.matrix),
-        pytest.param(("fsdp",), None, marks=pytest.mark.matrix),
+        pytest.param(("ddp",), None, marks=LONG),
+        pytest.param(("single",), None, marks=LONG),
+        pytest.param(("zero1", "zero2"), None, marks=LONG),
+        pytest.param(("zero3",), None, marks=LONG),
+        pytest.param(("fsdp",), None, marks=LONG),
     ],
 )
 def test_the_plan_is_near_what_is_taken(

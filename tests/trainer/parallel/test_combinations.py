@@ -47,6 +47,7 @@ STEPS = 12
 
 
 @pytest.mark.matrix
+@pytest.mark.long
 def test_the_table_of_what_goes_with_what_is_true(texts: Path, tmp_path: Path) -> None:
     """Each way trains: the loss falls, and a run that goes on from its checkpoint continues; or it is refused (64)."""
     llama = tiny.tiny_llama(tmp_path / "llama")

@@ -186,7 +186,7 @@ CORRELATIONS = {"eval_pearson", "eval_spearman"}
 DEALS: list[Any] = [
     (1, ("single",)),
     pytest.param((2, STRATEGIES), marks=pytest.mark.matrix),
-    pytest.param((4, ("ddp", "zero2", "fsdp")), marks=pytest.mark.matrix),
+    pytest.param((4, ("ddp", "zero2", "fsdp")), marks=[pytest.mark.matrix, pytest.mark.long]),
 ]
 """Processes and strategies."""
 
