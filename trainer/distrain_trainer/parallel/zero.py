@@ -167,8 +167,10 @@ def _deepspeed(settings: Settings) -> Any:
         if tracked is not None:
             sys.modules["mlflow"] = tracked
     deepspeed.logger.setLevel("WARNING")
-    # A library of shared memory that it would compile on a CPU, for a reduction that only inference uses.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.cuda.is_available():
+        # A library of shared memory that it would compile on a CPU, for a reduction that only inference uses. With a
+        # GPU the table is not looked at, and filling it would try all of its compilers.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
