@@ -84,8 +84,10 @@ def locate(data: Data) -> Origin:
         try:
             count = write_sample(sample)
         except OSError as error:
-            where = f"{sample.parent} cannot be written ({error.strerror})"
-            raise SettingsError(f"the cache {where}; set data.cache") from error
+            raise SettingsError(
+                f"the cache {sample.parent} cannot be written ({error.strerror}); mount it writable, or set data.cache "
+                "to a folder that can be written"
+            ) from error
         described = f"sample ({count:,} docstrings of Python {platform.python_version()})"
         return Origin(described, hash_files([sample]), files=(sample,))
     if data.files is not None:

@@ -107,7 +107,10 @@ def prepare(
                 _let_go_first(lock, entry)
             lock.acquire()
         except OSError as error:
-            raise SettingsError(f"the cache {tokens} cannot be written ({error.strerror}); set data.cache") from error
+            raise SettingsError(
+                f"the cache {tokens} cannot be written ({error.strerror}); mount it writable, or set data.cache to a "
+                "folder that can be written"
+            ) from error
         try:
             found = load_entry(entry, origin)
             if found is None:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,8 +57,12 @@ def predict_folder(
         raise DataError(f"{file} does not exist; check the path")
     trained = load(path, flags or {}, checkpoint)
     tell_model(path, trained.folder)
+    if output is not None:
+        check_output(output, file)
+    made = predictions_for(trained, file, max_new_tokens, keep_columns, sampling)
+    first = next(made, [])  # what is in the output already goes when there is something in its place
     with open_output(output) as target:
-        for predictions in predictions_for(trained, file, max_new_tokens, keep_columns, sampling):
+        for predictions in chain([first], made):
             for prediction in predictions:
                 target.write(json.dumps(prediction, ensure_ascii=False, default=str) + "\n")
             target.flush()
@@ -224,15 +229,22 @@ def batches(trained: Trained, rows: Rows) -> Iterator[tuple[list[int], torch.Ten
         yield indices.tolist(), logits.cpu()
 
 
+def check_output(output: str, file: str | None) -> None:
+    """Raises SettingsError where the file to write is the one that is read, or cannot be written."""
+    if file is not None and Path(output).exists() and Path(output).samefile(file):
+        raise SettingsError(f"--output {output} is the file that is read; give another file")
+    try:
+        with Path(output).open("a"):
+            pass
+    except OSError as error:
+        raise SettingsError(f"--output {output} cannot be written: {error.strerror}; give another file") from None
+
+
 @contextmanager
 def open_output(output: str | None) -> Iterator[IO[str]]:
-    """The file to write to, or stdout. Raises SettingsError where it cannot be written."""
+    """The file to write to, or stdout."""
     if output is None:
         yield sys.stdout
         return
-    try:
-        Path(output).touch()
-    except OSError as error:
-        raise SettingsError(f"--output {output} cannot be written: {error.strerror}; give another file") from None
     with Path(output).open("w", encoding="utf-8") as file:
         yield file

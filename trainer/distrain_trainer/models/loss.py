@@ -62,7 +62,9 @@ class SummedLoss(nn.Module):
         self.task = task
         self.smoothing, self.whole, self.preference = smoothing, whole, preference
         self.weights: torch.Tensor | None
-        self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
+        device = next(model.parameters()).device  # a quantized one is on its GPU already
+        of_classes = None if weights is None else torch.tensor(weights, device=device)
+        self.register_buffer("weights", of_classes, persistent=False)
         self.precision = precision
         self.needs_mask = True
         self.router_weight = router_weight(model)
