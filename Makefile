@@ -57,6 +57,15 @@ test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 pr
 examples-test: .venv/sagemaker ## Run every example and notebook from beginning to end (15 minutes)
 	@$(PYTEST) -m examples --durations=5 tests/trainer tests/project
 
+.PHONY: gpu-test
+gpu-test: ## Run on a GPU: the promise, every strategy killed and resumed, hangs, memory and speed (about 10 minutes)
+	@$(PYTHON) tests/gpu/support/here.py
+	@$(MAKE) --no-print-directory .venv/ready
+	@$(PY) tests/gpu/support/here.py torch
+	@rm -f _artifacts/gpu.md
+	@$(PYTEST) -m gpu -n 4 --durations=10 tests/gpu/test_gpu_promise.py tests/gpu/test_gpu_hangs.py; code=$$?; \
+	$(PYTEST) -m gpu tests/gpu/test_gpu_costs.py; costs=$$?; cat _artifacts/gpu.md; exit $$((code ? code : costs))
+
 .PHONY: notebooks
 notebooks: .venv/ready ## Execute the notebooks and keep what they show
 	@$(PY) examples/notebooks/execute.py

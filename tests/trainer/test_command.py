@@ -89,6 +89,61 @@ def test_predict_answers_lines_in_order(trained: Path, run_command: RunCommand) 
     assert found[0]["text"] == "7 7 7" and sum(found[0]["scores"].values()) == pytest.approx(1, abs=1e-4)
 
 
+def test_of_a_file_that_is_named_every_row_is_evaluated(trained: Path, texts: Path, run_command: RunCommand) -> None:
+    for named in ((texts,), ("--data.files", texts)):
+        done = run_command("evaluate", trained, *named)
+        assert done.returncode == 0 and json.loads(done.stdout)["rows"] == 600, done.stderr
+        assert "evaluating on 600 of 600 rows: texts.jsonl" in done.stderr
+
+
+def test_predict_takes_another_column_and_keeps_the_rest_of_a_row(
+    trained: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
+    file = tmp_path / "new.csv"
+    file.write_text("body,id\n7 7 words,x1\nstory story and acting,x2\n")
+    done = run_command("predict", trained, file)
+    assert done.returncode == 65 and "the columns are 'body', 'id': set data.text_column to one of them" in done.stderr
+    done = run_command("predict", trained, file, "--data.text_column", "body", "--keep-columns")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["label"] for row in found] == ["numbers", "films"]
+    assert [row["row"] for row in found] == [{"body": row["text"], "id": row["row"]["id"]} for row in found]
+
+
+def test_predict_loses_no_file(trained: Path, run_command: RunCommand, tmp_path: Path) -> None:
+    file, output = tmp_path / "new.csv", tmp_path / "found.jsonl"
+    file.write_text("text\na cat\n")
+    output.write_text("found before\n")
+    done = run_command("predict", trained, file, "--output", tmp_path)
+    assert done.returncode == 64 and f"--output {tmp_path} cannot be written: Is a directory" in done.stderr
+    done = run_command("predict", trained, file, "--output", tmp_path / ".." / tmp_path.name / "new.csv")
+    assert done.returncode == 64 and "new.csv is the file that is read; give another file" in done.stderr
+    done = run_command("predict", trained, file, "--data.text_column", "body", "--output", output)
+    assert done.returncode == 65 and output.read_text() == "found before\n"
+    done = run_command("predict", trained, file, "--output", output)
+    assert done.returncode == 0 and json.loads(output.read_text())["text"] == "a cat" and not done.stdout
+    assert file.read_text() == "text\na cat\n"
+
+
+def test_bytes_on_stdin_that_are_no_utf8_are_one_sentence(trained: Path, run_command: RunCommand) -> None:
+    done = run_command("predict", trained, stdin="a cat\nna\udcefve caf\udce9\n")
+    assert done.returncode == 65 and "Traceback" not in done.stderr
+    assert (
+        "distrain: stdin, line 2: byte 3 is not UTF-8, as Windows-1252 or latin-1 it reads 'naïve café'" in done.stderr
+    )
+
+
+def test_which_model_a_command_takes_is_said_and_can_be_chosen(trained: Path, run_command: RunCommand) -> None:
+    (step,) = (path.name.removeprefix("checkpoint-") for path in published_checkpoints(trained)[-1:])
+    for chosen, folder in (((), "final"), (("--checkpoint", "best"), "checkpoint-best"), (("--checkpoint", step),) * 2):
+        folder = f"checkpoint-{step}" if isinstance(folder, tuple) else folder
+        done = run_command("predict", trained, *chosen, stdin="a cat\n")
+        assert done.returncode == 0, done.stderr
+        said = done.stderr.splitlines()
+        assert len(said) == 1 and said[0].startswith(f"model: {trained / folder} (--checkpoint takes another: "), said
+    done = run_command("predict", trained, "--checkpoint", 99, stdin="a cat\n")
+    assert done.returncode == 65 and "has no 99 model; --checkpoint takes final, best, " in done.stderr
+
+
 def test_a_finished_run_stays_finished_and_goes_on_when_it_is_given_more(
     trained: Path, bert: Path, texts: Path, run_command: RunCommand
 ) -> None:
@@ -103,7 +158,7 @@ def test_a_finished_run_stays_finished_and_goes_on_when_it_is_given_more(
 
 
 def test_torchrun_can_start_the_workers(bert: Path, texts: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "distrain_trainer")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "distrain_trainer", "train")
     more = ("--schedule.max_steps", 6, "--output_dir", tmp_path / "out")
     command = [sys.executable, *map(str, (*launcher, *on(bert, texts, *more)))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -219,6 +274,17 @@ def test_a_mistake_is_one_sentence_and_a_code(
     assert len(said) == 1 and sentence in said[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "settings.json").exists()
+
+
+def test_mistakes_at_the_start_use_up_no_restarts(
+    bert: Path, few_texts: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
+    short = ("--schedule.max_steps", 1, "--output_dir", tmp_path / "out")
+    for _ in range(4):
+        done = run_command("train", *on(tmp_path / "nowhere", few_texts, *short))
+        assert done.returncode == 64 and "nowhere is not a folder here" in done.stderr
+    done = run_command("train", *on(bert, few_texts, *short))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_corrupt_row_is_named_by_its_line(bert: Path, run_command: RunCommand, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def supervise_run(
 
     folder = Path(settings.output_dir)
     previous = name_for_previous(folder) if chosen.overwrite and holds_run(folder) else None
-    by_hand = chosen.resume or chosen.overwrite
+    by_hand = chosen.resume or chosen.overwrite or settings.run_id is None  # only one with an id is restarted unasked
     job = Job(node, cluster, settings, work, preload, arguments, chosen.resume, by_hand, lock, previous)
     try:
         code = supervise(job, requests)
@@ -309,7 +309,7 @@ def sample(chosen: argparse.Namespace, flags: dict[str, str]) -> None:
     try:
         rows = write_sample(file)
     except OSError as error:
-        raise SettingsError(f"{file} cannot be written: {error.strerror}") from None
+        raise SettingsError(f"{file} cannot be written: {error.strerror}; give another file") from None
     print(f"{file}: {rows:,} rows", file=sys.stderr)
 
 

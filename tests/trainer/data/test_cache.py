@@ -95,7 +95,10 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: Any) -> None:
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     sentence = refusal(SettingsError, tmp_path, TEXTS, cache=str(tmp_path / "file" / "cache"))
-    assert f"the cache {tmp_path}/file/cache/tokens cannot be written (Not a directory); set data.cache" in sentence
+    assert (
+        f"the cache {tmp_path}/file/cache/tokens cannot be written (Not a directory); mount it writable, or set"
+        in sentence
+    )
 
 
 PREPARE = """

@@ -74,6 +74,20 @@ def test_none_and_na_are_words_in_csv_files(tmp_path: Path) -> None:
     assert [tuple(row.values()) for row in rows] == [("None", "NA"), ("null", "nan"), (None, "x")]
 
 
+@pytest.mark.parametrize(
+    ("late", "labels"),
+    [("0,word", {"0", "1", "2"}), ("0,", {"0", "1", "2"}), ("none,", {"0", "1", "2", "none"})],
+)
+def test_a_columns_type_is_that_of_all_its_rows_and_of_no_other_column(
+    tmp_path: Path, late: str, labels: set[str]
+) -> None:
+    early = "".join(f"a cat,{i % 3},\n" for i in range(12_000))
+    (tmp_path / "a.csv").write_text(f"text,label,note\n{early}a cat,{late}\n")
+    files = [str(tmp_path / "a.csv")]
+    train = opened(tmp_path, "sequence-classification", files=files, evaluation_fraction=0).train
+    assert {str(label) for label in train.values("label")} == labels
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     gone = str(tmp_path / "gone.jsonl")
     assert f"data.files: {gone} is not there" in refusal(tmp_path, files=[gone])

@@ -56,6 +56,11 @@ def test_labels_stay_with_their_texts_when_texts_are_dropped(tmp_path: Path) -> 
             "2 of 4 training rows have no label in column 'label' (it is null), the first is",
         ),
         (
+            ["a", "  ", "b", "\t"],
+            "2 of 4 training rows have no label in column 'label' (it is empty), the first is",
+        ),
+        (["a", "b", "a "], "line 3 has label 'a ' in column 'label' where other rows have 'a', which would be two"),
+        (
             [-1, -1],
             "2 of 2 training rows have no label in column 'label' (it is -1), the first is",
         ),

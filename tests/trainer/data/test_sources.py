@@ -69,6 +69,30 @@ def test_evaluation_files_are_evaluated_on(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.evaluation)) == (20, 3)
 
 
+def test_files_that_are_named_as_splits_are_splits(tmp_path: Path) -> None:
+    said: list[str] = []
+    parts = {"train": ROWS, "validation": ROWS[:3], "test": ROWS[:7]}
+    for name, rows in parts.items():
+        jsonl(tmp_path / "flat" / f"{name}.jsonl", rows)
+    files = [f"{tmp_path}/flat/*.jsonl"]
+    splits = opened(tmp_path, said=said, files=files)
+    assert (len(splits.train), len(splits.evaluation)) == (20, 3)
+    assert "test.jsonl left alone (data.split_by_name: false trains on all)" in said[0]
+    assert len(opened(tmp_path, files=files, split_by_name=False, evaluation_fraction=0).train) == 30
+    assert "name the files in it (test.jsonl, train.jsonl, validation.jsonl), such as" in refusal(
+        tmp_path, files=[f"{tmp_path}/flat"]
+    )
+
+
+def test_what_is_trained_on_is_not_evaluated_on_and_a_text_is_not_its_label(tmp_path: Path) -> None:
+    file = str(jsonl(tmp_path / "a.jsonl"))
+    sentence = refusal(tmp_path, files=[file], evaluation_files=[f"{tmp_path}/../{tmp_path.name}/a.jsonl"])
+    assert f"{file} is named by data.files and by data.evaluation_files" in sentence
+    for columns in ({"text_column": "label"}, {"label_column": "text"}):
+        sentence = refusal(tmp_path, "sequence-classification", files=[file], **columns)
+        assert "is both text and label; set data.text_column or data.label_column to another of" in sentence
+
+
 def test_held_out_rows_are_those_of_train_test_split(tmp_path: Path) -> None:
     files = [str(jsonl(tmp_path / "a.jsonl"))]
     splits = opened(tmp_path, files=files, evaluation_fraction=0.25)
@@ -120,6 +144,17 @@ def test_an_unlabelled_row_is_counted_from_the_file_and_not_from_the_split(tmp_p
     sentence = refusal(tmp_path, "sequence-classification", files=[str(jsonl(tmp_path / "a.jsonl", rows))])
     assert "1 of 41 training rows have no label in column 'label'" in sentence
     assert f"the first is {tmp_path}/a.jsonl, line 21; " in sentence
+
+
+def test_minus_one_is_a_label_unless_it_is_said_to_be_none(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = [{"text": f"row {i}", "label": i % 3 - 1} for i in range(30)]
+    files = [str(jsonl(tmp_path / "a.jsonl", rows))]
+    train = opened(tmp_path, "sequence-classification", files=files, evaluation_fraction=0).train
+    assert set(train.values("label")) == {-1, 0, 1}
+    made = opened(tmp_path, "sequence-classification", said, files=files, evaluation_fraction=0, unlabelled=-1)
+    assert set(made.train.values("label")) == {0, 1}
+    assert said == ["10 of 30 training rows have no label and are left out"]
 
 
 def test_one_row_cannot_be_divided(tmp_path: Path) -> None:

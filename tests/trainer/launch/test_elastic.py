@@ -170,5 +170,5 @@ def test_to_go_on_with_fewer_nodes_costs_no_restart() -> None:
 
 def test_a_failure_of_its_own_is_remembered_also_where_fewer_go_on() -> None:
     begun = following(Attempts(checkpoint=5), 5, nodes=[0, 1])
-    after = following(ended(begun, FailureReport(70, "a bug"), 7), 5, nodes=[0])
-    assert after.failures == [FailedAttempt(7, "a bug")]
+    after = following(ended(begun, FailureReport(137, "out of memory"), 7), 5, nodes=[0])
+    assert after.failures == [FailedAttempt(7, "out of memory")]

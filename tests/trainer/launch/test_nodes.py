@@ -255,9 +255,9 @@ def test_no_processes_at_all_are_refused(environment: dict[str, str]) -> None:
         this_node(0, environment)
 
 
-def attempt_and(folder: Path, failure: str | None, **options: Any) -> Attempts:
+def attempt_and(folder: Path, failure: str | None, code: int = 137, **options: Any) -> Attempts:
     begun = begin_attempt(folder, max_restarts=4, **options)
-    end_attempt(folder, begun, None if failure is None else FailureReport(70, failure))
+    end_attempt(folder, begun, None if failure is None else FailureReport(code, failure))
     return begun
 
 
@@ -270,6 +270,14 @@ def test_restarts_are_counted_since_the_newest_checkpoint_and_stops_are_free(tmp
     with pytest.raises(RestartsUsedUp, match=r"restarted 4 times without a new checkpoint.*failure 4"):
         begin_attempt(tmp_path, max_restarts=4)
     assert begin_attempt(tmp_path, max_restarts=4, forgive=True).spent == 0
+
+
+@pytest.mark.parametrize("code", [64, 65, 70, 74])
+def test_what_a_person_has_to_mend_is_no_restart(tmp_path: Path, code: int) -> None:
+    assert [attempt_and(tmp_path, "killed").spent for _ in range(3)] == [0, 1, 2]
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5/manifest.json").touch()
+    assert [attempt_and(tmp_path, "no such file", code).spent for _ in range(9)] == [0] * 9
 
 
 def test_an_attempt_that_was_killed_without_a_word_counts(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ REFUSED = [
         "--task is [], but it should be 'sequence-classification', 'multi-label-classification', 'regression', ",
     ),
     ({"data.name": "x", "data.files": "y"}, {}, "data.name and data.files are both set"),
+    ({"data.text_column": "x", "data.label_column": "x"}, {}, "data.text_column and data.label_column are both x"),
     ({"data.max_length": "512", "batch.tokens": "256"}, {}, "raise batch.tokens to at least 512"),
     ({"data.stride": "100", "data.max_length": "128"}, {}, "lower data.stride"),
     ({"data.long_texts": "split"}, {}, "choose truncate or drop"),

@@ -20,10 +20,10 @@ SERVER.set_forkserver_preload(
 def run(
     arguments: Sequence[str], folder: Path | str, environment: Mapping[str, str], stdin: str, timeout: float
 ) -> CompletedProcess[str]:
-    """Runs `distrain ARGUMENTS` in a folder to its end."""
+    """Runs `distrain ARGUMENTS` in a folder to its end. stdin: where it holds a surrogate, a byte that is no UTF-8."""
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch) / name for name in ("stdin", "stdout", "stderr")]
-        files[0].write_text(stdin)
+        files[0].write_text(stdin, errors="surrogateescape")
         process = SERVER.Process(target=_command, args=(arguments, str(folder), dict(environment), files))
         process.start()
         process.join(timeout)

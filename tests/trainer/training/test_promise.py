@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distrain_trainer.storage.attempts import current_attempt
-from runs import Victim, digest, finish, losses, metrics, train
+from runs import Victim, digest, end, finish, losses, metrics, train
 
 
 def has_done(victim: Victim, step: int) -> bool:
@@ -84,7 +84,7 @@ def test_a_run_that_never_gets_on_ends_with_69(bert: Path, texts: Path, tmp_path
         os.kill(victim.workers()[0], signal.SIGKILL)
     _, said = victim.process.communicate(timeout=300)
     assert victim.process.returncode == 69, said
-    assert "restarted 1 times without a new checkpoint (checkpoint.max_restarts)" in said
+    assert "restarted 1 time without a new checkpoint (checkpoint.max_restarts)" in said
     assert "node 0 (machine-7): process 0 was killed" in said
     error = json.loads((output / "errors" / "attempt-2" / "node-0.json").read_text())
     assert (error["exit_code"], error["node"]) == (137, "machine-7")
@@ -108,6 +108,20 @@ def test_a_run_that_is_asked_to_stop_saves_leaves_with_143_and_ends_the_same(
     finish(train(bert, texts, stopped, 2, *options, "--resume"))
     assert digest(stopped / "final") == digest(whole / "final")
     assert losses(stopped) == losses(whole)
+
+
+def test_a_run_that_is_stopped_before_its_first_step_says_how_to_start_it(
+    bert: Path, few_texts: Path, tmp_path: Path
+) -> None:
+    options = train(bert, few_texts, tmp_path / "out", 1)
+    victim = Victim([*options, "--schedule.epochs", "500"], tmp_path / "out")
+    assert victim.wait_for((tmp_path / "out" / "settings.json").exists)
+    victim.process.send_signal(signal.SIGINT)
+    said = end(victim, 143)
+    done = victim.step()
+    assert f"stopped {f'at step {done} of' if done else 'before the first step; start it again with --resume'}" in said
+    finish([*options, "--schedule.max_steps", str(done + 2), "--resume"])
+    assert list(losses(tmp_path / "out")) == list(range(1, done + 3))
 
 
 def test_a_second_ctrl_c_leaves_at_once(bert: Path, texts: Path, tmp_path: Path) -> None:

@@ -84,8 +84,10 @@ def locate(data: Data) -> Origin:
         try:
             count = write_sample(sample)
         except OSError as error:
-            where = f"{sample.parent} cannot be written ({error.strerror})"
-            raise SettingsError(f"the cache {where}; set data.cache") from error
+            raise SettingsError(
+                f"the cache {sample.parent} cannot be written ({error.strerror}); mount it writable, or set data.cache "
+                "to a folder that can be written"
+            ) from error
         described = f"sample ({count:,} docstrings of Python {platform.python_version()})"
         return Origin(described, hash_files([sample]), files=(sample,))
     if data.files is not None:
@@ -287,7 +289,11 @@ def used_columns(settings: Settings) -> tuple[str, ...]:
         ]
     elif facts.compares:
         asked = settings.preference
-        names += [asked.prompt_column or "prompt", asked.chosen_column or "chosen", asked.rejected_column or "rejected"]
+        names.append(asked.prompt_column or "prompt")
+        if asked.judges:
+            names += [asked.completion_column or "completion", asked.label_column or "label"]
+        else:
+            names += [asked.chosen_column or "chosen", asked.rejected_column or "rejected"]
     else:
         names += [data.text_column] if data.text_column else [*facts.text_columns, "input_ids", "attention_mask"]
         names.append(data.text_pair_column)

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,12 +58,17 @@ def predict_folder(
         raise DataError(f"{file} does not exist; check the path")
     trained = load(path, flags or {}, checkpoint)
     tell_model(path, trained.folder)
+    if output is not None:
+        check_output(output, file)
     elsewhere = output is not None or not sys.stdout.isatty()  # on a terminal, the answers show how far it is
-    with open_output(output) as target, progress("predicting", None, "rows", elsewhere) as advance:
-        for predictions in predictions_for(trained, file, max_new_tokens, keep_columns, sampling, advance):
-            for prediction in predictions:
-                target.write(json.dumps(prediction, ensure_ascii=False, default=str) + "\n")
-            target.flush()
+    with progress("predicting", None, "rows", elsewhere) as advance:
+        made = predictions_for(trained, file, max_new_tokens, keep_columns, sampling, advance)
+        first = next(made, [])  # what is in the output already goes when there is something in its place
+        with open_output(output) as target:
+            for predictions in chain([first], made):
+                for prediction in predictions:
+                    target.write(json.dumps(prediction, ensure_ascii=False, default=str) + "\n")
+                target.flush()
 
 
 def predictions_for(
@@ -92,9 +98,11 @@ def predictions_for(
             yield [said | ({"row": row} if keep_columns else {})]
         return
     if facts.compares:
-        for where, row in conversations_in(trained, file):
+        for number, (where, row) in enumerate(conversations_in(trained, file)):
+            sampling.begin(number)
+            said = answer_prompt(trained, row, where, max_new_tokens, sampling)
             advance(1)
-            yield [answer_prompt(trained, row, where, max_new_tokens) | ({"row": row} if keep_columns else {})]
+            yield [said | ({"row": row} if keep_columns else {})]
         return
     before = 0
     for chunk in in_chunks(inputs_in(trained, file)):
@@ -116,17 +124,22 @@ def predictions_for(
         yield made
 
 
-def answer_prompt(trained: Trained, row: Row, where: str, max_new_tokens: int) -> dict[str, Any]:
+def answer_prompt(
+    trained: Trained, row: Row, where: str, max_new_tokens: int, sampling: Sampling = GREEDY
+) -> dict[str, Any]:
     """{"prompt", "answer"} of a row: messages are answered through the chat template, a text is continued."""
-    column = trained.settings.preference.prompt_column or "prompt"
-    prompt = row.get(column)
+    preference = trained.settings.preference
+    prompt = row.get(preference.prompt_column or "prompt")
     if isinstance(prompt, str):
-        (continued,) = continue_texts(trained, [prompt], max_new_tokens)
-        return {"prompt": prompt, "answer": continued["continuation"]}
+        tokens = trained.tokenizer(prompt, truncation=True, max_length=trained.max_length)["input_ids"]
+        new = generate(trained, tokens, max_new_tokens, sampling)
+        return {"prompt": prompt, "answer": trained.tokenizer.decode(new, skip_special_tokens=True)}
     if prompt is None:  # the answers begin with it
-        prompt = row.get(trained.settings.preference.chosen_column or "chosen")
+        answers = (preference.completion_column or "completion", preference.chosen_column or "chosen")
+        prompt = row.get(answers[0] if preference.judges else answers[1])
     conversation = question_of({"messages": as_text(prompt)}, trained.settings.chat, where)
-    text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
+    asked = prompt_of(trained.tokenizer, conversation, where)
+    text = answer(trained, asked, max_new_tokens, where, sampling=sampling)
     return {"prompt": conversation.messages, "answer": text}
 
 
@@ -237,15 +250,22 @@ def batches(trained: Trained, rows: Rows) -> Iterator[tuple[list[int], torch.Ten
         yield indices.tolist(), logits.cpu()
 
 
+def check_output(output: str, file: str | None) -> None:
+    """Raises SettingsError where the file to write is the one that is read, or cannot be written."""
+    if file is not None and Path(output).exists() and Path(output).samefile(file):
+        raise SettingsError(f"--output {output} is the file that is read; give another file")
+    try:
+        with Path(output).open("a"):
+            pass
+    except OSError as error:
+        raise SettingsError(f"--output {output} cannot be written: {error.strerror}; give another file") from None
+
+
 @contextmanager
 def open_output(output: str | None) -> Iterator[IO[str]]:
-    """The file to write to, or stdout. Raises SettingsError where it cannot be written."""
+    """The file to write to, or stdout."""
     if output is None:
         yield sys.stdout
         return
-    try:
-        Path(output).touch()
-    except OSError as error:
-        raise SettingsError(f"--output {output} cannot be written: {error.strerror}; give another file") from None
     with Path(output).open("w", encoding="utf-8") as file:
         yield file

@@ -45,4 +45,4 @@ class Requests:
         if self.workers:
             self.workers.ask()
         if not before:
-            say("stopping: the run is saved at the end of this step; Ctrl-C again leaves at once")
+            say("stopping: the steps that are done are saved; Ctrl-C again leaves at once")

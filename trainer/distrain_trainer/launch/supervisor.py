@@ -45,8 +45,8 @@ class Job:
     """What is to be run on this node.
 
     cluster: what the cluster says about this machine. work: the worker program. preload: imports what it needs, which
-    takes seconds. arguments: its arguments. resume: whether the folder may hold this run. by_hand: a person has asked
-    to resume, so that earlier failures do not count. lock: of the folder, on node 0. previous: what the run that is in
+    takes seconds. arguments: its arguments. resume: whether the folder may hold this run. by_hand: a person has
+    started it, so that earlier failures do not count. lock: of the folder, on node 0. previous: what the run that is in
     the folder will be called there once this one begins to write; None where none is to be replaced.
     """
 

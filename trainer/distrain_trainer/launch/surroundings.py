@@ -70,7 +70,7 @@ class Meeting(Protocol):
 
 
 class Surroundings(Meeting, Protocol):
-    """run: the run's name, by which its nodes know each other. by_hand: a person has asked to resume, so that earlier
+    """run: the run's name, by which its nodes know each other. by_hand: a person has started it, so that earlier
     failures do not count. max_wait: seconds for which a volume that does not answer is waited for. min_nodes: nodes
     with which a run that has begun goes on, None where it waits for all. patience: seconds for which the others are
     waited for before that.

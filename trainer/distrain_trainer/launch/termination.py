@@ -46,7 +46,7 @@ def report_of(error: Exception | StopNow, rank: int | None, node: str | None) ->
     if isinstance(error, DistrainError):
         return FailureReport.of(error, rank, node)
     if isinstance(error, StopNow):
-        sentence = "stopped before the first step; start the same command again"
+        sentence = "stopped before the first step; start it again with --resume"
         return FailureReport(Stopped.exit_code, sentence, rank, node)
     try:
         report = _unforeseen(error, node)

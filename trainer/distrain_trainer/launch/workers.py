@@ -186,7 +186,7 @@ class Workers:
         started = sign is not None and sign.section is not Section.START
         report = read_error_file(self._error_file(local_rank))
         if report is None and (code == 128 + signal.SIGUSR1 or (self._asked_at < NEVER and not started)):
-            report = FailureReport(Stopped.exit_code, "stopped before the first step; start the same command again")
+            report = FailureReport(Stopped.exit_code, "stopped before the first step; start it again with --resume")
         elif report is None:
             self._deadline = min(self._deadline, time.monotonic())
             told = code if is_known(code) else TrainingError.exit_code

@@ -75,3 +75,7 @@ class Fields(Section):
         if self.facts.compares:
             return 2 * longest
         return longest + (self.data.max_target_length if self.facts.writes else 0)
+
+    def longest_in(self, tokens: int) -> int:
+        """The most that `data.max_length` may be where a micro-batch has room for some tokens."""
+        return tokens // 2 if self.facts.compares else tokens - self.row_tokens(0)

@@ -1,7 +1,7 @@
 """The attempts at a run, recorded on its volume when each begins: one that is killed cannot record its own end.
 
 `attempt.json` outlives every pod. A restart costs one of `checkpoint.max_restarts` unless the attempt was asked to
-stop; a new checkpoint restores the whole budget.
+stop; a new checkpoint restores the whole budget, and so does an error that no restart mends, since a person has to.
 """
 
 import json
@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from distrain_trainer.errors import FailureReport, RestartsUsedUp, Superseded, is_of_a_machine
+from distrain_trainer.errors import FailureReport, RestartsUsedUp, Superseded, is_of_a_machine, is_retried
 from distrain_trainer.storage.files import write_json
 from distrain_trainer.storage.layout import checkpoint_step, published_checkpoints
 from distrain_trainer.storage.metrics_log import read_metrics
@@ -149,7 +149,8 @@ def check_budget(found: Attempts, max_restarts: int | None, max_wait_hours: floa
     if max_restarts is not None and found.spent > max_restarts:
         ended = f"; the last one: {last[-1].sentence}" if last else "; the last ones were killed or lost"
         raise RestartsUsedUp(
-            f"restarted {max_restarts} times without a new checkpoint (checkpoint.max_restarts){ended}"
+            f"restarted {max_restarts} time{'s' * (max_restarts != 1)} without a new checkpoint "
+            f"(checkpoint.max_restarts){ended}"
         )
     waited = time.time() - (found.waiting_since or time.time())
     if max_wait_hours is not None and waited > max_wait_hours * 3600:
@@ -175,6 +176,8 @@ def ended(found: Attempts, failure: FailureReport | None, step: int) -> Attempts
     """The attempt after its end, as `end_attempt` records it. step: the newest that was done."""
     if failure is None:
         return replace(found, excused=True, passing=0, waiting_since=None, suspect=False)
+    if not is_retried(failure.exit_code):  # whoever starts it again has mended something
+        return replace(found, spent=0, excused=True, failures=[], passing=0, waiting_since=None, suspect=False)
     if failure.passes:
         since = found.waiting_since or time.time()
         return replace(found, excused=True, passing=found.passing + 1, waiting_since=since, suspect=False)

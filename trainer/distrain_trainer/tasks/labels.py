@@ -33,9 +33,10 @@ class LabelColumn:
     flags: bool = False
 
     def missing(self) -> np.ndarray:
-        """Which rows have no label: null, NaN, empty, or `unlabelled`; -1 where no row has another one: bool [rows]."""
+        """Which rows have no label: null, NaN, empty or blanks alone, or `unlabelled`; -1 where no row has another one:
+        bool [rows]."""
         values = self.values
-        missing = np.asarray([value is None or value == "" or value != value for value in values], bool)
+        missing = np.asarray([value is None or value != value or is_blank(value) for value in values], bool)
         if self.unlabelled is not None:
             missing |= np.asarray([str(value) == str(self.unlabelled) for value in values], bool)
         none = np.asarray([type(value) in (int, float) and value == NO_LABEL for value in values], bool)
@@ -45,11 +46,27 @@ class LabelColumn:
         """Raises DataError where rows have no label."""
         missing = np.flatnonzero(self.missing())
         if len(missing):
-            found = dict.fromkeys(str(self.values[row]) or "empty" for row in missing[:SHOWN].tolist())
+            found = dict.fromkeys(str(self.values[row]).strip() or "empty" for row in missing[:SHOWN].tolist())
             shown = " or ".join(found).replace("None", "null")
             raise DataError(
                 f"{len(missing)} of {len(self.values)} {self.rows} rows have no label in column '{self.name}' (it is "
                 f"{shown}), the first is {self.place(int(missing[0]))}; remove them or name another data.label_column"
+            )
+
+
+def is_blank(value: Any) -> bool:
+    """Whether it is a text without a letter, digit or sign."""
+    return isinstance(value, str) and not value.strip()
+
+
+def refuse_look_alikes(column: LabelColumn) -> None:
+    """Raises DataError where two labels, which are strings, differ only in blanks around them."""
+    shown: dict[str, str] = {}
+    for row, label in enumerate(column.values):
+        if (first := shown.setdefault(label.strip(), label)) != label:
+            raise DataError(
+                f"{column.place(row)} has label {label!r} in column '{column.name}' where other rows have {first!r}, "
+                "which would be two classes; make them one"
             )
 
 

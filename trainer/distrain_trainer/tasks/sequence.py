@@ -8,7 +8,7 @@ import torch
 
 from distrain_trainer.errors import DataError
 from distrain_trainer.metrics.metrics import CLASSIFICATION_METRICS, classification_metrics, confusion_matrix
-from distrain_trainer.tasks.labels import LabelColumn, Labels, described, is_target, numbers_of
+from distrain_trainer.tasks.labels import LabelColumn, Labels, described, is_target, numbers_of, refuse_look_alikes
 from distrain_trainer.tasks.losses import cross_entropy
 from distrain_trainer.tasks.task import Labelled, MetricNames, Names, Scores, Task, likeliest, named_head
 
@@ -41,6 +41,8 @@ def read(column: LabelColumn) -> Labels:
             f"{column.place(other)} has {described(values[other])} in column '{column.name}'{beside}, but labels are "
             "all strings, all integers or all booleans; name another data.label_column or convert it"
         )
+    elif kinds == {str}:
+        refuse_look_alikes(column)
     return Labels([str(value) for value in values], tuple(str(value) for value in sorted(set(values))))
 
 
