@@ -150,7 +150,7 @@ def shape(line: str) -> str:
 
 
 def noise(printed: str) -> list[str]:
-    """The lines of a run but its JSON, its warnings, and those that tell of epochs, of which a short run has not three."""
+    """The lines of a run but JSON, warnings, and those that tell of epochs, of which a short run has not three."""
     return [line for line in printed.splitlines() if line and not line.startswith(("{", "distrain: ", "epoch "))]
 
 
