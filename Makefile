@@ -46,8 +46,8 @@ coverage: ## Run the tests, measure what those of one process cover of the train
 	@$(MAKE) --no-print-directory test COVERAGE=1
 
 .PHONY: test-matrix
-test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die; MATRIX=expression chooses (25 minutes)
-	@$(PYTEST) -m matrix --durations=10 tests/trainer $(if $(MATRIX),-k '$(MATRIX)')
+test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 processes, every way to die; SHORT=1 as CI does (MINUTES), MATRIX=expression chooses
+	@$(PYTEST) -m 'matrix$(if $(SHORT), and not long)' -n 2 --dist loadfile --durations=10 tests/trainer $(if $(MATRIX),-k '$(MATRIX)')
 
 .venv/sagemaker: tests/trainer/launch/sagemaker-sdk.txt .venv/ready
 	@$(PIP) --no-deps --target $@ --upgrade -r $< && touch $@
@@ -55,6 +55,15 @@ test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 pr
 .PHONY: examples-test
 examples-test: .venv/sagemaker ## Run every example and notebook from beginning to end (15 minutes)
 	@$(PYTEST) -m examples --durations=5 tests/trainer tests/project
+
+.PHONY: gpu-test
+gpu-test: ## Run on a GPU: the promise, every strategy killed and resumed, hangs, memory and speed (about 10 minutes)
+	@$(PYTHON) tests/gpu/support/here.py
+	@$(MAKE) --no-print-directory .venv/ready
+	@$(PY) tests/gpu/support/here.py torch
+	@rm -f _artifacts/gpu.md
+	@$(PYTEST) -m gpu -n 4 --durations=10 tests/gpu/test_gpu_promise.py tests/gpu/test_gpu_hangs.py; code=$$?; \
+	$(PYTEST) -m gpu tests/gpu/test_gpu_costs.py; costs=$$?; cat _artifacts/gpu.md; exit $$((code ? code : costs))
 
 .PHONY: notebooks
 notebooks: .venv/ready ## Execute the notebooks and keep what they show
@@ -101,6 +110,7 @@ release-test: .venv/ready ## All that CI has no time for: combinations, causes, 
 	@$(MAKE) --no-print-directory test-matrix
 	@$(PYTEST) -m matrix tests/k8s tests/project
 	@$(MAKE) --no-print-directory examples-test
+	@$(MAKE) --no-print-directory image-test
 	@$(MAKE) --no-print-directory kind-test KEEP=1
 	@$(PYTEST) tests/kind/causes.py
 	@$(PYTEST) tests/kind/damage.py

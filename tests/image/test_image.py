@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-CONTEXT = ("image", "trainer", "k8s", "charts", "pyproject.toml", "constraints.txt", "README.md")
+PACKAGE = ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE")
+CONTEXT = ("image", "trainer", "k8s", "charts", *PACKAGE)
 TRAIN = ("train", "--schedule.max_steps", "2", "--batch.tokens", "512", "--evaluation.samples", "16")
 OPENSHIFT = ("--user", "1000620000:0", "--cap-drop", "all", "--security-opt", "no-new-privileges")
 
@@ -93,7 +94,7 @@ def test_configuration(image: str) -> None:
     found = inspect(image)
     configuration = found["Config"]
     assert configuration["User"] == "1000:1000"
-    assert configuration["Entrypoint"] == ["distrain"]
+    assert configuration["Entrypoint"] == ["env", "--block-signal=TERM", "distrain"]
     assert configuration["Cmd"] == ["train"]
     # where GKE mounts the driver, and no empty entry, which would be the working folder
     assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64" in configuration["Env"]
@@ -190,7 +191,9 @@ def test_unwritable_out_is_one_sentence(image: str, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     done = run(image, "train", options=("-v", f"{tmp_path}:/out"))
     assert done.returncode == 74
-    assert done.stderr.startswith("distrain: output_dir /out cannot be written: Permission denied, for this process")
+    assert done.stderr.startswith(
+        "distrain: output_dir /out cannot be written: Permission denied, because this process runs as"
+    )
     assert done.stderr.count("\n") == 1
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import cases
 import faults
 import queues
 from cases import CASES, EVERY, MIDDLE, ON_TRAINJOB, SETTINGS, Case
@@ -21,6 +22,7 @@ from cluster.namespace import Namespace
 from distrain_k8s import Client
 from faults import Victim
 from release import ROOT, TINY, Release, digest, train_here
+from sequence import one_run
 from timeline import Timeline
 
 
@@ -125,6 +127,22 @@ def test_survives_on_trainjob(case: Case, start: Start, left_alone: LeftAlone, t
     survives(case, start(backend="trainjob"), whole, table, f"{case.name}, trainjob")
 
 
+def test_survives_six_in_a_row(cluster: Cluster, image: str, inputs: Path) -> None:
+    """One run under six faults, each behind a new checkpoint: what CI has time for."""
+    faults_in_a_row = (
+        cases.delete_a_worker,
+        cases.delete_the_master_by_force,
+        cases.kill_a_process,
+        cases.drain_a_node,
+        cases.flip_a_bit_of_the_newest_checkpoint,
+        cases.kill_a_supervisor,
+    )
+    whole = one_run("row-whole", image, inputs, iter(())).digest
+    ended = one_run("row", image, inputs, iter(faults_in_a_row))
+    assert ended.faults == [fault.__name__ for fault in faults_in_a_row]
+    assert ended.digest == whole
+
+
 def test_survives_a_node_that_restarts(start: Start, left_alone: LeftAlone, table: Table) -> None:
     def restart_a_node(run: Victim) -> None:
         run.hit(MIDDLE)
@@ -133,6 +151,27 @@ def test_survives_a_node_that_restarts(start: Start, left_alone: LeftAlone, tabl
 
     whole = left_alone("pytorchjob")
     survives(Case(restart_a_node), start(), whole, table, restart_a_node.__name__)
+
+
+def test_survives_eviction_by_pressure(cluster: Cluster, image: str, inputs: Path, table: Table) -> None:
+    """Kubelet looks at its disk every ten seconds, so this run is a longer one."""
+    machine = next(name for name in cluster.workers if name != faults.operators_machine())
+    whole = one_run("pressure-whole", image, inputs, iter(())).digest
+    with faults.disk_pressure(machine) as fill:
+
+        def evict_by_pressure(run: Victim) -> None:
+            def look() -> tuple[bool | None, object]:
+                events = [e for e in run.namespace.get("events")["items"] if e["reason"] == "Evicted"]
+                return bool(events) or None, events
+
+            run.timeline.mark()
+            fill()
+            kubectl.wait("a pod is evicted", look, deadline=120, stall=120)
+
+        ended = one_run("pressure", image, inputs, iter((evict_by_pressure,)))
+    table.add("evict by pressure", ended.timeline, "Succeeded, equal weights")
+    assert ended.faults == ["evict_by_pressure"] and ended.attempts > 1
+    assert ended.digest == whole
 
 
 def test_survives_a_node_that_is_lost_for_good(

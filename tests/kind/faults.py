@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -73,8 +73,14 @@ class Victim:
         return first
 
     def worker(self, node: int) -> psutil.Process:
-        """The first worker of a pod, as this machine sees it."""
-        return max(self.supervisor(node).children(), key=lambda process: process.num_threads())
+        """The first worker of a pod, as this machine sees it; between two attempts it is waited for."""
+
+        def look() -> tuple[psutil.Process | None, object]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return max(self.supervisor(node).children(), key=psutil.Process.num_threads, default=None), None
+            return None, "no supervisor"
+
+        return kubectl.wait(f"node {node} has a worker", look, deadline=120, stall=120)
 
     @contextlib.contextmanager
     def cut_off(self, node: int) -> Iterator[None]:
@@ -156,6 +162,12 @@ def restart_operator() -> None:
     kubectl.run("delete", "pods", "-n", operator.NAMESPACE, "--all", "--grace-period=0", "--force", "--wait=false")
 
 
+def operators_machine() -> str:
+    """The cluster's node that the operator is on."""
+    name: str = kubectl.get("pods", "-n", operator.NAMESPACE)["items"][0]["spec"]["nodeName"]
+    return name
+
+
 def keep_operator_off(machine: str) -> None:
     """Has the operator run on another machine."""
     with cordoned(machine):
@@ -173,13 +185,32 @@ def lost_machine(machine: str) -> Iterator[None]:
         yield
     finally:
         engine.execute(machine, "systemctl start kubelet\n")
+        kubectl.wait(f"{machine} ready", lambda: condition(machine, "Ready", "True"), deadline=240, stall=240)
 
-        def look() -> tuple[bool | None, object]:
-            conditions = kubectl.get("node", machine).get("status", {}).get("conditions", [])
-            ready = [c["status"] for c in conditions if c["type"] == "Ready"]
-            return ready == ["True"] or None, ready
 
-        kubectl.wait(f"{machine} ready", look, deadline=240, stall=240)
+@contextlib.contextmanager
+def disk_pressure(machine: str) -> Iterator[Callable[[], None]]:
+    """Yields what fills the disk of a machine beyond what its kubelet leaves free, so that it evicts; undone after."""
+    config, filler = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/filler"
+    free = int(engine.execute(machine, "df --block-size=1 --output=avail /var/lib/kubelet | tail -1\n"))
+    least = f"s/(nodefs.available:).*/\\1 '{free - (1 << 30)}'/"
+    engine.execute(machine, f'cp {config} {config}.kept\nsed -E -i "{least}" {config}\nsystemctl restart kubelet\n')
+
+    def fill() -> None:
+        engine.execute(machine, f"fallocate -l 6G {filler}\n")
+
+    try:
+        yield fill
+    finally:
+        engine.execute(machine, f"rm -f {filler}\nmv {config}.kept {config}\nsystemctl restart kubelet\n")
+        kubectl.wait(f"{machine} without pressure", lambda: condition(machine, "DiskPressure", "False"), 120, 120)
+
+
+def condition(machine: str, kind: str, wanted: str) -> tuple[bool | None, object]:
+    """Whether a condition of a node is as wanted, and what it is."""
+    conditions = kubectl.get("node", machine).get("status", {}).get("conditions", [])
+    found = [condition["status"] for condition in conditions if condition["type"] == kind]
+    return found == [wanted] or None, found
 
 
 def flip_a_bit(file: Path) -> None:

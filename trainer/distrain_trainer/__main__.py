@@ -139,10 +139,21 @@ def train(
 
 
 def preload() -> None:
-    """Imports what a worker needs, so that workers that are forked afterwards share it and need not."""
+    """Imports what a worker needs, so that workers that are forked afterwards share it and need not.
+
+    All but bitsandbytes, which peft imports where it is installed: it looks at the GPUs, and after that no forked
+    process can use them. Workers import it where a model is quantized.
+    """
     quieten_libraries()
-    for module in ("training.run", "inference.samples"):
-        import_module(f"distrain_trainer.{module}")
+    imported = sys.modules.get("bitsandbytes")
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+    try:
+        for module in ("training.run", "inference.samples"):
+            import_module(f"distrain_trainer.{module}")
+    finally:
+        sys.modules.pop("bitsandbytes")
+        if imported is not None:
+            sys.modules["bitsandbytes"] = imported
 
 
 def quieten_libraries() -> None:

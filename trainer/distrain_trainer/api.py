@@ -134,9 +134,9 @@ def predict(
 ) -> list[Prediction]:
     """What a trained model says of each input, in order.
 
-    inputs: a path of a file; or texts (for chat what the user says), or rows with the columns that the task reads (for
-    chat such as `{"messages": [...]}`). max_new_tokens: of an answer; the options after it as for `distrain predict`.
-    checkpoint, settings: as for `evaluate`. Raises DistrainError.
+    inputs: a path of a file; or texts (for chat what the user says, for preference the prompt), or rows with the
+    columns that the task reads (for chat such as `{"messages": [...]}`). max_new_tokens: of an answer; the options
+    after it as for `distrain predict`. checkpoint, settings: as for `evaluate`. Raises DistrainError.
     """
     _quieten()
     from distrain_trainer.inference.predict import predictions_for
@@ -150,14 +150,20 @@ def predict(
             file = Path(inputs)
         else:
             file = Path(scratch) / "inputs.jsonl"
-            chats = trained.settings.facts.holds == "messages"
-            name = "prompt" if chats else trained.settings.data.text_column or "text"
+            name = _text_column(trained.settings)
             rows = [{name: row} if isinstance(row, str) else dict(row) for row in inputs]
             if not rows:
                 return []
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         made = predictions_for(trained, str(file), max_new_tokens, sampling=sampling)
         return [Prediction(prediction) for chunk in made for prediction in chunk]
+
+
+def _text_column(settings: Settings) -> str:
+    """The column in which `predict` reads a text that is given alone."""
+    if settings.facts.compares:
+        return settings.preference.prompt_column or "prompt"
+    return "prompt" if settings.facts.holds == "messages" else settings.data.text_column or "text"
 
 
 def _tree(settings: Source, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -237,6 +237,35 @@ def test_pairs_of_answers_are_taken() -> None:
     assert (settings["task"], settings["preference.method"], settings["preference.beta"]) == ("preference", "ipo", 0.3)
 
 
+def test_judged_answers_are_taken() -> None:
+    weights = "--desirable_weight 1.5 --undesirable_weight 0.5"
+    command = f"trl kto --model_name_or_path Qwen/Qwen2.5-0.5B --dataset_name trl-lib/kto-mix-14k --beta 0.2 {weights}"
+    taken = {
+        "task": "preference",
+        "preference.method": "kto",
+        "preference.beta": 0.2,
+        "preference.desirable_weight": 1.5,
+        "preference.undesirable_weight": 0.5,
+        "optimizer.learning_rate": 1e-6,
+    }
+    result = convert(command, "run.sh")
+    assert result.refused is None and result.left == () and result.settings.items() >= taken.items()
+    file = convert("model_name_or_path: gpt2\nbeta: 0.2\ndesirable_weight: 1.5\nundesirable_weight: 0.5\n", "kto.yaml")
+    assert file.settings.items() >= {k: v for k, v in taken.items() if k != "optimizer.learning_rate"}.items()
+    fields = "type: {field_prompt: question, field_completion: answer, field_label: good}"
+    text = AXOLOTL_QLORA.replace("sample_packing: true\n", "").replace("type: chat_template", fields)
+    settings = convert(
+        f"{text}rl: kto\nrl_beta: 0.2\nkto_desirable_weight: 1.5\nkto_undesirable_weight: 0.5\n", "run.yaml"
+    ).settings
+    assert settings.items() >= {k: v for k, v in taken.items() if k != "optimizer.learning_rate"}.items()
+    columns = {"prompt_column": "question", "completion_column": "answer", "label_column": "good"}
+    assert {name: settings[f"preference.{name}"] for name in columns} == columns
+
+
+def test_the_loss_of_a_script_is_its_name() -> None:
+    assert convert("trl orpo --model_name_or_path gpt2 --dataset_name a/b", "r").settings["preference.method"] == "orpo"
+
+
 def test_several_data_sets_noise_and_a_least_rate_are_taken() -> None:
     text = AXOLOTL_QLORA.replace("neftune_noise_alfa", "neftune_noise_alpha").replace(
         "datasets:\n", "datasets:\n  - {path: tatsu-lab/alpaca, type: alpaca}\n"

@@ -89,7 +89,7 @@ def test_each_best_model_is_pushed_and_the_last_with_the_report(
     assert done.stderr.count("distrain: ") == 0
 
 
-@pytest.mark.parametrize("since", ["the start", "step 6"])
+@pytest.mark.parametrize("since", [pytest.param("the start", marks=pytest.mark.long), "step 6"])
 @pytest.mark.parametrize("when", ["end", "best"])
 def test_a_hub_that_is_away_costs_one_warning_and_nothing_else(
     bert: Path, texts: Path, tmp_path: Path, service: hub.Hub, plain: Path, since: str, when: str
@@ -136,6 +136,7 @@ def test_a_run_that_is_killed_while_it_pushes_pushes_when_it_is_started_again(
     assert start(arguments, environment).returncode == 0 and not service.requests
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_and_resumed_pushes_the_best_of_all(
     bert: Path, texts: Path, tmp_path: Path, service: hub.Hub, plain: Path
 ) -> None:

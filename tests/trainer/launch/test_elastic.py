@@ -102,7 +102,10 @@ def hold_until_there(cluster: Cluster, node: Victim, others: tuple[int, ...]) ->
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(("kind", "lost"), [("ddp", (1, 2)), ("zero3", (1,)), ("fsdp", (1,))])
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [("ddp", (1, 2)), *(pytest.param(kind, (1,), marks=pytest.mark.long) for kind in ("zero3", "fsdp"))],
+)
 def test_nodes_that_are_lost_one_after_the_other_are_let_in_when_they_are_back(
     bert: Path, texts: Path, whole: Path, tmp_path: Path, kind: str, lost: tuple[int, ...]
 ) -> None:

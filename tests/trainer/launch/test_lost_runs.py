@@ -17,7 +17,7 @@ from distrain_trainer.storage.layout import published_checkpoints
 from runs import Victim, digest, end, finish, losses, train
 from two_nodes import Cluster
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.matrix, pytest.mark.long]
 STEPS = ("--schedule.max_steps", "24", "--checkpoint.every_steps", "4", "--run_id", "space/run1")
 ENDLESS = ("--schedule.max_steps", "100000", "--checkpoint.every_steps", "50000", "--run_id", "space/run1")
 

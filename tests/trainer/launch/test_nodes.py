@@ -72,6 +72,7 @@ def test_two_nodes_end_as_one_does_whatever_dies(
 
 
 @pytest.mark.matrix
+@pytest.mark.long
 def test_sigterm_at_ten_moments_leaves_with_143_and_loses_nothing(
     bert: Path, texts: Path, one_node: Path, tmp_path: Path
 ) -> None:

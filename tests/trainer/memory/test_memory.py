@@ -1,6 +1,7 @@
 """The memory plan: what it reads from a model's files, that its parts add up, and how near it is to what is taken."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import (
     AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     DistilBertConfig,
@@ -28,11 +31,15 @@ from transformers import (
     LlamaModel,
     MistralConfig,
     MistralForCausalLM,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 import tiny
@@ -78,6 +85,37 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], Any]] = {
     "qwen3": (Qwen3ForCausalLM, lambda v: Qwen3Config(vocab_size=v, head_dim=16, **DECODER)),
     "gemma3": (Gemma3ForCausalLM, lambda v: Gemma3TextConfig(vocab_size=v, head_dim=16, **DECODER)),
 }
+HALVES: dict[str, Any] = {
+    "d_model": 64,
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 256,
+    "decoder_ffn_dim": 256,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "attention_dropout": 0.0,
+}
+T5: dict[str, Any] = {
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 160,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
+FLAN: dict[str, Any] = T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+WRITERS: dict[str, tuple[type[PreTrainedModel], Any]] = {
+    "t5": (T5ForConditionalGeneration, lambda v: T5Config(vocab_size=v, **T5)),
+    "flan-t5": (T5ForConditionalGeneration, lambda v: T5Config(vocab_size=v, **FLAN)),
+    "bart": (BartForConditionalGeneration, lambda v: BartConfig(vocab_size=v, decoder_start_token_id=2, **HALVES)),
+    "pegasus": (
+        PegasusForConditionalGeneration,
+        lambda v: PegasusConfig(vocab_size=v, decoder_start_token_id=0, **HALVES),
+    ),
+}
+"""Models that read with an encoder and write with a decoder."""
 MASKED = ("bert", "roberta", "distilbert")
 
 
@@ -85,7 +123,7 @@ MASKED = ("bert", "roberta", "distilbert")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder for each family: a small model with random weights, and a tokenizer."""
     folders = {}
-    for name, (kind, config) in FAMILIES.items():
+    for name, (kind, config) in (FAMILIES | WRITERS).items():
         tokenizer = tiny.wordpiece() if name in MASKED else tiny.byte_bpe("<s>", "</s>")
         torch.manual_seed(0)
         folders[name] = tmp_path_factory.mktemp(name)
@@ -116,6 +154,26 @@ def test_headers_count_what_the_model_has(models: dict[str, Path], family: str) 
         assert weights.count == model.num_parameters(), task
         assert len(weights.blocks) == weights.layers
         assert weights.block * weights.layers + weights.root == weights.count
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_headers_count_both_halves(models: dict[str, Path], family: str) -> None:
+    settings = settings_of(models[family], "sequence-to-sequence")
+    tokenizer = AutoTokenizer.from_pretrained(models[family])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = load_model(settings, str(models[family]), None, tokenizer, None)
+    weights = read_model(settings)
+    assert weights.source is not None
+    assert (weights.source.layers, weights.layers, weights.source.norms, weights.norms) == (3, 2, 2, 3)
+    assert weights.count == model.num_parameters()
+    read = sum(
+        p.numel() for name, p in model.named_parameters() if "encoder.block." in name or "encoder.layers" in name
+    )
+    assert read == sum(
+        math.prod(weights.parameters[n]) for n in weights.parameters if n.startswith(weights.source.blocks)
+    )
+    with pytest.raises(SettingsError, match="an encoder and a decoder cannot be planned for sequence-classification"):
+        read_model(settings_of(models[family], "sequence-classification"))
 
 
 def test_several_files_count_as_one(models: dict[str, Path], tmp_path: Path) -> None:
@@ -304,16 +362,18 @@ def test_what_lies_below_all_that_is_trained_keeps_nothing(models: dict[str, Pat
 
 # What is taken
 
+LONG = [pytest.mark.matrix, pytest.mark.long]
+
 
 @pytest.mark.parametrize(
     ("kinds", "most"),
     [
         (("ddp",), 2),  # of its six cases
-        pytest.param(("ddp",), None, marks=pytest.mark.matrix),
-        pytest.param(("single",), None, marks=pytest.mark.matrix),
-        pytest.param(("zero1", "zero2"), None, marks=pytest.mark.matrix),
-        pytest.param(("zero3",), None, marks=pytest.mark.matrix),
-        pytest.param(("fsdp",), None, marks=pytest.mark.matrix),
+        pytest.param(("ddp",), None, marks=LONG),
+        pytest.param(("single",), None, marks=LONG),
+        pytest.param(("zero1", "zero2"), None, marks=LONG),
+        pytest.param(("zero3",), None, marks=LONG),
+        pytest.param(("fsdp",), None, marks=LONG),
     ],
 )
 def test_the_plan_is_near_what_is_taken(

@@ -39,26 +39,25 @@ WAYS: dict[str, dict[str, Any]] = {
     "QLoRA, 8 bits": LORA | {"quantization__bits": 8, "precision": "bf16"},
 }
 TASKS: dict[str, dict[str, Any]] = {
-    "sequence-to-sequence": {"data__max_target_length": 16},
-    "preference": {"data__max_length": 64},
+    "`task: sequence-to-sequence`": {"task": "sequence-to-sequence", "data__max_target_length": 16},
+    "`task: preference`": {"task": "preference", "data__max_length": 64},
+    "`task: preference`, KTO": {"task": "preference", "data__max_length": 64, "preference__method": "kto"},
 }
 """Tasks whose rows are of two texts."""
 STEPS = 12
 
 
 @pytest.mark.matrix
+@pytest.mark.long
 def test_the_table_of_what_goes_with_what_is_true(texts: Path, tmp_path: Path) -> None:
     """Each way trains: the loss falls, and a run that goes on from its checkpoint continues; or it is refused (64)."""
     llama = tiny.tiny_llama(tmp_path / "llama")
-    of_two: dict[str, Any] = {
-        "sequence-to-sequence": (tiny.tiny_t5(tmp_path / "t5", dropout=0.0), labelled.first_words),
-        "preference": (llama, labelled.answers),
-    }
+    t5 = tiny.tiny_t5(tmp_path / "t5", dropout=0.0)
+    of_two = ((t5, labelled.first_words), (llama, labelled.answers), (llama, labelled.judged))
     ways = dict(WAYS)
-    for task, (model, make) in of_two.items():
-        file = labelled.written(tmp_path / f"{task}.jsonl", 200, make)
-        more = {"task": task, "model__name": model, "data__files": file, "optimizer__learning_rate": 1e-3}
-        ways[f"`task: {task}`"] = more | TASKS[task]
+    for number, ((way, task), (model, make)) in enumerate(zip(TASKS.items(), of_two, strict=True)):
+        file = labelled.written(tmp_path / f"{number}.jsonl", 200, make)
+        ways[way] = {"model__name": model, "data__files": file, "optimizer__learning_rate": 1e-3} | task
     table: dict[str, dict[str, str]] = {way: {} for way in ways}
     for kind in ("single", *STRATEGIES):
         cells, folder = [], tmp_path / kind

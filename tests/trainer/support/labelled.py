@@ -80,6 +80,13 @@ def answers(draw: random.Random) -> Row:
     return {"prompt": " ".join(words) + ":", "chosen": f" {words[0]}", "rejected": f" {others}"}
 
 
+def judged(draw: random.Random) -> Row:
+    """A text, and one of the answers to it: desirable where it is the better one."""
+    row = answers(draw)
+    label = draw.random() < 0.6
+    return {"prompt": row["prompt"], "completion": row["chosen" if label else "rejected"], "label": label}
+
+
 def of_pairs() -> PreTrainedTokenizerFast:
     """The tokenizer of `tiny_bert`, which tells the model which of two texts a token is of, as BERT's does."""
     tokenizer = tiny.wordpiece()

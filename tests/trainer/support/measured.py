@@ -32,6 +32,7 @@ from distrain_trainer.parallel.api import Parallel, freeze_unreached, paralleliz
 from distrain_trainer.settings.model import Settings
 from distrain_trainer.settings.sections import ZERO
 from distrain_trainer.tasks.labels import IGNORE_INDEX
+from distrain_trainer.tasks.table import TASKS
 
 Storages = dict[int, int]
 """Address of each storage -> its bytes."""
@@ -119,9 +120,11 @@ def run_case(case: dict[str, Any], world: int) -> dict[str, int]:
     labels = ("a", "b", "c") if settings.task == "sequence-classification" else None
     gc.collect()
     before = live()
-    module = SummedLoss(load_model(settings, folder, None, tokenizer, labels), settings.precision)
+    preference = settings.preference if settings.facts.compares else None
+    model = load_model(settings, folder, None, tokenizer, labels)
+    module = SummedLoss(model, settings.precision, TASKS[settings.task], preference=preference)
     empty = batch_of(settings, 1, 1)
-    empty["labels"].fill_(IGNORE_INDEX)
+    empty["labels"] = torch.full_like(empty["labels"], IGNORE_INDEX)
     freeze_unreached(module, empty)
     parallel = parallelize(settings, Accelerator(cpu=True), module, world)
     if settings.model.chunked_loss:
@@ -139,8 +142,16 @@ def batch_of(settings: Settings, rows: int, length: int) -> dict[str, torch.Tens
     ids = torch.randint(5, vocabulary, (rows, length))
     mask = torch.ones_like(ids)
     mask[-1, length // 2 + 1 :] = 0
-    labels = torch.zeros(rows, dtype=torch.int64) if settings.task == "sequence-classification" else ids.clone()
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": ids.clone()}
+    if settings.task == "sequence-classification":
+        batch["labels"] = torch.zeros(rows, dtype=torch.int64)
+    if settings.facts.writes:
+        batch["labels"] = torch.randint(5, vocabulary, (rows, settings.data.max_target_length if rows > 1 else 1))
+    if settings.facts.compares:
+        pairs = {"reference": torch.zeros(2 * rows), "chosen_tokens": torch.ones(())}
+        batch = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()} | pairs
+        batch["desirable"] = torch.arange(rows) % 2
+    return batch
 
 
 def on_processes(cases: list[dict[str, Any]], world: int) -> list[dict[str, int]]:

@@ -23,12 +23,16 @@ TEXTS = [
 ]
 
 
-def settings_of(tmp_path: Path, rows: list[dict[str, Any]], task: str = "causal-lm", **data: Any) -> Settings:
-    """Settings for these rows, in a file of their own, without evaluation unless it is asked for."""
+def settings_of(
+    tmp_path: Path, rows: list[dict[str, Any]], task: str = "causal-lm", method: str = "dpo", **data: Any
+) -> Settings:
+    """Settings for these rows, in a file of their own, without evaluation unless it is asked for. method: of
+    preferences."""
     file = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"files": [str(file)], "cache": str(tmp_path / "cache"), "evaluation_fraction": 0} | data
-    return Settings.model_validate({"task": task, "data": data})
+    preference = {"preference": {"method": method}} if task == "preference" else {}
+    return Settings.model_validate({"task": task, "data": data} | preference)
 
 
 def tokenized(

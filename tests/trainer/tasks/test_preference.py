@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from chats import PLAIN, tokenizer_of
+from distrain_trainer import predict
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.errors import DataError
 from distrain_trainer.models.loss import SummedLoss
@@ -255,6 +256,10 @@ def test_predict_answers_prompts(trained: Path, tmp_path: Path) -> None:
     said = predicted(trained / "out", file, tmp_path / "said.jsonl")
     assert [row["prompt"] for row in said] == [row["prompt"] for row in rows_of(file)]
     assert all(set(row) == {"prompt", "answer"} for row in said)
+    texts = [row["prompt"] for row in said]
+    assert [one.output for one in predict(trained / "out", texts, max_new_tokens=1)] == said
+    again = predict(trained / "out", texts, max_new_tokens=1, preference={"prompt_column": "question"})
+    assert [one.output for one in again] == said
 
 
 @pytest.mark.matrix

@@ -45,13 +45,15 @@ def of_torch(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tenso
 
 @dataclass(frozen=True)
 class Case:
-    """A task on its data. more: settings by dotted names. model: which of `models`."""
+    """A task on its data. more: settings by dotted names. model: which of `models`. parts: whether the reference is
+    told the rows of each micro-batch."""
 
     make: Callable[[Any], labelled.Row]
     task: str = "sequence-classification"
     more: dict[str, Any] = field(default_factory=dict)
     reference: Reference = of_transformers
     model: str = "bert"
+    parts: bool = False
 
 
 def of_floats(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
@@ -100,7 +102,25 @@ def of_odds(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor
     return entropy - 0.1 * torch.nn.functional.logsigmoid(odds[0] - odds[1]).mean()
 
 
+def of_judged(model: Any, inputs: Any, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """The loss of KTO, by its definition; the first model that is seen is the reference."""
+    if not hasattr(model, "reference"):
+        model.reference = [copy.deepcopy(model).eval()]
+    logps, _ = answer_logps(model, inputs, labels)
+    with torch.no_grad():
+        before, _ = answer_logps(model.reference[0], inputs, labels)
+    (gains, others), losses, first = logps - before, [], 0
+    for rows in inputs["parts"].tolist():
+        part = slice(first, first + rows)
+        over = 0.1 * (gains[part] - others[part].detach().mean().clamp(min=0))
+        good = inputs["desirable"][part] == 1
+        losses.append(torch.where(good, 1 - over.sigmoid(), 1.5 * (1 - (-over).sigmoid())))
+        first += rows
+    return torch.cat(losses).mean()
+
+
 COMPARED = {"data.max_length": 64, "batch.tokens": 1024}
+JUDGED = COMPARED | {"preference.method": "kto", "preference.undesirable_weight": 1.5}
 WEIGHTED = {"loss.class_weights": "balanced", "loss.label_smoothing": 0.1}
 WRITTEN = {"data.max_target_length": 16, "evaluation.generations": 12}
 CASES = {
@@ -115,6 +135,7 @@ CASES = {
     "weights": Case(labelled.uneven, more=WEIGHTED, reference=of_torch),
     "answers": Case(labelled.answers, "preference", COMPARED, of_answers, "llama"),
     "odds of answers": Case(labelled.answers, "preference", COMPARED | {"preference.method": "orpo"}, of_odds, "llama"),
+    "judged answers": Case(labelled.judged, "preference", JUDGED, of_judged, "llama", parts=True),
     "targets": Case(labelled.first_words, "sequence-to-sequence", WRITTEN, model="t5"),
 }
 
@@ -171,6 +192,8 @@ def by_hand(
             step = plan.step(number)
             batch = collator(step.rows, step.epoch)
             labels = batch.pop("labels")
+            if case.parts:
+                batch["parts"] = torch.tensor([len(step.planned[index]) for index in step.indices])
             loss = case.reference(model, batch, labels, None if weights is None else torch.tensor(weights))
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.max_grad_norm)
@@ -186,7 +209,7 @@ CORRELATIONS = {"eval_pearson", "eval_spearman"}
 DEALS: list[Any] = [
     (1, ("single",)),
     pytest.param((2, STRATEGIES), marks=pytest.mark.matrix),
-    pytest.param((4, ("ddp", "zero2", "fsdp")), marks=pytest.mark.matrix),
+    pytest.param((4, ("ddp", "zero2", "fsdp")), marks=[pytest.mark.matrix, pytest.mark.long]),
 ]
 """Processes and strategies."""
 

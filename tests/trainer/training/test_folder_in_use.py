@@ -168,6 +168,7 @@ COMMANDS = ("train", "resume", "overwrite", "evaluate", "predict", "merge")
 
 
 @pytest.mark.matrix
+@pytest.mark.long
 def test_any_two_commands_at_once_lose_nothing(
     bert: Path, texts: Path, run_command: RunCommand, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ WHOLE = ("muon", "adafactor")
 
 
 @pytest.mark.matrix
+@pytest.mark.long
 def test_options_train_and_resume_the_same_under_every_strategy(few_texts: Path, tmp_path: Path) -> None:
     """Each step's loss to 1e-5 of one process's, or 1e-3 with Muon, which orthogonalizes in bf16; bit-exact resumes."""
     llama = tiny.tiny_llama(tmp_path / "llama")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distrain_trainer.training.stragglers import RATIO, STEPS, Stopwatch, Straggler, Stragglers
+from distrain_trainer.training.stragglers import RATIO, SLOW_STEPS, STEPS, Stopwatch, Straggler, Stragglers
 from runs import Victim, metrics, train
 
 
@@ -41,9 +41,14 @@ def test_nobody_is_named_while_all_are_alike(paces: list[list[float]]) -> None:
     assert set(named(3, *paces)) == {None}
 
 
-@given(st.integers(1, STEPS - 1), st.floats(RATIO * 1.01, 100))
+def test_a_step_in_which_another_is_slow_hides_nobody() -> None:
+    slow, all_are = [1.0, 2.0, 1.0], [2.0, 2.0, 2.0]
+    assert named(3, *[*[slow] * 24, all_are] * 2)[-1] == Straggler(1, "node 1", 2.0)
+
+
+@given(st.integers(1, SLOW_STEPS - 1), st.floats(RATIO * 1.01, 100))
 def test_a_slow_while_names_nobody(steps: int, ratio: float) -> None:
-    paces = [*[[1.0, 1.0, ratio]] * steps, [1.0, 1.0, 1.0]] * 3
+    paces = [*[[1.0, 1.0, ratio]] * steps, *[[1.0, 1.0, 1.0]] * STEPS] * 3
     assert set(named(3, *paces)) == {None}
 
 
@@ -67,7 +72,7 @@ def test_a_stopwatch_counts_forward_passes_of_real_tokens() -> None:
 @pytest.mark.matrix
 def test_a_process_that_is_held_up_is_named_by_its_run(bert: Path, texts: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    steps = ("--schedule.max_steps", "100000", "--checkpoint.every_steps", "100000", "--data.evaluation_fraction", "0")
+    steps = ("--schedule.max_steps", "5000", "--checkpoint.every_steps", "5000", "--data.evaluation_fraction", "0")
     run = Victim(train(bert, texts, output, 2, *steps), output)
     assert run.wait_for(lambda: run.step() >= 5), run.process.communicate()
     slow = run.workers()[1]
@@ -75,7 +80,7 @@ def test_a_process_that_is_held_up_is_named_by_its_run(bert: Path, texts: Path, 
 
     def hold_up() -> None:
         while not over.is_set():
-            for number, seconds in ((signal.SIGSTOP, 0.008), (signal.SIGCONT, 0.002)):
+            for number, seconds in ((signal.SIGSTOP, 0.02), (signal.SIGCONT, 0.001)):
                 os.kill(slow, number)
                 time.sleep(seconds)
 

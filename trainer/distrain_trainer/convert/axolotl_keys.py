@@ -29,7 +29,7 @@ from distrain_trainer.convert.rules import (
 )
 from distrain_trainer.settings.deepspeed_keys import LAUNCHES, Counts, Ignored, Refused, Sets
 
-NO_PREFERENCES = "of preferences and rewards there are pairs of answers alone; see the section preference"
+NO_PREFERENCES = "of preferences and rewards there are pairs of answers and judged ones; see the section preference"
 ONE_RATE = "all weights that are trained share optimizer.learning_rate; leave it out"
 NO_SPLIT_MODEL = "the batch is split over processes, rows are not; leave it out, zero3 and fsdp shard the model"
 
@@ -261,14 +261,13 @@ AXOLOTL_KEYS: dict[str, Rule] = {
     "hub_strategy": Ignored("hub.when is end or best"),
     "hub_revision": Refused("the model goes to the main branch; leave it out"),
     "hf_use_auth_token": Refused(NO_TOKEN),
-    # Pairs of answers.
+    # Answers that are compared or judged.
     "rl": Part("rl", "preference.method", "and `task: preference`"),
     **keys("dpo_beta rl_beta orpo_alpha", Sets("preference.beta")),
+    "kto_desirable_weight": Sets("preference.desirable_weight"),
+    "kto_undesirable_weight": Sets("preference.undesirable_weight"),
     # What is not here.
-    **keys(
-        "reward_model process_reward_model trl vllm simpo_gamma cpo_alpha kto_desirable_weight kto_undesirable_weight",
-        Refused(NO_PREFERENCES),
-    ),
+    **keys("reward_model process_reward_model trl vllm simpo_gamma cpo_alpha", Refused(NO_PREFERENCES)),
     **keys(
         "qat quantization", Refused("trained weights are fp32; quantization.bits holds a frozen base in fewer bits")
     ),

@@ -17,7 +17,7 @@ from distrain_trainer.convert.axolotl_keys import AXOLOTL
 from distrain_trainer.convert.found import Found, shown, take
 from distrain_trainer.convert.rules import Dialect
 from distrain_trainer.convert.sources import Source, read_source
-from distrain_trainer.convert.trainer_keys import LAUNCHER, SCRIPT_DEFAULTS, SFT, TASKS, TRAINER, TRL
+from distrain_trainer.convert.trainer_keys import LAUNCHER, METHODS, SCRIPT_DEFAULTS, SFT, TASKS, TRAINER, TRL
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.deepspeed_keys import ACCELERATE, DEEPSPEED, Ignored
 from distrain_trainer.settings.model import Settings, first_fault, flat, nested
@@ -34,6 +34,7 @@ FSDP |= {name: Ignored("that is for other devices") for name in ("xla", "xla_fsd
 ONLY_AXOLOTL = ("base_model", "sequence_len", "micro_batch_size", "val_set_size")
 ONLY_ACCELERATE = ("distributed_type", "compute_environment", "main_training_function", "downcast_bf16")
 ONLY_TRL = frozenset(SFT) - {"load_in_4bit", "load_in_8bit"}
+WEIGHTS = {"preference.desirable_weight", "preference.undesirable_weight"}
 TRL_ADAPTER = {"lora.rank": 16, "lora.alpha": 32, "lora.dropout": 0.05}
 """What TRL's silence means of an adapter."""
 NO_OTHER_TASK = (
@@ -93,7 +94,7 @@ def program_of(source: Source) -> Program | None:
     """The program whose keys these are; None where none of them is known."""
     names = {str(name).replace("-", "_") for name in source.keys}
     if source.script is not None:
-        return "trl" if source.script.startswith(("sft", "dpo", "orpo")) or ONLY_TRL & names else "trainer"
+        return "trl" if source.script.startswith(("sft", "dpo", *METHODS)) or ONLY_TRL & names else "trainer"
     if "base_model" in names or len(names & set(ONLY_AXOLOTL)) > 1:
         return "axolotl"
     if names & set(ONLY_ACCELERATE):
@@ -136,17 +137,23 @@ def _of_script(found: Found, source: Source, program: Program) -> None:
     """The task, and what the script does unasked."""
     if source.script is None:
         if program == "trl":
-            found.settings["task"] = "chat"
+            compares = any(setting.startswith("preference.") for setting in found.settings)
+            found.settings["task"] = "preference" if compares else "chat"
+            if WEIGHTS & found.settings.keys():
+                found.sets("preference.method", "kto", "weights of desirable and undesirable answers")
         elif program == "trainer":
             found.said.append("task: a file of arguments does not say it; set it, or convert the command of the script")
         return
     task = next((task for start, task in TASKS if source.script.startswith(start)), None)
-    if task is None and program == "trl" and source.script not in ("grpo", "kto", "rloo", "reward"):
+    if task is None and program == "trl" and source.script not in ("grpo", "rloo", "reward"):
         task = "chat"
     if task is None:
         found.leaves("the script", source.script, NO_OTHER_TASK)
         return
     found.settings["task"] = task
+    for method in METHODS:
+        if source.script.startswith(method):
+            found.sets("preference.method", method, source.script)
     if source.script.startswith("run_clm"):
         found.sets("batch.packing", True, "run_clm")
         found.said.append("batch.packing true: run_clm fills its blocks too, but lets texts attend to each other")

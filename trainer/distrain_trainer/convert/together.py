@@ -364,6 +364,11 @@ def _entry(found: Found, entry: dict[str, Any]) -> None:
         column = entry.get("field_messages")
         if isinstance(column, str) and column not in ("messages", "conversations"):
             found.sets("chat.messages_column", column, "field_messages")
+    elif isinstance(kind, dict) and found.settings["task"] == "preference":
+        for name in ("prompt", "chosen", "rejected", "completion", "label"):
+            column = kind.get(f"field_{name}")
+            if isinstance(column, str) and column != name:
+                found.sets(f"preference.{name}_column", column, f"field_{name}")
     elif kind not in (None, "alpaca") and found.settings["task"] == "chat":
         found.leaves(
             "datasets.type", kind, "chat reads messages, prompt and completion, or Alpaca's columns; rename them"

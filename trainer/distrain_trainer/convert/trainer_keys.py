@@ -43,8 +43,11 @@ TASKS = (
     ("sft", "chat"),
     ("dpo", "preference"),
     ("orpo", "preference"),
+    ("kto", "preference"),
 )
 """Beginning of a script's name -> task."""
+METHODS = ("orpo", "kto")
+"""Scripts that are called after the one loss they have."""
 GLUE = {
     "cola": ("sentence", None),
     "mnli": ("premise", "hypothesis"),
@@ -265,10 +268,13 @@ SFT: dict[str, Rule] = {
     "truncation_mode": Refused("a long conversation loses whole turns at its end; leave it out", (None, "keep_start")),
     "loss_type": Sets(
         "preference.method",
-        {"nll": None, "chunked_nll": None, "sigmoid": "dpo", "ipo": "ipo"},
-        "preference.method knows dpo, ipo and orpo, and all other tasks have one loss; choose one of them",
+        {"nll": None, "chunked_nll": None, "sigmoid": "dpo", "ipo": "ipo", "kto": "kto"},
+        "preference.method knows dpo, ipo, orpo and kto, and all other tasks have one loss; choose one of them",
     ),
     "beta": Sets("preference.beta"),
+    "desirable_weight": Sets("preference.desirable_weight"),
+    "undesirable_weight": Sets("preference.undesirable_weight"),
+    "precompute_ref_log_probs": Ignored("the reference's log-probabilities are always computed once, before training"),
     **keys("eos_token pad_token", Refused("the tokenizer's own are used; set them there", (None,))),
     **keys("model_init_kwargs dataset_kwargs", Refused("write what is in it as settings", (None, {}, "{}"))),
     "router_aux_loss_coef": Ignored("the model's own configuration says it"),

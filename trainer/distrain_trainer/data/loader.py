@@ -104,6 +104,8 @@ class Collator:
         batch["attention_mask"] += 1
         if FACTS[self.task].compares:
             batch |= {"reference": torch.zeros(rows), "chosen_tokens": torch.ones(())}
+        if self.rows.desirable is not None:
+            batch["desirable"] = torch.zeros(1, dtype=torch.int64)
         if self.rows.types is not None:
             batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
         batch["labels"] = torch.from_numpy(self._none((rows, 1)))

@@ -91,19 +91,19 @@ def columns_of(part: Part, preference: Preference) -> list[str]:
     return names
 
 
-def answers_of(row: Mapping[str, Any], template: Template) -> list[Answer]:
-    """The chosen and the rejected answer of a row, behind their prompt. Raises DataError."""
-    *before, chosen, rejected = (plain_value(value) for value in row.values())
-    names = list(row)[-2:]
-    prompt = before[0] if before else None
-    if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
-        for name, answer in zip(names, (chosen, rejected), strict=True):
+def answers_of(row: Mapping[str, Any], template: Template, count: int = 2) -> list[Answer]:
+    """The answers of a row, its last columns, behind their prompt: the chosen one and the rejected one. Raises
+    DataError."""
+    values, names = [plain_value(value) for value in row.values()], list(row)[-count:]
+    prompt, answers = values[0] if len(values) > count else None, values[-count:]
+    if isinstance(prompt, str) and all(isinstance(answer, str) for answer in answers):
+        for name, answer in zip(names, answers, strict=True):
             if not answer:
                 raise DataError(f"{ROW} has an empty text in column '{name}'; correct or remove it")
-        texts = [prompt + answer for answer in (chosen, rejected)]
+        texts = [prompt + answer for answer in answers]
         return [Answer(text, len(prompt), len(text), plain=True) for text in texts]
-    found = [divided(prompt, answer, name) for answer, name in zip((chosen, rejected), names, strict=True)]
-    if found[0][0] != found[1][0]:
+    found = [divided(prompt, answer, name) for answer, name in zip(answers, names, strict=True)]
+    if found[0][0] != found[-1][0]:
         raise DataError(
             f"{ROW}: '{names[0]}' and '{names[1]}' answer different conversations; let them differ in the last answer "
             "alone, or remove the row"
@@ -159,15 +159,16 @@ def written(asked: list[Message], said: list[Message], template: Template) -> An
     return Answer(text, len(prompt), template.turn_stop(text, len(prompt)), plain=False)
 
 
-def add(made: Made, two: tuple[tuple[list[int], list[int]], ...], shape: Shape) -> None:
-    """Appends the row of two texts, each (tokens, targets), cut to its first `shape.longest` tokens."""
+def add(made: Made, two: tuple[tuple[list[int], list[int]], ...], shape: Shape) -> bool:
+    """Appends the row of two texts, each (tokens, targets), cut to its first `shape.longest` tokens; False where it is
+    dropped."""
     made.counts["texts"] += 1
     cut = [(ids[: shape.longest], targets[: shape.longest]) for ids, targets in two]
     long = any(len(ids) > shape.longest for ids, _ in two)
     nothing = any(all(target == IGNORE_INDEX for target in targets) for _, targets in cut)
     if (long and shape.long_texts == "drop") or nothing:
         made.counts["dropped_long"] += 1
-        return
+        return False
     made.counts["truncated"] += long
     for ids, targets in cut:
         made.input_ids += ids
@@ -176,13 +177,14 @@ def add(made: Made, two: tuple[tuple[list[int], list[int]], ...], shape: Shape) 
     made.lengths.append(sum(len(ids) for ids, _ in cut))
     made.counts["rows"] += 1
     made.counts["tokens"] += made.lengths[-1]
+    return True
 
 
 def preference_batch(rows: "Rows", numbers: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-    """The chosen texts of some rows, and behind them their rejected ones, as the rows of one batch.
+    """The first texts of some rows, and behind them their second ones, as the rows of one batch.
 
     input_ids, attention_mask, labels: int64 [2 x rows, longest]; labels are shifted, -100 outside of the answers.
-    reference: fp32 [2 x rows], where the rows have some.
+    reference: fp32 [2 x rows], desirable: int64 [rows], where the rows have some.
     """
     assert rows.labels is not None
     sides = rows.sides[numbers]
@@ -198,4 +200,8 @@ def preference_batch(rows: "Rows", numbers: np.ndarray, pad_id: int) -> dict[str
             labels[place, : length - 1] = rows.labels[start + 1 : start + length]
             start += length
     arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-    return arrays if rows.reference is None else arrays | {"reference": rows.reference[numbers].T.ravel()}
+    if rows.reference is not None:
+        arrays["reference"] = rows.reference[numbers].T.ravel()
+    if rows.desirable is not None:
+        arrays["desirable"] = rows.desirable[numbers].astype(np.int64)
+    return arrays

@@ -24,7 +24,9 @@ class Rows:
     (token_type_ids); None for models that are not told.
     texts: token-classification only, int32 [rows], the number of the text that a row is a window of.
     firsts: int32 [rows], of rows of two texts the tokens of the first: the source before its target
-    (sequence-to-sequence), the chosen text before the rejected one (preference, whose rows have labels too).
+    (sequence-to-sequence), the chosen text before the rejected one, or of kto a prompt's own answer before another
+    (preference, whose rows have labels too).
+    desirable: kto only, int8 [rows], 1 where the row's own answer is desirable, else 0.
     reference: preference only, fp32 [rows, 2], the log-probability of each answer before training; NaN where unknown.
     """
 
@@ -35,6 +37,7 @@ class Rows:
     types: np.ndarray | None = None
     texts: np.ndarray | None = None
     firsts: np.ndarray | None = None
+    desirable: np.ndarray | None = None
     reference: np.ndarray | None = None
 
     def __len__(self) -> int:

@@ -289,7 +289,11 @@ def used_columns(settings: Settings) -> tuple[str, ...]:
         ]
     elif facts.compares:
         asked = settings.preference
-        names += [asked.prompt_column or "prompt", asked.chosen_column or "chosen", asked.rejected_column or "rejected"]
+        names.append(asked.prompt_column or "prompt")
+        if asked.judges:
+            names += [asked.completion_column or "completion", asked.label_column or "label"]
+        else:
+            names += [asked.chosen_column or "chosen", asked.rejected_column or "rejected"]
     else:
         names += [data.text_column] if data.text_column else [*facts.text_columns, "input_ids", "attention_mask"]
         names.append(data.text_pair_column)

@@ -74,7 +74,8 @@ class Text:
 class Made:
     """Rows made of some texts, as flat lists, and what was counted on the way.
 
-    texts: the text that each row is of. firsts: of rows of two texts, the tokens of the first.
+    texts: the text that each row is of. firsts: of rows of two texts, the tokens of the first. desirable: of judged
+    answers, whether each is.
     """
 
     input_ids: list[int] = field(default_factory=list)
@@ -84,6 +85,7 @@ class Made:
     types: list[int] = field(default_factory=list)
     texts: list[int] = field(default_factory=list)
     firsts: list[int] = field(default_factory=list)
+    desirable: list[bool] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, text: Text, shape: Shape, number: int = 0) -> None:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from distrain_trainer.console import a_few
 from distrain_trainer.data.chat import rows_of_conversations
 from distrain_trainer.data.inputs import Input, texts_of, tokenize_inputs
+from distrain_trainer.data.judged import rows_of_judged
 from distrain_trainer.data.preferences import rows_of_preferences
 from distrain_trainer.data.readers import Dropped, Refuse, refuse_all
 from distrain_trainer.data.rows import ArrayFiles, Rows, mapped
@@ -190,6 +191,8 @@ def _key(settings: Settings, tokenizer: "PreTrainedTokenizerBase", max_length: i
     if settings.facts.compares:
         asked = settings.preference
         parts += [tokenizer.chat_template, asked.prompt_column, asked.chosen_column, asked.rejected_column]
+        if asked.judges:
+            parts += [asked.completion_column, asked.label_column, "judged"]
     if settings.facts.writes:
         parts += [data.target_column, data.max_target_length, data.text_prefix]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -286,7 +289,8 @@ def _fill(
     arrays: dict[str, dict[str, int]] = {}
     counts: dict[str, int] = {}
     messages = settings.facts.holds == "messages"
-    noun = {"messages": "conversations", "preferences": "pairs"}.get(settings.facts.holds, "texts")
+    of_preferences = "answers" if settings.preference.judges else "pairs"
+    noun = {"messages": "conversations", "preferences": of_preferences}.get(settings.facts.holds, "texts")
     for key, part in parts.items():
         of_rows = None
         refuse: Refuse = refuse_all
@@ -295,7 +299,8 @@ def _fill(
             batches = rows_of_conversations(part, settings, tokenizer, shape.room, refuse)
         elif settings.facts.compares:
             refuse = refuse_of(settings.data)
-            batches = rows_of_preferences(part, settings, tokenizer, shape, refuse)
+            rows_of = rows_of_judged if settings.preference.judges else rows_of_preferences
+            batches = rows_of(part, settings, tokenizer, shape, refuse)
         else:
             of_words, of_rows = divided(labels.get(key))
             batches = _made(texts_of(part, settings, tokenizer, shape, of_words), shape)
@@ -392,6 +397,8 @@ def _write(
                 targets_are_ids &= made.targets == made.input_ids
             if facts.compares:
                 files.append("firsts", made.firsts)
+            if made.desirable:
+                files.append("desirable", np.asarray(made.desirable, np.int8))
             if facts.target == "word":
                 files.append("texts", made.texts)
             if made.types:

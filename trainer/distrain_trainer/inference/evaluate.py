@@ -59,12 +59,22 @@ def evaluate_folder(
     further = further_of(settings, rows, trained.labels)
     planned = plan_evaluation(rows.sizes, settings)
     say(f"evaluating on {len(planned.rows):,} of {len(rows):,} rows: {named}")
-    if settings.facts.compares and settings.preference.method != "orpo":
+    if settings.facts.compares and settings.preference.has_reference:
         rows = replace(rows, reference=reference_of(trained, settings, planned, rows))
     forward, collator = prepared(trained, trained.model, settings, rows, whole=further.take_scores)
     process = ProcessRank(0, 1, 0, 1)
     writing = Writing.of(settings, collator, planned, trained.tokenizer)
-    found = evaluate(forward, planned, collator, process, trained.labels, further=further, say=say, writing=writing)
+    found = evaluate(
+        forward,
+        planned,
+        collator,
+        process,
+        trained.labels,
+        further=further,
+        say=say,
+        writing=writing,
+        preference=settings.preference,
+    )
     assert found is not None
     return {"model": str(trained.folder), "rows": len(planned.rows)} | found.metrics
 

@@ -92,8 +92,10 @@ def predictions_for(
             yield [said | ({"row": row} if keep_columns else {})]
         return
     if facts.compares:
-        for where, row in conversations_in(trained, file):
-            yield [answer_prompt(trained, row, where, max_new_tokens) | ({"row": row} if keep_columns else {})]
+        for number, (where, row) in enumerate(conversations_in(trained, file)):
+            sampling.begin(number)
+            said = answer_prompt(trained, row, where, max_new_tokens, sampling)
+            yield [said | ({"row": row} if keep_columns else {})]
         return
     before = 0
     for chunk in in_chunks(inputs_in(trained, file)):
@@ -115,17 +117,22 @@ def predictions_for(
         yield made
 
 
-def answer_prompt(trained: Trained, row: Row, where: str, max_new_tokens: int) -> dict[str, Any]:
+def answer_prompt(
+    trained: Trained, row: Row, where: str, max_new_tokens: int, sampling: Sampling = GREEDY
+) -> dict[str, Any]:
     """{"prompt", "answer"} of a row: messages are answered through the chat template, a text is continued."""
-    column = trained.settings.preference.prompt_column or "prompt"
-    prompt = row.get(column)
+    preference = trained.settings.preference
+    prompt = row.get(preference.prompt_column or "prompt")
     if isinstance(prompt, str):
-        (continued,) = continue_texts(trained, [prompt], max_new_tokens)
-        return {"prompt": prompt, "answer": continued["continuation"]}
+        tokens = trained.tokenizer(prompt, truncation=True, max_length=trained.max_length)["input_ids"]
+        new = generate(trained, tokens, max_new_tokens, sampling)
+        return {"prompt": prompt, "answer": trained.tokenizer.decode(new, skip_special_tokens=True)}
     if prompt is None:  # the answers begin with it
-        prompt = row.get(trained.settings.preference.chosen_column or "chosen")
+        answers = (preference.completion_column or "completion", preference.chosen_column or "chosen")
+        prompt = row.get(answers[0] if preference.judges else answers[1])
     conversation = question_of({"messages": as_text(prompt)}, trained.settings.chat, where)
-    text = answer(trained, prompt_of(trained.tokenizer, conversation, where), max_new_tokens, where)
+    asked = prompt_of(trained.tokenizer, conversation, where)
+    text = answer(trained, asked, max_new_tokens, where, sampling=sampling)
     return {"prompt": conversation.messages, "answer": text}
 
 

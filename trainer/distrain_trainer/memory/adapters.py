@@ -1,8 +1,13 @@
 """What a low-rank adapter keeps and takes: peft's layers around frozen matrices."""
 
+import re
+
 from distrain_trainer.memory.forward import FP32, SIZES, Forward
 from distrain_trainer.memory.model_shapes import Shapes, Weights
 from distrain_trainer.settings.model import Settings
+
+SOURCE_READERS = re.compile(r"\b(EncDecAttention|encoder_attn)\.[kv]")
+"""Matrices of a decoder that read what its encoder has made of a source."""
 
 
 def targets(weights: Weights, settings: Settings) -> Shapes:
@@ -36,7 +41,11 @@ def adapter_inputs(forward: Forward) -> int:
     weights, lora, size = forward.weights, forward.settings.lora, forward.size
     assert lora.rank is not None
     matrices = targets(weights, forward.settings)
-    inside = {name: shape for name, shape in matrices.items() if name.startswith(weights.blocks[0])}
+    inside = {
+        name: shape
+        for name, shape in matrices.items()
+        if name.startswith(weights.blocks[0]) and not SOURCE_READERS.search(name)
+    }
     rows, columns = (sum(shape[side] for shape in inside.values()) for side in (0, 1))
     kept = size * lora.rank * len(inside) + (2 * size * rows if lora.dora else 0)
     if lora.dropout:
@@ -51,6 +60,17 @@ def adapter_inputs(forward: Forward) -> int:
         last_input = 0
     parts = {name.rsplit(".", 2)[0] for name, shape in inside.items() if shape[1] != weights.intermediate}
     return kept + size * (weights.hidden * min(len(parts), 2) - last_input)  # one input for attention, one for the MLP
+
+
+def source_inputs(forward: Forward) -> int:
+    """Bytes per token of a source that a decoder's block keeps of what its adapters read of it, and make."""
+    matrices = [name for name in targets(forward.weights, forward.settings) if SOURCE_READERS.search(name)]
+    each = len(matrices) // len(forward.weights.blocks)
+    lora, hidden = forward.settings.lora, forward.weights.hidden
+    assert lora.rank is not None
+    kept = forward.size * lora.rank + (FP32 if forward.device == "cpu" else 1) * hidden * bool(lora.dropout)
+    kept += forward.size * hidden if forward.is_16_bit or lora.dropout else 0  # in fp32 they share one
+    return each * (kept + (2 * forward.size * hidden if lora.dora else 0))
 
 
 def norm_of_weights(weights: Weights, settings: Settings) -> int:

@@ -11,6 +11,7 @@ from distrain_trainer.memory.estimate import KINDS, USED, Bytes, auto_tokens, fi
 from distrain_trainer.memory.forward import longest
 from distrain_trainer.memory.hub_headers import read_headers
 from distrain_trainer.memory.model_shapes import Weights, local_model, read_folder, weights_of
+from distrain_trainer.memory.two_halves import halves_of
 from distrain_trainer.settings.model import Settings, changed
 from distrain_trainer.settings.sections import SHARDED, ZERO
 
@@ -71,7 +72,8 @@ def read_model(settings: Settings) -> Weights:
         config, shapes = read_folder(folder)
     else:
         config, shapes = read_headers(settings.model.name, settings.model.revision)
-    return weights_of(config, shapes, settings.task)
+    of_files = halves_of if config.get("is_encoder_decoder") else weights_of
+    return of_files(config, shapes, settings.task)
 
 
 def memory_of(text: str) -> int:

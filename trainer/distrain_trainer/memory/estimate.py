@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
-from distrain_trainer.memory.activations import activations
+from distrain_trainer.memory.activations import activations, at_once
 from distrain_trainer.memory.adapters import adapter_shapes
 from distrain_trainer.memory.forward import FP32, SIZES
 from distrain_trainer.memory.model_shapes import Shapes, Weights, elements
@@ -94,7 +94,7 @@ def base_bytes(frozen: Shapes, weights: Weights, settings: Settings) -> int:
     bits = settings.quantization.bits
     if bits is None:
         return size * elements(frozen)
-    inner = {name: shape for name, shape in weights.linear().items() if name.startswith(weights.blocks)}
+    inner = {name: shape for name, shape in weights.linear().items() if name.startswith(weights.all_blocks)}
     count = elements(inner)
     if bits == 8:
         scales = FP32 * sum(shape[0] for shape in inner.values())
@@ -130,7 +130,7 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
     else:
         assert kind == "fsdp", kind
         state = _fsdp(sizes, settings, world, weights)
-    batch = activations(weights, settings, tokens, kind, device)
+    batch = activations(weights, settings, at_once(settings, tokens), kind, device)
     forward, backward = batch.kept + batch.passing, batch.kept - batch.loss + batch.layer + batch.back
     return Bytes(
         parameters=int(state.parameters),
@@ -252,12 +252,13 @@ def most_tokens(fitting: Callable[[int], bool], least: int) -> int:
 
 
 def auto_tokens(weights: Weights, settings: Settings, kind: str, world: int, memory: int, device: str) -> int:
-    """What `batch.tokens: auto` is on one device: the most that fits, and never less than `data.max_length`."""
+    """What `batch.tokens: auto` is on one device: the most that fits, and never less than the longest row."""
 
     def fitting(tokens: int) -> bool:
         return fits(plan(weights, settings, kind, world, tokens, device), memory)
 
-    return most_tokens(fitting, settings.data.max_length or ROUND)
+    longest = settings.data.max_length
+    return most_tokens(fitting, ROUND if longest is None else settings.row_tokens(longest))
 
 
 def fewest_processes(settings: Settings, nodes: int, processes: int) -> int:

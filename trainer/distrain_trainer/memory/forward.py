@@ -43,7 +43,9 @@ class Forward:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest row."""
+        """Tokens of the longest row, or of the longest target."""
+        if self.weights.source is not None:
+            return self.settings.data.max_target_length
         return longest(self.weights, self.settings, self.tokens)
 
     @property
@@ -64,6 +66,17 @@ class Forward:
     def norm_size(self) -> int:
         """Bytes of an element of a norm's input: fp32 for RMSNorm, and for LayerNorm on a GPU."""
         return FP32 if self.weights.rms or self.device != "cpu" else self.stream
+
+
+def shares(weights: Weights, settings: Settings, tokens: int) -> tuple[int, int]:
+    """Padded tokens of the sources and of the targets in a micro-batch of `tokens`, whose rows are as long as they may
+    be. A model without an encoder of its own has no sources."""
+    if weights.source is None:
+        return 0, tokens
+    target = settings.data.max_target_length
+    source = longest(weights.source, settings, max(tokens - target, 1))
+    of_sources = tokens * source // (source + target)
+    return of_sources, tokens - of_sources
 
 
 def longest(weights: Weights, settings: Settings, tokens: int) -> int:

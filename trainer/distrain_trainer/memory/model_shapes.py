@@ -115,7 +115,10 @@ class Weights:
     hidden to intermediate: widths. layers: blocks that the forward pass goes through (some models repeat one).
     positions: longest row, None where there is no bound. norms: norms over the hidden width in a block.
     rms, gated, fused_attention, fused_gate, query_norms: RMSNorm and not LayerNorm, a gate in the MLP, one projection
-    for query, key and value, one for gate and up, norms of query and key. dropout, attention_dropout: fractions.
+    for query, key and value, one for gate and up, norms of query and key. dropout, attention_dropout, mlp_dropout:
+    fractions; the last within the MLP. biased: a bias of positions is added to scores (T5).
+    source: the encoder of a model that writes, whose own parameters it has; all else is then about the decoder, but
+    parameters and what counts them are about the model.
     """
 
     parameters: Shapes
@@ -142,6 +145,14 @@ class Weights:
     query_norms: bool
     dropout: float
     attention_dropout: float
+    mlp_dropout: float = 0.0
+    biased: bool = False
+    source: "Weights | None" = None
+
+    @property
+    def all_blocks(self) -> tuple[str, ...]:
+        """Prefixes of the blocks of both halves."""
+        return self.blocks if self.source is None else self.source.blocks + self.blocks
 
     @property
     def count(self) -> int:
@@ -151,13 +162,13 @@ class Weights:
     @property
     def block(self) -> int:
         """Parameters of the largest block."""
-        sizes = [elements(self.within(prefix)) for prefix in self.blocks]
+        sizes = [elements(self.within(prefix)) for prefix in self.all_blocks]
         return max(sizes, default=0)
 
     @property
     def root(self) -> int:
         """Parameters outside of all blocks: embeddings, last norm, head."""
-        return self.count - sum(elements(self.within(prefix)) for prefix in self.blocks)
+        return self.count - sum(elements(self.within(prefix)) for prefix in self.all_blocks)
 
     def within(self, prefix: str) -> Shapes:
         """The parameters of one module."""
@@ -168,13 +179,13 @@ class Weights:
         return {
             name: shape
             for name, shape in self.parameters.items()
-            if len(shape) == 2 and not _is_embedding(name) and self.vocabulary not in shape and "score" not in name
+            if len(shape) == 2 and not is_embedding(name) and self.vocabulary not in shape and "score" not in name
         }
 
     def follows(self, name: str) -> bool:
         """Whether a parameter is in a block or known to come after them."""
         parts = {"lm_head"} if name in self.new else set(name.split("."))
-        return name.startswith(self.blocks) or not (_is_embedding(name) or FOLLOWING.isdisjoint(parts))
+        return name.startswith(self.blocks) or not (is_embedding(name) or FOLLOWING.isdisjoint(parts))
 
     def frozen(self, patterns: list[str] | None) -> set[str]:
         """Names that match one of the patterns of `model.freeze`."""
@@ -196,28 +207,22 @@ def weights_of(config: Mapping[str, Any], shapes: Shapes, task: Task) -> Weights
 
     Raises SettingsError where they do not say enough.
     """
-    if config.get("quantization_config") is not None:
-        raise SettingsError("the model is quantized already; name the one that it was made from")
-    if config.get("is_encoder_decoder"):
-        raise SettingsError(
-            "the memory of a model with an encoder and a decoder cannot be planned; set batch.tokens to a number, and "
-            "read memory_bytes in metrics.jsonl after a few steps"
-        )
+    refuse_quantized(config)
     text = config.get("text_config") or config
     model_type = str(text.get("model_type") or config.get("model_type") or "")
     encoder = any(part in model_type for part in ENCODERS)
-    hidden = _whole(text, "hidden_size", "n_embd", "d_model", "dim")
-    heads = _whole(text, "num_attention_heads", "n_head", "n_heads")
-    vocabulary = _whole(text, "vocab_size")
-    blocks = _blocks(shapes)
+    hidden = whole(text, "hidden_size", "n_embd", "d_model", "dim")
+    heads = whole(text, "num_attention_heads", "n_head", "n_heads")
+    vocabulary = whole(text, "vocab_size")
+    blocks = blocks_of(shapes)
     first = [name.removeprefix(blocks[0]) for name in shapes if name.startswith(blocks[0])]
     norms = [
-        name for name in first if _is_norm(name) and name.endswith("weight") and shapes[blocks[0] + name] == (hidden,)
+        name for name in first if is_norm(name) and name.endswith("weight") and shapes[blocks[0] + name] == (hidden,)
     ]
     tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", True)))
     parameters, bare = _for_task(shapes, blocks, text, task, encoder, hidden, vocabulary, tied)
     gate_up = any("gate_up_proj" in name or re.search(r"mlp\.Wi\.", name) for name in first)
-    experts = _whole(text, "num_experts_per_tok", default=1, least=0) or 1
+    experts = whole(text, "num_experts_per_tok", default=1, least=0) or 1
     widths = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim")
     return Weights(
         parameters=parameters,
@@ -228,30 +233,36 @@ def weights_of(config: Mapping[str, Any], shapes: Shapes, task: Task) -> Weights
         encoder=encoder,
         tied=tied,
         hidden=hidden,
-        layers=_whole(text, "num_hidden_layers", "n_layer", "n_layers", default=len(blocks)),
+        layers=whole(text, "num_hidden_layers", "n_layer", "n_layers", default=len(blocks)),
         heads=heads,
-        key_value_heads=1 if text.get("multi_query") else _whole(text, "num_key_value_heads", default=heads),
-        head_size=_whole(text, "head_dim", default=hidden // heads),
-        intermediate=experts * _whole(text, *("moe_intermediate_size",) * (experts > 1), *widths, default=4 * hidden),
+        key_value_heads=1 if text.get("multi_query") else whole(text, "num_key_value_heads", default=heads),
+        head_size=whole(text, "head_dim", default=hidden // heads),
+        intermediate=experts * whole(text, *("moe_intermediate_size",) * (experts > 1), *widths, default=4 * hidden),
         vocabulary=vocabulary,
-        positions=_whole(text, "max_position_embeddings", "n_positions", "n_ctx", default=0, least=0) or None,
-        activation=str(_any(text, "hidden_act", "activation_function", "hidden_activation", "activation") or "gelu"),
+        positions=whole(text, "max_position_embeddings", "n_positions", "n_ctx", default=0, least=0) or None,
+        activation=str(any_of(text, "hidden_act", "activation_function", "hidden_activation", "activation") or "gelu"),
         norms=len(norms) or 2,
-        rms=not any(_is_norm(name) and name.endswith(("bias", "beta")) for name in first),
+        rms=not any(is_norm(name) and name.endswith(("bias", "beta")) for name in first),
         gated=gate_up or any(re.search(r"gate_proj|\.w3\.", name) for name in first),
         fused_attention=any(re.search(r"c_attn|qkv|query_key_value|W_pack", name) for name in first),
         fused_gate=gate_up,
         query_norms=any("q_norm" in name for name in first),
-        dropout=_fraction(text, "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout"),
-        attention_dropout=_fraction(text, "attention_probs_dropout_prob", "attn_pdrop", "attention_dropout"),
+        dropout=fraction(text, "hidden_dropout_prob", "resid_pdrop", "hidden_dropout", "dropout"),
+        attention_dropout=fraction(text, "attention_probs_dropout_prob", "attn_pdrop", "attention_dropout"),
     )
 
 
-def _any(config: Mapping[str, Any], *names: str) -> Any:
+def refuse_quantized(config: Mapping[str, Any]) -> None:
+    """Raises SettingsError for a model whose weights are not numbers that can be trained."""
+    if config.get("quantization_config") is not None:
+        raise SettingsError("the model is quantized already; name the one that it was made from")
+
+
+def any_of(config: Mapping[str, Any], *names: str) -> Any:
     return next((config[name] for name in names if config.get(name) is not None), None)
 
 
-def _whole(config: Mapping[str, Any], *names: str, default: int | None = None, least: int = 1) -> int:
+def whole(config: Mapping[str, Any], *names: str, default: int | None = None, least: int = 1) -> int:
     """A size; where there is one for each layer, the largest."""
     number = _largest(config, names, least)
     if number is None:
@@ -261,7 +272,7 @@ def _whole(config: Mapping[str, Any], *names: str, default: int | None = None, l
     return int(number)
 
 
-def _fraction(config: Mapping[str, Any], *names: str) -> float:
+def fraction(config: Mapping[str, Any], *names: str) -> float:
     return float(_largest(config, names, 0) or 0)
 
 
@@ -278,7 +289,7 @@ def _largest(config: Mapping[str, Any], names: tuple[str, ...], least: int) -> f
     return float(max(numbers))
 
 
-def _blocks(shapes: Shapes) -> tuple[str, ...]:
+def blocks_of(shapes: Shapes) -> tuple[str, ...]:
     """Prefixes of the numbered modules that hold most of the parameters: `model.layers.0.`, `model.layers.1.`, ..."""
     lists: dict[str, dict[int, int]] = {}
     for name, shape in shapes.items():
@@ -291,12 +302,12 @@ def _blocks(shapes: Shapes) -> tuple[str, ...]:
     return tuple(f"{largest}{number}." for number in sorted(lists[largest]))
 
 
-def _is_norm(name: str) -> bool:
+def is_norm(name: str) -> bool:
     return re.search(r"norm|\bln_", name, re.IGNORECASE) is not None and not re.search(r"[qk]_norm", name)
 
 
-def _is_embedding(name: str) -> bool:
-    return re.search(r"embed|\bwte\b|\bwpe\b", name) is not None
+def is_embedding(name: str) -> bool:
+    return re.search(r"embed|\bwte\b|\bwpe\b|\bshared\b|relative_attention_bias", name) is not None
 
 
 def _for_task(
@@ -315,17 +326,17 @@ def _for_task(
     matrix with the embedding is counted once.
     """
     base = blocks[0].partition(".")[0] + "."
-    embedding = next((name for name, shape in shapes.items() if _is_embedding(name) and shape[0] == vocabulary), "")
+    embedding = next((name for name, shape in shapes.items() if is_embedding(name) and shape[0] == vocabulary), "")
     bare = not embedding.startswith(base)
     inside = {name: shape for name, shape in shapes.items() if bare or name.startswith(base)}
     head = {name: shape for name, shape in shapes.items() if name not in inside}
     if FACTS[task].target == "word":
-        labels = len(config.get("id2label") or ()) or _whole(config, "num_labels", default=2)
+        labels = len(config.get("id2label") or ()) or whole(config, "num_labels", default=2)
         inside = {name: shape for name, shape in inside.items() if "pooler" not in name}
         known = {name: shape for name, shape in head.items() if not set(CLASSIFIERS).isdisjoint(name.split("."))}
         return inside | (known or {"classifier.weight": (labels, hidden), "classifier.bias": (labels,)}), bare
     if FACTS[task].labelled:
-        labels = len(config.get("id2label") or ()) or _whole(config, "num_labels", default=2)
+        labels = len(config.get("id2label") or ()) or whole(config, "num_labels", default=2)
         classifier = {name: shape for name, shape in head.items() if not set(CLASSIFIERS).isdisjoint(name.split("."))}
         if classifier:
             return inside | classifier, bare

@@ -24,7 +24,7 @@ CLASSIFICATION_METRICS = (
 
 REGRESSION_METRICS = ("loss", "mse", "mae", "r2", "pearson", "spearman")
 ORDINAL_METRICS = (*REGRESSION_METRICS, "accuracy", "quadratic_kappa")
-DOWNWARDS = ("loss", "perplexity", "bits_per_token", "mse", "mae")
+DOWNWARDS = ("loss", "perplexity", "bits_per_token", "mse", "mae", "kl")
 """Metrics of which less is better."""
 
 

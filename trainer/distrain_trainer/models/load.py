@@ -111,7 +111,7 @@ def longest_row(settings: Settings, config: Any, tokenizer: PreTrainedTokenizerB
             f"{maximum} tokens; lower it"
         )
     if wanted is None:
-        return min(maximum, tokens // 2 if settings.facts.compares else tokens - settings.row_tokens(0))
+        return min(maximum, settings.longest_in(tokens))
     if wanted > maximum:
         raise SettingsError(
             f"data.max_length is {wanted} but {settings.model.name} accepts at most {maximum} tokens; lower it"

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distrain_trainer.hardware.numerics import autocast
 from distrain_trainer.settings.sections import Preference
+from distrain_trainer.tasks.kto import divergence, losses_of_answers, measured_of_answers
 from distrain_trainer.tasks.labels import IGNORE_INDEX
 from distrain_trainer.tasks.language import LANGUAGE
 from distrain_trainer.tasks.preference import losses_of_pairs, measured
@@ -61,7 +62,9 @@ class SummedLoss(nn.Module):
         self.task = task
         self.smoothing, self.whole, self.preference = smoothing, whole, preference
         self.weights: torch.Tensor | None
-        self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
+        device = next(model.parameters()).device  # a quantized one is on its GPU already
+        of_classes = None if weights is None else torch.tensor(weights, device=device)
+        self.register_buffer("weights", of_classes, persistent=False)
         self.precision = precision
         self.needs_mask = True
         self.router_weight = router_weight(model)
@@ -78,6 +81,7 @@ class SummedLoss(nn.Module):
         new_tokens: torch.Tensor | None = None,
         reference: torch.Tensor | None = None,
         chosen_tokens: torch.Tensor | None = None,
+        desirable: torch.Tensor | None = None,
         with_logits: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The task's loss, summed over the valid targets: fp32 scalar; and, in evaluation mode, the predictions.
@@ -91,7 +95,8 @@ class SummedLoss(nn.Module):
         the decoder is to write at most; predictions are then what it writes, int64 [rows, tokens], and the loss is 0.
         Where texts are compared, rows are chosen texts and behind them their rejected ones. reference: fp32 [rows], the
         log-probabilities of their answers before training. chosen_tokens: tokens of a chosen text, averaged over the
-        step. predictions are then what is measured of each pair, or without a reference, where one is needed, the
+        step. desirable: int64 [pairs], of answers that are judged one by one and have behind them those to other
+        prompts. predictions are then what is measured of each pair, or without a reference, where one is needed, the
         log-probabilities: fp32 [pairs, 2].
         predictions: int64 of the labels' shape, of no meaning where there is no target; empty in training mode. With
         `with_logits` in their place the logits of the targets in order: [targets, classes].
@@ -114,7 +119,7 @@ class SummedLoss(nn.Module):
             inputs["decoder_input_ids"] = decoder_inputs(transformer(self.model), labels)
         if self.preference is not None and not with_logits:
             with autocast(input_ids.device, self.precision):
-                return self._compared(inputs, labels, attention_mask, reference, chosen_tokens)
+                return self._compared(inputs, labels, attention_mask, reference, chosen_tokens, desirable)
         with autocast(input_ids.device, self.precision):
             if self.chunks:
                 return self._in_chunks(inputs, labels, with_logits)
@@ -168,11 +173,12 @@ class SummedLoss(nn.Module):
         mask: torch.Tensor | None,
         reference: torch.Tensor | None,
         chosen_tokens: torch.Tensor | None,
+        desirable: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What `forward` gives of pairs. A pair without targets, of an empty micro-batch, counts nothing."""
         assert self.preference is not None and mask is not None
         pairs, answers = len(labels) // 2, labels != IGNORE_INDEX
-        orpo = self.preference.method == "orpo"
+        orpo, judges = self.preference.method == "orpo", self.preference.judges
         wanted = labels
         if orpo:  # whose loss of a language model counts the prompts of chosen texts too
             following = nn.functional.pad(inputs["input_ids"][:, 1:], (0, 1))
@@ -180,7 +186,7 @@ class SummedLoss(nn.Module):
             chosen[pairs:] = False
             chosen &= answers.any(1, keepdim=True)
             wanted = torch.where(chosen, following, labels)
-        entropy = self._token_losses(inputs, wanted)
+        entropy = self._token_losses_in_turn(inputs, labels) if judges else self._token_losses(inputs, wanted)
         valid = answers.any(1).view(2, pairs).all(0)
         tokens = answers.sum(1).view(2, pairs).clamp(min=1)
         logps = -(entropy * answers).sum(1).view(2, pairs)
@@ -188,6 +194,12 @@ class SummedLoss(nn.Module):
             return logps.sum() * 0, logps.T.detach()
         before = logps.detach() if reference is None else reference.view(2, pairs)
         logps = torch.where(valid, logps, -1.0) + 0 * logps  # keeps the graph, and the odds of nothing finite
+        if judges:
+            assert desirable is not None
+            gains, others = logps - before
+            losses = losses_of_answers(self.preference, gains, desirable, divergence(others, valid))
+            seen = measured_of_answers(gains.detach(), others, logps[0].detach(), desirable)
+            return (losses * valid).sum(), labels[:0] if self.training else seen
         loss = (losses_of_pairs(self.preference, logps, tokens, before) * valid).sum()
         if orpo:
             assert chosen_tokens is not None
@@ -195,6 +207,17 @@ class SummedLoss(nn.Module):
         if self.training:
             return loss, labels[:0]
         return loss, measured(self.preference, logps.detach(), tokens, before)
+
+    def _token_losses_in_turn(self, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+        """`_token_losses` of rows whose second half is only looked at: it goes first, and keeps nothing for a backward
+        pass."""
+        (own, own_labels), (others, other_labels) = (
+            ({name: value if value is None else value.chunk(2)[half] for name, value in inputs.items()}, part)
+            for half, part in enumerate(labels.chunk(2))
+        )
+        with torch.no_grad():
+            of_others = self._token_losses(others, other_labels)
+        return torch.cat([self._token_losses(own, own_labels), of_others])
 
     def _token_losses(self, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
         """The cross entropy of each token in nats, 0 where there is no target: fp32 of the labels' shape."""

@@ -7,9 +7,10 @@ where one that is still preparing data is waited for; whether it is alive is for
 import json
 import os
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 
 import psutil
 import torch.distributed as dist
@@ -52,6 +53,8 @@ def connect(process: ProcessRank, name: str | None = None) -> None:
     group = dist.PrefixStore("group", store)
     with closing(socket.socket()) as listener:
         several = process.local_world < process.world
+        if several:
+            lead_gloo(own_address())
         if several and process.local_rank == 0:
             listener.bind(("", 0))
             listener.listen(process.world)
@@ -90,14 +93,36 @@ def reach(store: dist.Store, position: int, nodes: int) -> None:
             ) from None
 
 
+def lead_gloo(address: str) -> None:
+    """Has gloo listen at this address where the machine's own name leads to none that others reach: gloo would take
+    the loopback, to which Debian's /etc/hosts leads a name. A network interface that is set stays."""
+    with suppress(OSError):
+        named = {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
+        if any(is_reachable(found) for found in named & set(interfaces())):
+            return
+    if is_reachable(address) and address in interfaces():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interfaces()[address])
+
+
+def is_reachable(address: str) -> bool:
+    """Whether other machines may reach an address of this one."""
+    return not ip_address(address.partition("%")[0]).is_loopback
+
+
+def interfaces() -> dict[str, str]:
+    """The addresses of this machine, each with the network interface that has it."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    found = psutil.net_if_addrs().items()
+    return {each.address: name for name, addresses in found for each in addresses if each.family in families}
+
+
 def own_address() -> str:
     """The address at which other machines reach this one: of the interface that is set, or on the way to node 0."""
     for variable in INTERFACES:
         wanted = os.environ.get(variable, "").split(",")[0].lstrip("=")
-        for interface, addresses in psutil.net_if_addrs().items():
-            for found in addresses:
-                if wanted and interface.startswith(wanted) and found.family in (socket.AF_INET, socket.AF_INET6):
-                    return str(found.address)
+        for address, interface in interfaces().items():
+            if wanted and interface.startswith(wanted):
+                return address
     node_0 = os.environ.get("MASTER_ADDR", "localhost"), int(os.environ.get("MASTER_PORT", 1))
     family, _, _, _, target = socket.getaddrinfo(*node_0, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -121,7 +121,8 @@ class Zero:
         sharded = optimizer_part(tensors)
         for flat in self._flats:
             for key, value in sharded.items():
-                self._state[flat].setdefault(key, value.clone() if key in SCALARS else torch.zeros_like(flat))
+                held = value.to(flat.device, copy=True) if key in SCALARS else torch.zeros_like(flat)
+                self._state[flat].setdefault(key, held)
         self._link(name)
         for key, value in tensors.items():
             if key not in SCALARS:
@@ -166,8 +167,10 @@ def _deepspeed(settings: Settings) -> Any:
         if tracked is not None:
             sys.modules["mlflow"] = tracked
     deepspeed.logger.setLevel("WARNING")
-    # A library of shared memory that it would compile on a CPU, for a reduction that only inference uses.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.cuda.is_available():
+        # A library of shared memory that it would compile on a CPU, for a reduction that only inference uses. With a
+        # GPU the table is not looked at, and filling it would try all of its compilers.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 

@@ -81,6 +81,10 @@ class Settings(Section):
             return 2 * longest
         return longest + (self.data.max_target_length if self.facts.writes else 0)
 
+    def longest_in(self, tokens: int) -> int:
+        """The most that `data.max_length` may be where a micro-batch has room for some tokens."""
+        return tokens // 2 if self.facts.compares else tokens - self.row_tokens(0)
+
     @model_validator(mode="after")
     def _no_contradictions(self) -> Self:
         for contradiction, sentence in contradictions(self):
@@ -242,6 +246,7 @@ def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
             "data.text_column and data.clean are not for task preference; set preference.prompt_column, chosen_column "
             "and rejected_column",
         ),
+        *preference_contradictions(s.preference, s.evaluation.metric),
         (
             s.facts.compares and (data.long_texts == "split" or data.stride > 0),
             "data.long_texts=split and data.stride would part answers in task preference; choose truncate or drop, and "
@@ -255,6 +260,40 @@ def chat_contradictions(s: Settings) -> list[tuple[bool, str]]:
         (
             s.facts.compares and s.loss.label_smoothing > 0,
             "loss.label_smoothing is for classes and tokens but task preference compares texts; remove it",
+        ),
+    ]
+
+
+def preference_contradictions(preference: Preference, metric: str | None) -> list[tuple[bool, str]]:
+    """Those of pairs of answers, and of answers that were judged one by one. metric: `evaluation.metric`."""
+    method, judges = preference.method, preference.judges
+    judged = (preference.completion_column, preference.label_column)
+    weights = (preference.desirable_weight, preference.undesirable_weight)
+    return [
+        (
+            judges and (preference.chosen_column, preference.rejected_column) != (None, None),
+            "preference.chosen_column and rejected_column name pairs of answers but preference.method is kto, whose "
+            "rows have one; set completion_column and label_column, or choose another method",
+        ),
+        (
+            not judges and judged != (None, None),
+            "preference.completion_column and label_column name one answer of a row but preference.method is "
+            f"{method}, which compares two; set chosen_column and rejected_column, or the method kto",
+        ),
+        (
+            not judges and weights != (1.0, 1.0),
+            "preference.desirable_weight and undesirable_weight are for kto but preference.method is "
+            f"{method}; remove them or change the method",
+        ),
+        (
+            judges and metric == "rewards/accuracies",
+            "evaluation.metric is rewards/accuracies, which compares two answers, but preference.method is kto, whose "
+            "rows have one; choose loss or rewards/margins",
+        ),
+        (
+            not judges and metric == "kl",
+            f"evaluation.metric is kl, which is measured by kto, but preference.method is {method}; choose loss or "
+            "rewards/accuracies",
         ),
     ]
 

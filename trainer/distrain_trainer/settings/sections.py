@@ -301,14 +301,21 @@ class Chat(Section):
 
 
 class Preference(Section):
-    """How a model learns from pairs of answers which is better (task preference)."""
+    """How a model learns which answers are better: from pairs of them, or from answers that were judged one by one
+    (task preference)."""
 
-    method: Literal["dpo", "ipo", "orpo"] = "dpo"
+    method: Literal["dpo", "ipo", "orpo", "kto"] = "dpo"
     """dpo: direct preference optimization. ipo: its squared loss on the mean log-probability of a token. orpo: the odds
-    ratio beside the loss of a language model on the chosen texts, without a reference."""
+    ratio beside the loss of a language model on the chosen texts, without a reference. kto: answers that are desirable
+    or not, one of them a row, instead of pairs."""
     beta: float = Field(0.1, gt=0)
-    """How closely the model keeps to its reference, the model as it was before training (dpo, ipo): more is closer. For
-    orpo the weight of the odds ratio."""
+    """How closely the model keeps to its reference, the model as it was before training (dpo, ipo, kto): more is
+    closer. For orpo the weight of the odds ratio."""
+    desirable_weight: float = Field(1.0, gt=0)
+    """Weight of the losses of desirable answers (kto)."""
+    undesirable_weight: float = Field(1.0, gt=0)
+    """Weight of the losses of undesirable answers (kto). Where one kind is rare, its weight times its number should be
+    near that of the other."""
     prompt_column: str | None = None
     """Column of the prompt: a text or messages. None: prompt, where there is such a column; the answers may begin with
     their prompt instead, as messages."""
@@ -316,6 +323,20 @@ class Preference(Section):
     """Column of the better answer. None: chosen."""
     rejected_column: str | None = None
     """Column of the other answer. None: rejected."""
+    completion_column: str | None = None
+    """Column of the answer (kto). None: completion."""
+    label_column: str | None = None
+    """Column that says whether the answer is desirable (kto): true or false, or 1 or 0. None: label."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether a row is one answer that is desirable or not, instead of two of which one is better."""
+        return self.method == "kto"
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares the model with what it was before training."""
+        return self.method != "orpo"
 
 
 class Evaluation(Section):
@@ -335,7 +356,7 @@ class Evaluation(Section):
     """Further metrics, for tasks with labels: names of the `evaluate` library such as matthews_correlation, or files of
     scripts like its own, such as ./cost.py. What they return may be `metric` too."""
     greater_is_better: bool | None = None
-    """Direction of `metric`. None: down for loss, perplexity, bits_per_token, mse and mae, up for the rest."""
+    """Direction of `metric`. None: down for loss, perplexity, bits_per_token, mse, mae and kl, up for the rest."""
     generations: int = Field(100, ge=0)
     """Evaluation rows whose target the model writes, the likeliest token at each place, for rouge1, rouge2, rougeL and
     exact_match (sequence-to-sequence); drawn once by the seed. 0: none."""

@@ -58,7 +58,7 @@ class TaskFacts:
 
     @property
     def compares(self) -> bool:
-        """Whether a row is two answers, of which one is better."""
+        """Whether a row is a prompt with two answers, of which one is better, or one is to another prompt."""
         return self.target == "preference"
 
     @property

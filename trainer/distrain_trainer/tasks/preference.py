@@ -1,7 +1,7 @@
 """Preferences: of two answers to a prompt one is better, and the model learns to find it the likelier one.
 
 DPO and IPO compare the model with its reference, which is the model before training; ORPO does without. The numbers are
-those of TRL's trainers on the same batch.
+those of TRL's trainers on the same batch. KTO, whose answers are judged one by one, is in `kto`.
 """
 
 import torch
@@ -21,7 +21,9 @@ COMPARED = (
 )
 """What is measured of each pair, under TRL's names."""
 PREFERENCE = Task(
-    metrics=lambda names: MetricNames(("loss", *COMPARED), "loss", ("loss", "rewards/accuracies", "rewards/margins")),
+    metrics=lambda names: MetricNames(
+        ("loss", *COMPARED, "kl"), "loss", ("loss", "rewards/accuracies", "rewards/margins")
+    ),
     head=lambda names: {},
     loss=cross_entropy,
     decide=likeliest,

@@ -15,6 +15,7 @@ from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.api import Tensors
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
+from distrain_trainer.settings.sections import Preference
 from distrain_trainer.settings.tasks import FACTS
 from distrain_trainer.tasks.labels import is_target
 from distrain_trainer.tasks.table import TASKS
@@ -26,6 +27,7 @@ from distrain_trainer.training.writing import Writing, write
 ScoredRow = tuple[int, Any, Any, Any]
 """Number of a row, its prediction, its label, and the probabilities of its classes where they are wanted."""
 NO_FURTHER = Further()
+PAIRS = Preference()
 Forward = Callable[[Tensors], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -61,16 +63,17 @@ def evaluate(
     further: Further = NO_FURTHER,
     say: Callable[[str], None] = lambda text: None,
     writing: Writing | None = None,
+    preference: Preference = PAIRS,
 ) -> Evaluation | None:
     """Metrics over the planned rows; None if a process was asked to stop before the end. On all processes.
 
     forward: micro-batch -> (summed loss, predictions), of a model in evaluation mode; logits in place of predictions
     where further metrics take scores. names: of the labels. further: metrics beside the task's own. say: takes a
-    sentence about one that fails. writing: what the model writes for it.
+    sentence about one that fails. writing: what the model writes for it. preference: how answers are compared.
     """
     task = TASKS[collator.task]
     if FACTS[collator.task].compares:
-        compared = compare(forward, planned, collator, process, stop_asked, watch)
+        compared = compare(forward, planned, collator, process, preference, stop_asked, watch)
         return None if compared is None else Evaluation(compared)
     loss_sum, targets, correct = 0.0, 0, 0
     rows: list[ScoredRow] = []

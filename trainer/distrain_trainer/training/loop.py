@@ -267,6 +267,7 @@ def evaluate_now(session: TrainingSession) -> Evaluation | None:
             session.resolved.further,
             session.say,
             session.writing,
+            session.settings.preference,
         )
     module.train()
     session.signs.give(Section.STEP, session.state.step)

@@ -16,7 +16,7 @@ from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.packing import Packing
 from distrain_trainer.data.rows import Rows
 from distrain_trainer.errors import SettingsError
-from distrain_trainer.memory.activations import CHUNK_BYTES, chunks_for
+from distrain_trainer.memory.activations import CHUNK_BYTES, at_once, chunks_for
 from distrain_trainer.models.loss import SummedLoss, transformer
 from distrain_trainer.parallel import collectives
 from distrain_trainer.parallel.state import on_device
@@ -130,7 +130,7 @@ def choose_loss(
 
     Where it does not, whole logits are computed and that is said, or it is refused (SettingsError) if it was asked for.
     """
-    tokens, wanted = settings.batch.limit, settings.model.chunked_loss
+    tokens, wanted = at_once(settings, settings.batch.limit), settings.model.chunked_loss
     if not settings.facts.causal:
         return
     vocabulary = transformer(loss.model).config.get_text_config().vocab_size

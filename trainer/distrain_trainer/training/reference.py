@@ -41,7 +41,7 @@ def with_reference(
     collator: of the training rows. alive: gives a sign of life, which is called at each micro-batch.
     """
     settings, data = resolved.settings, resolved.data
-    if not settings.facts.compares or settings.preference.method == "orpo":
+    if not settings.facts.compares or not settings.preference.has_reference:
         return resolved
     path = resolved.folder / REFERENCE
     kept = read(path, data.fingerprint) if resolved.process.is_main and resolved.stored is not None else None

@@ -32,6 +32,7 @@ from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.reporting.trackers.choice import check_trackers
 from distrain_trainer.settings.model import Settings, changed, explicit, flat
 from distrain_trainer.storage.run_folder import Claim
+from distrain_trainer.tasks.kto import balance_sentence
 from distrain_trainer.tasks.table import TASKS, check_metric
 from distrain_trainer.tasks.weights import class_weights, weights_sentence
 from distrain_trainer.training.checks import check_device, check_memory_of_fewer, check_same_data
@@ -115,6 +116,8 @@ def resolve(asked: Settings, claimed: Claim, process: ProcessRank, tell: Callabl
     labelled = TASKS[settings.task].labelled
     if labelled is not None and labelled.describe is not None and data.train.labels is not None:
         tell(labelled.describe(data.train.labels))
+    if data.train.desirable is not None:
+        tell(balance_sentence(settings.preference, data.train.desirable))
     if weights is not None:
         tell(weights_sentence(weights, data.label_names or ()))
     run_id, first_asked = _identity(asked, claimed)
@@ -171,10 +174,10 @@ def with_least_tokens(settings: Settings, rooms: list[int]) -> Settings:
     Raises SettingsError if a row is longer than that.
     """
     least, longest = min(rooms), settings.data.max_length
-    if longest is not None and least < longest:
+    if longest is not None and least < settings.row_tokens(longest):
         raise SettingsError(
             f"batch.tokens is auto and one process has room for {least} tokens only, but another has room for rows of "
-            f"{longest}; set data.max_length to at most {least}"
+            f"{longest}; set data.max_length to at most {settings.longest_in(least)}"
         )
     return changed(settings, {"batch.tokens": least})
 

@@ -111,8 +111,13 @@ def run(
     parameters = parameter_counts(model)
     state_size = state_bytes(settings, trained_shapes(model))
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
+    half_trained = settings.facts.compares and settings.preference.judges  # the tokens of other answers are not
     efficiency = Efficiency.of(
-        flops_per_token(model), accelerator.device, settings.precision, process.world, process.is_main
+        None if half_trained else flops_per_token(model),
+        accelerator.device,
+        settings.precision,
+        process.world,
+        process.is_main,
     )
     parallel = parallelize(settings, accelerator, module, process.world)
     check_causal(settings, module, parallel.module, collator)

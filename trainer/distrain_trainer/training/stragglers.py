@@ -5,6 +5,7 @@ sharded a forward pass waits for those of others, so all seem equally slow and n
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ import torch
 RATIO = 1.5
 """Times the median of all processes from which a process is slow."""
 STEPS = 50
-"""Steps in a row for which it has to be."""
+"""Newest steps that are looked at."""
+SLOW_STEPS = 45
+"""Of them, those in which it has to be slow: not all, since any step of the others may be held up for once."""
 
 
 @dataclass(frozen=True)
 class Straggler:
-    """A process that was slow for `STEPS` steps. ratio: its time over the median of all, in the newest of them."""
+    """A process that was slow in the newest `STEPS` steps. ratio: its time over the median of all, when it last was."""
 
     process: int
     node: str
@@ -30,8 +33,8 @@ class Straggler:
     @property
     def sentence(self) -> str:
         return (
-            f"process {self.process} on {self.node} takes {self.ratio:.1f} x as long for a token as the others, for "
-            f"{STEPS} steps now, and all wait for it; look for a throttled GPU or other load on that machine"
+            f"process {self.process} on {self.node} takes {self.ratio:.1f} x as long for a token as the others, in "
+            f"the last {STEPS} steps, and all wait for it; look for a throttled GPU or other load on that machine"
         )
 
     @property
@@ -44,7 +47,7 @@ class Stragglers:
     """What is known of the pace of each process. nodes: what each one's machine is called, by rank."""
 
     nodes: list[str]
-    _slow_for: dict[int, int] = field(default_factory=dict)
+    _ratios: dict[int, deque[float]] = field(default_factory=dict)
     _told: set[int] = field(default_factory=set)
 
     def see(self, paces: list[float]) -> Straggler | None:
@@ -57,9 +60,11 @@ class Stragglers:
         for process, pace in enumerate(paces):
             if pace == 0:
                 continue
-            self._slow_for[process] = self._slow_for.get(process, 0) + 1 if pace > RATIO * usual else 0
-            if self._slow_for[process] >= STEPS:
-                slow.append(Straggler(process, self.nodes[process], pace / usual))
+            ratios = self._ratios.setdefault(process, deque(maxlen=STEPS))
+            ratios.append(pace / usual)
+            over = [ratio for ratio in ratios if ratio > RATIO]
+            if len(ratios) == STEPS and len(over) >= SLOW_STEPS:
+                slow.append(Straggler(process, self.nodes[process], over[-1]))
         return max(slow, key=lambda straggler: straggler.ratio, default=None)
 
     def is_news(self, straggler: Straggler) -> bool:
