@@ -260,6 +260,8 @@ def test_judged_answers_are_taken() -> None:
     assert settings.items() >= {k: v for k, v in taken.items() if k != "optimizer.learning_rate"}.items()
     columns = {"prompt_column": "question", "completion_column": "answer", "label_column": "good"}
     assert {name: settings[f"preference.{name}"] for name in columns} == columns
+    left = convert(f"{text.replace(fields, 'type: llama3.ultra')}rl: kto\n", "run.yaml").left
+    assert any("llama3.ultra" in sentence and "prompt, completion and label" in sentence for sentence in left)
 
 
 def test_the_loss_of_a_script_is_its_name() -> None:

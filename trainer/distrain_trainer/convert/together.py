@@ -11,6 +11,7 @@ from distrain_trainer.settings.sections import Batch
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 METHODS = allowed_values("preference.method")
+PAIR = "prompt, chosen and rejected"
 EVALUATED = "an evaluation comes at the end of each epoch, and at the end"
 SAVED = "a checkpoint comes every 15 minutes, by checkpoint.every_minutes, and at the end"
 
@@ -369,6 +370,9 @@ def _entry(found: Found, entry: dict[str, Any]) -> None:
             column = kind.get(f"field_{name}")
             if isinstance(column, str) and column != name:
                 found.sets(f"preference.{name}_column", column, f"field_{name}")
+    elif isinstance(kind, str) and found.settings["task"] == "preference":
+        columns = "prompt, completion and label" if found.settings.get("preference.method") == "kto" else PAIR
+        found.leaves("datasets.type", kind, f"preference reads the columns {columns}; rename them")
     elif kind not in (None, "alpaca") and found.settings["task"] == "chat":
         found.leaves(
             "datasets.type", kind, "chat reads messages, prompt and completion, or Alpaca's columns; rename them"

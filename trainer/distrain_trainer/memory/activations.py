@@ -262,9 +262,8 @@ def _head(forward: Forward) -> tuple[int, int, int]:
         return tokens * (last_norm + size * weights.hidden), 0, 0
     output_input = 0 if frozen and forward.kind != "zero3" else size * weights.hidden
     head = tokens * (last_norm + output_input)
-    if (
-        settings.facts.target == "masked-token"
-    ):  # BertPredictionHeadTransform: input of dense, of its activation, of LayerNorm
+    if settings.facts.target == "masked-token":
+        # BertPredictionHeadTransform: input of dense, of its activation, of LayerNorm
         head += tokens * (2 * size + FP32) * weights.hidden
     logits = FP32 * tokens * weights.vocabulary
     if settings.facts.causal and chunks_for(settings.model.chunked_loss, tokens, weights.vocabulary):
