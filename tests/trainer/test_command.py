@@ -134,8 +134,12 @@ def test_bytes_on_stdin_that_are_no_utf8_are_one_sentence(trained: Path, run_com
 
 def test_which_model_a_command_takes_is_said_and_can_be_chosen(trained: Path, run_command: RunCommand) -> None:
     (step,) = (path.name.removeprefix("checkpoint-") for path in published_checkpoints(trained)[-1:])
-    for chosen, folder in (((), "final"), (("--checkpoint", "best"), "checkpoint-best"), (("--checkpoint", step),) * 2):
-        folder = f"checkpoint-{step}" if isinstance(folder, tuple) else folder
+    models: dict[str, tuple[str, ...]] = {
+        "final": (),
+        "checkpoint-best": ("--checkpoint", "best"),
+        f"checkpoint-{step}": ("--checkpoint", step),
+    }
+    for folder, chosen in models.items():
         done = run_command("predict", trained, *chosen, stdin="a cat\n")
         assert done.returncode == 0, done.stderr
         said = done.stderr.splitlines()

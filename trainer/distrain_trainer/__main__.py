@@ -156,10 +156,10 @@ def preload() -> None:
     All but bitsandbytes, which peft imports where it is installed: it looks at the GPUs, and after that no forked
     process can use them. Workers import it where a model is quantized.
     """
-    quieten_libraries()
     imported = sys.modules.get("bitsandbytes")
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     try:
+        quieten_libraries()
         for module in ("training.run", "inference.samples"):
             import_module(f"distrain_trainer.{module}")
     finally:

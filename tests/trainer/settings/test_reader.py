@@ -144,6 +144,8 @@ def test_flags_are_told_from_the_commands_own_options() -> None:
     flags, rest = split_flags(arguments, {"processes": True, "resume": False})
     assert flags == {"batch.tokens": "8", "seed": "3", "deterministic": "true"}
     assert rest == ["run.yaml", "--processes", "2", "--resume"]
+    flags, rest = split_flags(["--data.files", "a.csv", "run.yaml", "--seed", "1", "--seed", "2"], {})
+    assert (flags, rest) == ({"data.files": "a.csv", "seed": "2"}, ["run.yaml"])
 
 
 def test_a_switch_takes_no_word_that_is_not_its_value() -> None:
@@ -161,6 +163,15 @@ def test_a_switch_takes_no_word_that_is_not_its_value() -> None:
         (("--precision",), "--precision needs a value: fp32, bf16 or fp16"),
         (("--optimizer.betas",), "--optimizer.betas needs a value, such as --optimizer.betas 0.9,0.999"),
         (("--data.files",), "--data.files needs a value"),
+        (
+            ("--data.files", "d/a.csv", "d/b.csv", "--resume"),
+            "--data.files takes d/a.csv and not d/b.csv, which follows it; put quotes around a pattern, such as "
+            "--data.files 'd/*.csv', or commas between names",
+        ),
+        (
+            ("--data.files", "a.csv", "--seed", "3", "--data.files=b.csv"),
+            "--data.files stands twice; give both at once: --data.files a.csv,b.csv",
+        ),
     ],
 )
 def test_a_setting_without_its_value_is_refused(arguments: tuple[str, ...], sentence: str) -> None:

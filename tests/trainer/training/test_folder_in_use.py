@@ -46,14 +46,14 @@ def test_an_overwrite_that_is_refused_costs_nothing(
 ) -> None:
     rows = [json.loads(line) for line in texts.read_text().splitlines()]
     (tmp_path / "unlabelled.jsonl").write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows))
-    refused = {
-        ("--evaluation.metric", "acuracy"): (64, "did you mean accuracy"),
-        ("--data.files", str(tmp_path / "unlabelled.jsonl")): (65, "label"),
-        ("--lora.rank", "4", "--lora.target_modules", "q_prj"): (64, "q_prj"),
-    }
+    refused = [
+        (texts, ("--evaluation.metric", "acuracy"), 64, "did you mean accuracy"),
+        (tmp_path / "unlabelled.jsonl", (), 65, "label"),
+        (texts, ("--lora.rank", "4", "--lora.target_modules", "q_prj"), 64, "q_prj"),
+    ]
     before = content(finished)
-    for more, (code, sentence) in refused.items():
-        done = run_command(*train(bert, texts, finished, 1, *SHORT, *more), "--overwrite")
+    for file, more, code, sentence in refused:
+        done = run_command(*train(bert, file, finished, 1, *SHORT, *more), "--overwrite")
         assert done.returncode == code and sentence in done.stderr, done.stderr
         assert f"nothing was replaced: the run in {finished} is as it was, and --resume continues it" in done.stderr
         assert content(finished) == before

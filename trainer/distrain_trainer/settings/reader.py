@@ -22,7 +22,7 @@ from distrain_trainer.settings.deepspeed_file import apply
 from distrain_trainer.settings.documents import load_yaml, yaml_fault
 from distrain_trainer.settings.model import Settings, first_fault, flat, nested
 from distrain_trainer.settings.other_names import ACCUMULATION, OTHER_NAMES
-from distrain_trainer.settings.sections import Section
+from distrain_trainer.settings.sections import Names, Section
 
 PREFIX = "DISTRAIN_"
 NEAR = 0.6
@@ -97,15 +97,30 @@ def split_flags(arguments: Sequence[str], options: Mapping[str, bool]) -> tuple[
             rest.append(argument)
             if options[name] and not equals and waiting:
                 rest.append(waiting.pop(0))
-        elif equals:
+        elif equals or takes_next(name, waiting):
+            value = value if equals else waiting.pop(0)
+            _check_list(name, value, waiting, flags)
             flags[name] = value
-        elif takes_next(name, waiting):
-            flags[name] = waiting.pop(0)
         elif name in flat(Settings()) and bool not in _types(name):
             raise SettingsError(f"--{name} needs a value{_example(name)}")
         else:
             flags[name] = "true"
     return flags, rest
+
+
+def _check_list(name: str, value: str, following: list[str], before: Mapping[str, str]) -> None:
+    """Refuses a list of files of which only a part would be taken: given in two flags, or as a pattern that the shell
+    has made several words of. following: what stands behind the value."""
+    if name not in flat(Settings()) or Names not in _types(name):
+        return
+    if name in before:
+        raise SettingsError(f"--{name} stands twice; give both at once: --{name} {before[name]},{value}")
+    kind = Path(value).suffix
+    if kind and following and Path(following[0]).suffix == kind != ".json":
+        raise SettingsError(
+            f"--{name} takes {value} and not {following[0]}, which follows it; put quotes around a pattern, such as "
+            f"--{name} '{Path(value).parent / f'*{kind}'}', or commas between names"
+        )
 
 
 def takes_next(name: str, following: list[str]) -> bool:
