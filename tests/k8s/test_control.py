@@ -68,6 +68,19 @@ def test_a_run_on_kueue_is_stopped_by_its_workload(there: HelmCluster, capsys: p
     assert workload["spec"]["active"] is True
 
 
+def test_a_trainjob_that_has_ended_is_made_without_what_kueue_has_added(
+    there: HelmCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, manifests, _ = distrain(capsys, "render", "--name", "run1", "-n", "team", *SMALL, "--set", "backend=trainjob")
+    there.put(TRAINJOBS, *(found for found in yaml.safe_load_all(manifests) if found["kind"] == "TrainJob"))
+    own = list(job(there, TRAINJOBS)["spec"].get("runtimePatches", []))
+    ended(there, "Complete", TRAINJOBS)["spec"]["runtimePatches"] = [*own, {"manager": "kueue.x-k8s.io/manager"}]
+    code, _, err = distrain(capsys, "resume", "run1")
+    assert code == 0, err
+    new = job(there, TRAINJOBS)
+    assert new["spec"]["runtimePatches"] == own and "status" not in new
+
+
 @pytest.mark.parametrize("keep", [pytest.param("true", marks=pytest.mark.matrix), "false"])
 @pytest.mark.parametrize("end", ["Failed", pytest.param("Succeeded", marks=pytest.mark.matrix)])
 def test_a_run_that_has_ended_gets_a_new_job_and_keeps_its_claim(

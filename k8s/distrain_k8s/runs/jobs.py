@@ -26,6 +26,8 @@ KINDS = (
 )
 ENDS = ("Succeeded", "Complete", "Failed")
 OWN_METADATA = ("name", "namespace", "labels", "annotations")
+KUEUES_MANAGER = "kueue.x-k8s.io/"
+"""What the manager of a patch of Kueue's begins with: it adds that to each TrainJob that is made, and not twice."""
 PAUSE = 0.5
 """Seconds between two looks at what goes away."""
 
@@ -177,4 +179,6 @@ def fresh(found: Found) -> Object:
         node[section] = dict(node.get(section) or {})
         node = node[section]
     node.pop(last, None)
+    if patches := spec.get("runtimePatches"):
+        spec["runtimePatches"] = [patch for patch in patches if not patch["manager"].startswith(KUEUES_MANAGER)]
     return {"apiVersion": raw["apiVersion"], "kind": raw["kind"], "metadata": metadata, "spec": spec}
