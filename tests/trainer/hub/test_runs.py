@@ -15,7 +15,7 @@ from safetensors.torch import load
 
 import hub
 from distrain_trainer.storage.layout import temporary
-from runs import COMMAND, Victim, digest, losses, tensors, train
+from runs import COMMAND, Victim, digest, losses, tensors, told, train
 
 MODEL = "models/me/tiny"
 STEPS = (
@@ -86,7 +86,7 @@ def test_each_best_model_is_pushed_and_the_last_with_the_report(
     assert steps == sorted(steps) and steps[-1] == best["step"]
     assert holds(there, output / "checkpoint-best") and "report.html" in there.files
     assert json.loads((output / "hub.json").read_text())["finished"] and not temporary(output)
-    assert done.stderr.count("distrain: ") == 0
+    assert told(done.stderr) == []
 
 
 @pytest.mark.parametrize("since", [pytest.param("the start", marks=pytest.mark.long), "step 6"])

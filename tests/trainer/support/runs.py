@@ -130,6 +130,12 @@ def end(run: Victim, code: int = 0) -> str:
     return said
 
 
+def told(said: str) -> list[str]:
+    """The sentences of a run to whoever started it; but not that a process is slow, as it may be on a busy machine."""
+    lines = [line for line in said.splitlines() if line.startswith("distrain: ")]
+    return [line for line in lines if "as slowly as the median" not in line]
+
+
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """All lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
