@@ -49,6 +49,7 @@ def work_within(room: int, arguments: list[str], said: str) -> None:
     main(arguments)
 
 
+@pytest.mark.matrix
 def test_a_run_whose_machine_has_too_little_memory_ends_with_70_and_what_helps(
     model: Path, few_texts: Path, tmp_path: Path
 ) -> None:
