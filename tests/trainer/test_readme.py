@@ -51,6 +51,7 @@ ELSEWHERE = {
     "make docs": "tests/project/test_site.py::test_the_site_asks_no_other_server_for_anything builds the site",
     "make test": "runs this test",
     "make test-matrix": "runs the tests marked matrix in tests/trainer",
+    "make gpu-test": "needs a GPU: tests/project/test_gpu_suite.py types it where there is none",
     "make kind-test": "runs tests/kind, as root",
     "make image IMAGE=REGISTRY/distrain:0.1.0 && docker push REGISTRY/distrain:0.1.0": "builds for minutes and needs a "
     "registry: tests/image/test_image.py builds it, tests/kind/conftest.py pushes it",
@@ -150,8 +151,10 @@ def shape(line: str) -> str:
 
 
 def noise(printed: str) -> list[str]:
-    """The lines of a run but JSON, warnings, and those that tell of epochs, of which a short run has not three."""
-    return [line for line in printed.splitlines() if line and not line.startswith(("{", "distrain: ", "epoch "))]
+    """The lines of a run but JSON, warnings, how far a slow machine is, and those that tell of epochs, of which a short
+    run has not three."""
+    lines = [line for line in printed.splitlines() if line and not line.startswith(("{", "distrain: ", "epoch "))]
+    return [line for line in lines if not line.endswith((" so far", " left"))]
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout, and so cannot be cloned")

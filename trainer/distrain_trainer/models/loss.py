@@ -62,7 +62,8 @@ class SummedLoss(nn.Module):
         self.task = task
         self.smoothing, self.whole, self.preference = smoothing, whole, preference
         self.weights: torch.Tensor | None
-        device = next(model.parameters()).device  # a quantized one is on its GPU already
+        # Beside the model: a quantized one is on its GPU already.
+        device = next((parameter.device for parameter in model.parameters()), None)
         of_classes = None if weights is None else torch.tensor(weights, device=device)
         self.register_buffer("weights", of_classes, persistent=False)
         self.precision = precision
