@@ -162,7 +162,7 @@ def predict(
 def _text_column(settings: Settings) -> str:
     """The column in which `predict` reads a text that is given alone."""
     if settings.facts.compares:
-        return settings.preference.prompt_column or "prompt"
+        return settings.preference.column("prompt")
     return "prompt" if settings.facts.holds == "messages" else settings.data.text_column or "text"
 
 

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from distrain_trainer.data.chat import ROW, Template, placed
 from distrain_trainer.data.conversations import plain_value
-from distrain_trainer.data.preferences import Answer, add, answers_of
+from distrain_trainer.data.preferences import Answer, add, answers_of, columns_of
 from distrain_trainer.data.readers import Refuse, refuse_all
 from distrain_trainer.data.table import BOOLEANS, Part
 from distrain_trainer.data.text import BATCH, Made, Shape
 from distrain_trainer.errors import DataError
 from distrain_trainer.settings.model import Settings
-from distrain_trainer.settings.sections import Preference
 from distrain_trainer.tasks.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -82,18 +81,6 @@ def rows_of_judged(
                 made.desirable.append(label)
         first, before = first + len(rows), around[-1:]
         yield made
-
-
-def columns_of(part: Part, preference: Preference) -> list[str]:
-    """The columns of answer and label, behind that of the prompt where there is one; DataError where they are not
-    there."""
-    names = [
-        part.column(preference.completion_column, ("completion",), "preference.completion_column"),
-        part.column(preference.label_column, ("label",), "preference.label_column"),
-    ]
-    if preference.prompt_column is not None or "prompt" in part.source.columns:
-        names.insert(0, part.column(preference.prompt_column, ("prompt",), "preference.prompt_column"))
-    return names
 
 
 def judged(row: Mapping[str, Any], template: Template) -> tuple[Answer, bool]:

@@ -81,13 +81,15 @@ def rows_of_preferences(
 
 
 def columns_of(part: Part, preference: Preference) -> list[str]:
-    """The columns of both answers, behind that of the prompt where there is one; DataError where they are not there."""
-    names = [
-        part.column(preference.chosen_column, ("chosen",), "preference.chosen_column"),
-        part.column(preference.rejected_column, ("rejected",), "preference.rejected_column"),
-    ]
+    """The columns of both answers, or of an answer and its label, behind that of the prompt where there is one;
+    DataError where they are not there."""
+
+    def found(name: str) -> str:
+        return part.column(getattr(preference, f"{name}_column"), (name,), f"preference.{name}_column")
+
+    names = [found(name) for name in preference.answers]
     if preference.prompt_column is not None or "prompt" in part.source.columns:
-        names.insert(0, part.column(preference.prompt_column, ("prompt",), "preference.prompt_column"))
+        names.insert(0, found("prompt"))
     return names
 
 

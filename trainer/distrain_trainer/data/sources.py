@@ -288,12 +288,7 @@ def used_columns(settings: Settings) -> tuple[str, ...]:
             "system",
         ]
     elif facts.compares:
-        asked = settings.preference
-        names.append(asked.prompt_column or "prompt")
-        if asked.judges:
-            names += [asked.completion_column or "completion", asked.label_column or "label"]
-        else:
-            names += [asked.chosen_column or "chosen", asked.rejected_column or "rejected"]
+        names += [settings.preference.column(name) for name in ("prompt", *settings.preference.answers)]
     else:
         names += [data.text_column] if data.text_column else [*facts.text_columns, "input_ids", "attention_mask"]
         names.append(data.text_pair_column)

@@ -129,14 +129,13 @@ def answer_prompt(
 ) -> dict[str, Any]:
     """{"prompt", "answer"} of a row: messages are answered through the chat template, a text is continued."""
     preference = trained.settings.preference
-    prompt = row.get(preference.prompt_column or "prompt")
+    prompt = row.get(preference.column("prompt"))
     if isinstance(prompt, str):
         tokens = trained.tokenizer(prompt, truncation=True, max_length=trained.max_length)["input_ids"]
         new = generate(trained, tokens, max_new_tokens, sampling)
         return {"prompt": prompt, "answer": trained.tokenizer.decode(new, skip_special_tokens=True)}
     if prompt is None:  # the answers begin with it
-        answers = (preference.completion_column or "completion", preference.chosen_column or "chosen")
-        prompt = row.get(answers[0] if preference.judges else answers[1])
+        prompt = row.get(preference.column(preference.answers[0]))
     conversation = question_of({"messages": as_text(prompt)}, trained.settings.chat, where)
     asked = prompt_of(trained.tokenizer, conversation, where)
     text = answer(trained, asked, max_new_tokens, where, sampling=sampling)

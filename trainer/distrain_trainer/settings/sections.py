@@ -329,6 +329,16 @@ class Preference(Section):
     """Column that says whether the answer is desirable (kto): true or false, or 1 or 0. None: label."""
 
     @property
+    def answers(self) -> tuple[str, str]:
+        """What a row has beside its prompt, as its columns are called where no setting calls them otherwise."""
+        return ("completion", "label") if self.judges else ("chosen", "rejected")
+
+    def column(self, name: str) -> str:
+        """What the column of the prompt, or of one of the `answers`, is called."""
+        called: str | None = getattr(self, f"{name}_column")
+        return called or name
+
+    @property
     def judges(self) -> bool:
         """Whether a row is one answer that is desirable or not, instead of two of which one is better."""
         return self.method == "kto"
