@@ -53,12 +53,13 @@ def connect(process: ProcessRank, name: str | None = None) -> None:
     group = dist.PrefixStore("group", store)
     with closing(socket.socket()) as listener:
         several = process.local_world < process.world
+        address = own_address() if several else ""
         if several:
-            lead_gloo(own_address())
+            lead_gloo(address)
         if several and process.local_rank == 0:
             listener.bind(("", 0))
             listener.listen(process.world)
-            place = Place(process.node, name or "", own_address(), listener.getsockname()[1])
+            place = Place(process.node, name or "", address, listener.getsockname()[1])
             store.set(f"place/{process.place}", json.dumps(place.__dict__))
         wait_for_all(store, process)
         if several and process.local_rank == 0:
@@ -96,12 +97,13 @@ def reach(store: dist.Store, position: int, nodes: int) -> None:
 def lead_gloo(address: str) -> None:
     """Has gloo listen at this address where the machine's own name leads to none that others reach: gloo would take
     the loopback, to which Debian's /etc/hosts leads a name. A network interface that is set stays."""
+    here = interfaces()
     with suppress(OSError):
         named = {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
-        if any(is_reachable(found) for found in named & set(interfaces())):
+        if any(is_reachable(found) for found in named & here.keys()):
             return
-    if is_reachable(address) and address in interfaces():
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interfaces()[address])
+    if is_reachable(address) and address in here:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", here[address])
 
 
 def is_reachable(address: str) -> bool:
