@@ -36,6 +36,8 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """The variable in which a launcher, this one or torchrun, names the file that takes a worker's report."""
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes looks for a container's last message."""
+STOPPED_EARLY = FailureReport(Stopped.exit_code, "stopped before the first step; start it again with --resume")
+"""Of a worker that was asked to stop before there is anything to save."""
 
 
 def report_of(error: Exception | StopNow, rank: int | None, node: str | None) -> FailureReport:
@@ -46,8 +48,7 @@ def report_of(error: Exception | StopNow, rank: int | None, node: str | None) ->
     if isinstance(error, DistrainError):
         return FailureReport.of(error, rank, node)
     if isinstance(error, StopNow):
-        sentence = "stopped before the first step; start it again with --resume"
-        return FailureReport(Stopped.exit_code, sentence, rank, node)
+        return replace(STOPPED_EARLY, rank=rank, node=node)
     try:
         report = _unforeseen(error, node)
     except Exception as another:  # even so the launcher hears of the first

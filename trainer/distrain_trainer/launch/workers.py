@@ -21,7 +21,7 @@ from distrain_trainer.hardware.threads import threads_for
 from distrain_trainer.launch.node import NODE_COUNT, NODE_INDEX, Node
 from distrain_trainer.launch.signs import Section, ask_to_regroup, read_sign, signs_file
 from distrain_trainer.launch.tee import Tee
-from distrain_trainer.launch.termination import ERROR_FILE, read_error_file
+from distrain_trainer.launch.termination import ERROR_FILE, STOPPED_EARLY, read_error_file
 from distrain_trainer.launch.watchdog import look, process_state
 
 SECONDS_TO_FOLLOW = 20.0
@@ -186,7 +186,7 @@ class Workers:
         started = sign is not None and sign.section is not Section.START
         report = read_error_file(self._error_file(local_rank))
         if report is None and (code == 128 + signal.SIGUSR1 or (self._asked_at < NEVER and not started)):
-            report = FailureReport(Stopped.exit_code, "stopped before the first step; start it again with --resume")
+            report = STOPPED_EARLY
         elif report is None:
             self._deadline = min(self._deadline, time.monotonic())
             told = code if is_known(code) else TrainingError.exit_code
