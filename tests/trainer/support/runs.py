@@ -96,6 +96,10 @@ class Victim:
             assert time.monotonic() - since < NO_PROGRESS, f"no progress in {self.output}"
         return True
 
+    def wait_for_step(self, step: int) -> bool:
+        """Waits until this step is done; as `wait_for`."""
+        return self.wait_for(lambda: self.step() >= step)
+
     def _fingerprint(self) -> object:
         path = self.output / "metrics.jsonl"
         return (path.stat().st_size if path.exists() else 0, sorted(p.name for p in self.output.glob("*")))

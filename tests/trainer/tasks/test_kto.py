@@ -3,7 +3,6 @@
 import copy
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,12 +251,9 @@ def test_a_run_that_is_killed_ends_the_same(llama: Path, tmp_path: Path) -> None
             *("--checkpoint.every_steps", "4", "--processes", "2", "--output_dir", str(output), "--resume"),
         ]
 
-    def has_done(victim: Victim, step: int) -> bool:
-        return victim.step() >= step
-
     finish(command(tmp_path / "whole"))
     victim = Victim(command(tmp_path / "broken"), tmp_path / "broken")
-    assert victim.wait_for(partial(has_done, victim, 13))
+    assert victim.wait_for_step(13)
     victim.kill()
     finish(command(tmp_path / "broken"))
     assert digest(tmp_path / "broken" / "final") == digest(tmp_path / "whole" / "final")

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,12 +274,9 @@ def test_a_run_that_is_killed_keeps_its_reference_and_ends_the_same(llama: Path,
             *("--output_dir", str(output), "--resume"),
         ]
 
-    def has_done(victim: Victim, step: int) -> bool:
-        return victim.step() >= step
-
     finish(command(tmp_path / "whole"))
     victim = Victim(command(tmp_path / "broken"), tmp_path / "broken")
-    assert victim.wait_for(partial(has_done, victim, 13))
+    assert victim.wait_for_step(13)
     victim.kill()
     kept = (tmp_path / "broken" / "reference.safetensors").read_bytes()
     finish(command(tmp_path / "broken"))

@@ -1,7 +1,6 @@
 """Sequence-to-sequence: rows of a source and its target, the losses of transformers, and texts that are written."""
 
 import json
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -266,12 +265,9 @@ def test_a_run_that_is_killed_ends_the_same(tmp_path: Path) -> None:
             *("--output_dir", str(output), "--resume"),
         ]
 
-    def has_done(victim: Victim, step: int) -> bool:
-        return victim.step() >= step
-
     finish(command(tmp_path / "whole"))
     victim = Victim(command(tmp_path / "broken"), tmp_path / "broken")
-    assert victim.wait_for(partial(has_done, victim, 13))
+    assert victim.wait_for_step(13)
     victim.kill()
     finish(command(tmp_path / "broken"))
     assert digest(tmp_path / "broken" / "final") == digest(tmp_path / "whole" / "final")

@@ -13,10 +13,6 @@ from distrain_trainer.storage.attempts import current_attempt
 from runs import Victim, digest, end, finish, losses, metrics, train
 
 
-def has_done(victim: Victim, step: int) -> bool:
-    return victim.step() >= step
-
-
 def works_at(victim: Victim, attempt: int) -> bool:
     return bool(victim.workers()) and current_attempt(victim.output) == attempt
 
@@ -34,7 +30,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
         assert kills < 20, "no kill hit a checkpoint write"
         victim = Victim(train(bert, texts, broken, processes, *options, "--resume"), broken)
         moment = min(victim.step() + draw.randint(1, 5), 55)
-        alive = victim.wait_for(partial(has_done, victim, moment))
+        alive = victim.wait_for_step(moment)
         if kills % 3 == 2:
             alive = alive and victim.wait_for(victim.writing)
         victim.kill()
