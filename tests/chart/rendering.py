@@ -61,8 +61,8 @@ def document(kind: str, *settings: str, values: Values | str | None = None, name
 
 def variables(*settings: str, values: Values | str | None = None) -> dict[str, str]:
     """The settings as the container gets them."""
-    data: dict[str, str] = document("ConfigMap", *settings, values=values)["data"]
-    return data
+    found = environment(container(*settings, values=values))
+    return {name: text.replace("$$", "$") for name, text in found.items() if name.startswith("DISTRAIN_")}
 
 
 def replicas(*settings: str, values: Values | str | None = None) -> dict[str, Document]:

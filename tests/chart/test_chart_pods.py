@@ -5,7 +5,18 @@ from typing import Any
 
 import pytest
 
-from rendering import Values, container, document, documents, environment, needs_helm, pod, replicas, volumes
+from rendering import (
+    Values,
+    container,
+    document,
+    documents,
+    environment,
+    needs_helm,
+    pod,
+    replicas,
+    variables,
+    volumes,
+)
 
 pytestmark = needs_helm
 
@@ -197,15 +208,27 @@ def test_whatever_changes_the_job_changes_the_hash() -> None:
     assert hash_of("networkPolicy.enabled=false") == hash_of("podDisruptionBudget.enabled=true") == hash_of()
 
 
-def test_settings_are_one_immutable_map_that_nothing_overrides() -> None:
-    settings = document("ConfigMap")
+def test_settings_are_written_into_the_pod_and_nothing_overrides_them() -> None:
+    found = container("trainer.seed=7", values={"extraEnvFrom": [{"secretRef": {"name": "team", "optional": True}}]})
+    assert environment(found)["DISTRAIN_SEED"] == "7"
+    assert found["envFrom"] == [{"secretRef": {"name": "team", "optional": True}}]  # what stands in env wins over it
+    assert "envFrom" not in container()  # a kubelet may serve an earlier run's copy of an immutable map
+
+
+def test_a_setting_with_a_dollar_reaches_the_trainer_as_it_was_written() -> None:
+    told = environment(container("trainer.data.files={/data/a.csv}", "trainer.data.text_column=$(HOME)"))[
+        "DISTRAIN_DATA__TEXT_COLUMN"
+    ]
+    assert told == "$$(HOME)"  # which Kubernetes reads as $(HOME), without expanding it
+
+
+def test_an_immutable_map_guards_the_settings() -> None:
+    settings = document("ConfigMap", "trainer.seed=7")
     assert settings["metadata"]["name"] == "run1-settings"
     assert settings["immutable"] is True
-    sources = container(values={"extraEnvFrom": [{"secretRef": {"name": "team", "optional": True}}]})["envFrom"]
-    assert sources == [
-        {"secretRef": {"name": "team", "optional": True}},
-        {"configMapRef": {"name": "run1-settings"}},
-    ]
+    assert settings["data"] == variables("trainer.seed=7") | {
+        "RUN_SETTINGS_HASH": settings["data"]["RUN_SETTINGS_HASH"]
+    }
 
 
 def test_extra_volumes_come_with_their_mounts() -> None:

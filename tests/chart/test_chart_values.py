@@ -250,7 +250,7 @@ def test_without_values_it_is_the_sample_and_a_setting_changes_only_itself() -> 
 @needs_helm
 def test_data_of_ones_own_brings_nothing_of_the_sample_with_it() -> None:
     found = variables("trainer.data.files=/data/a.csv")
-    by_the_chart = {"DISTRAIN_DATA__CACHE", "DISTRAIN_OUTPUT_DIR", "DISTRAIN_RUN_ID", "RUN_SETTINGS_HASH"}
+    by_the_chart = {"DISTRAIN_DATA__CACHE", "DISTRAIN_OUTPUT_DIR", "DISTRAIN_RUN_ID"}
     assert set(found) == {"DISTRAIN_DATA__FILES"} | by_the_chart
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cluster.kubectl import Object
 from cluster.lifecycle import Cluster
 from cluster.namespace import Namespace
 from release import TINY, Release, train_here
@@ -60,16 +61,35 @@ def test_language_models_train_on_two_nodes(
 
 
 def test_a_run_that_is_installed_again_goes_on_where_it_was(
-    namespace: Namespace, image: str, inputs: Path, tmp_path: Path
+    cluster: Cluster, namespace: Namespace, image: str, inputs: Path, tmp_path: Path
 ) -> None:
     settings = TINY | {"model": {"name": "/data/bert"}, "schedule": {"kind": "constant", "max_steps": 6}}
     longer = settings | {"schedule": {"kind": "constant", "max_steps": 12}}
     run = Release(namespace, image, inputs, {"nodes": 2, "trainer": settings})
     run.install()
     run.succeeded()
+    namespace.apply(*(_keeper(image, node) for node in cluster.workers))
+    namespace.wait("the old settings kept", lambda: _all_run(namespace.pods("keeps=settings")))
     namespace.helm("uninstall", "run1")
     run.values |= {"nodes": 1, "trainer": longer}
     run.install()
     run.succeeded()
     assert [line["step"] for line in run.metrics() if line.get("event") == "resume"] == [6]
     assert run.losses() == pytest.approx(train_here(tmp_path / "here", inputs, longer, processes=1), abs=1e-5)
+
+
+def _keeper(image: str, node: str) -> Object:
+    """A pod for which the kubelet keeps its copy of run1's immutable settings, as for an earlier run's pod."""
+    container = {
+        "name": "keeper",
+        "image": image,
+        "command": ["sleep", "infinity"],
+        "envFrom": [{"configMapRef": {"name": "run1-settings"}}],
+    }
+    spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 1}
+    metadata = {"name": f"keeper-{node}", "labels": {"keeps": "settings"}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _all_run(pods: list[Object]) -> bool | None:
+    return all(pod["status"].get("phase") == "Running" for pod in pods) or None

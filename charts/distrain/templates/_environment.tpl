@@ -1,5 +1,7 @@
 {{/*
-The environment of the trainer's container besides its settings. Takes a dictionary: root, topology, hash.
+The environment of the trainer's container. Takes a dictionary: root, topology, hash.
+The settings stand here rather than in a reference to their ConfigMap: a kubelet keeps its copy of an immutable one
+for as long as any pod of the node refers to it, so a run that was installed again could train with the old settings.
 */}}
 {{- define "distrain.env" -}}
 {{- $values := .root.Values }}
@@ -10,6 +12,10 @@ The environment of the trainer's container besides its settings. Takes a diction
 {{- if $values.metrics.enabled }}{{ $_ := set $plain "RUN_METRICS_PORT" "9400" }}{{ end }}
 {{- if $values.rdma.enabled }}{{ $_ := set $plain "RUN_RDMA" "1" }}{{ end }}
 {{- $proxyEnv := include "distrain.proxyEnv" $values | fromJson }}
+{{- range $name, $value := include "distrain.settings" .root | fromYaml }}
+- name: {{ $name }}
+  value: {{ $value | replace "$" "$$" | toJson }}
+{{- end }}
 - name: RUN_NODE_NAME
   valueFrom:
     fieldRef: {fieldPath: spec.nodeName}

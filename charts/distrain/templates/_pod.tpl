@@ -74,12 +74,9 @@ spec:
       args: [train]
       env:
         {{- include "distrain.env" (dict "root" $ "topology" $topology "hash" .hash) | nindent 8 }}
-      envFrom:
-        {{- with $values.extraEnvFrom }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-        - configMapRef:
-            name: {{ include "distrain.configMapName" $ }}
+      {{- with $values.extraEnvFrom }}
+      envFrom: {{- toYaml . | nindent 8 }}
+      {{- end }}
       {{- if $values.metrics.enabled }}
       ports:
         - {name: metrics, containerPort: 9400}

@@ -37,9 +37,8 @@ The settings of the run as YAML: names of environment variables, and their text.
 {{- end }}
 
 {{/*
-A hash of everything that must not change during the run: its settings and its job.
+A hash of everything that must not change during the run: its job, with its settings.
 */}}
 {{- define "distrain.runHash" -}}
-{{- $job := dict "root" . "hash" "" | include (printf "distrain.%s" .Values.backend) }}
-{{- printf "%s\n%s" (include "distrain.settings" .) $job | sha256sum }}
+{{- dict "root" . "hash" "" | include (printf "distrain.%s" .Values.backend) | sha256sum }}
 {{- end }}
