@@ -81,7 +81,7 @@ def event_columns(now: datetime) -> list[Column[Event]]:
         Column("TIMES", lambda event: str(event.count), right=True),
         Column("ABOUT", lambda event: f"{event.kind}/{event.name}"),
         Column("REASON", lambda event: event.reason, style=lambda event: "yellow" if event.type == "Warning" else ""),
-        Column("MESSAGE", lambda event: event.message, gives_way=True, folds=True),
+        Column("MESSAGE", lambda event: event.message, gives_way=True, folds=True, below=True),
     ]
 
 
@@ -108,9 +108,9 @@ def _hanging(name: str, text: str) -> RenderableType:
 def _pod_columns() -> Sequence[Column[PodStatus]]:
     return [
         Column("NODE", lambda pod: "-" if pod.rank is None else str(pod.rank), right=True),
-        Column("POD", lambda pod: pod.name),
+        Column("POD", lambda pod: pod.name, gives_way=True, folds=True),
         Column("STATE", lambda pod: pod.state, style=_pod_style),
-        Column("MACHINE", lambda pod: pod.node or "-"),
+        Column("MACHINE", lambda pod: pod.node or "-", gives_way=True, folds=True),
         Column("AGE", lambda pod: span(pod.age_seconds), right=True),
     ]
 
