@@ -67,7 +67,7 @@ def out_of_memory(seen: Evidence) -> Words | None:
     for pod, trainer in reversed(seen.ended()):
         if trainer.reason == "OOMKilled" or (trainer.exit_code == 137 and not own):
             return where(pod) | {"message": trainer.message or "OOMKilled"}
-    for name, code in _exits(seen):
+    for name, code in told_exits(seen):
         if code == 137:
             return {"who": who(seen, name), "pod": name, "message": "killed with SIGKILL"}
     return None
@@ -134,7 +134,7 @@ def _failed_machines(seen: Evidence) -> Counter[str]:
             found = re.search(r"assigned \S+ to (\S+)", event.message)
             if found:
                 placed.setdefault(event.name, []).append((event, found[1]))
-    exits = Counter(name for name, code in _exits(seen) if _blames(seen, code))
+    exits = Counter(name for name, code in told_exits(seen) if _blames(seen, code))
     return Counter(machine for name, entries in placed.items() for _, machine in entries[-exits[name] :] if exits[name])
 
 
@@ -164,7 +164,7 @@ def lost_peer(seen: Evidence) -> Words | None:
     for pod, trainer in reversed(seen.ended()):
         if trainer.exit_code == 138:
             return said(pod, trainer)
-    for name, code in _exits(seen):
+    for name, code in told_exits(seen):
         if code == 138:
             return {"who": who(seen, name), "pod": name, "code": "138", "message": "it lost a peer, or a device"}
     return None
@@ -172,7 +172,7 @@ def lost_peer(seen: Evidence) -> Words | None:
 
 def asked_to_leave(seen: Evidence) -> Words | None:
     """A pod that was asked to stop and has left a checkpoint, as when its machine is drained."""
-    for name, code in _exits(seen):
+    for name, code in told_exits(seen):
         if code == 143:
             return {"who": who(seen, name), "pod": name}
     leaving = next((pod for pod in seen.pods if pod.deleted), None)
@@ -182,15 +182,16 @@ def asked_to_leave(seen: Evidence) -> Words | None:
 def exits(seen: Evidence) -> int:
     """How often pods of the run have failed, as far as the cluster remembers; those that were asked to leave do not
     count."""
-    told = sum(e.count for e in seen.about_job("ExitedWithCode") if not e.message.endswith("143"))
+    told = sum(1 for _, code in told_exits(seen) if code != 143)
     kept = sum(1 for _, trainer in seen.ended() if trainer.exit_code != 143)
     return max(told, kept, seen.job.failed_pods)
 
 
-def _exits(seen: Evidence) -> list[tuple[str, int]]:
-    """Pods that are gone and their exit codes, as the training operator tells them; the newest first."""
+def told_exits(seen: Evidence) -> list[tuple[str, int]]:
+    """Pods that have failed or left and their exit codes, as the training operator tells them; the newest first."""
     found = []
     for event in seen.about_job("ExitedWithCode"):
-        if told := re.search(r"Pod: (?:[\w-]+\.)?([\w.-]+) exited with code (\d+)", event.message):
+        told = re.search(r"Pod: (?:[\w-]+\.)?([\w.-]+) exited with code (\d+)", event.message)
+        if told and int(told[2]):  # a pod that is done is told of too
             found += [(told[1], int(told[2]))] * event.count
     return found
