@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from distrain_k8s.diagnose.evidence import Evidence
 from distrain_k8s.diagnose.words import QUIET, Sign, Words, said, where, who
-from distrain_k8s.kube.objects import Container, Event, Pod
+from distrain_k8s.kube.objects import Condition, Container, Event, Pod
 
 FOLLOWING = (137, 138, 143)
 """Exit codes of trainers that end because another one has, or because they were told to."""
@@ -74,18 +74,43 @@ def out_of_memory(seen: Evidence) -> Words | None:
 
 
 def evicted(seen: Evidence) -> Words | None:
-    """A pod that its machine has sent away, or that has had to make room."""
+    """A pod that its machine has sent away, since it ran short of something."""
     for pod in sorted(seen.pods, key=lambda pod: pod.created, reverse=True):
-        disruption = pod.condition("DisruptionTarget")
         if pod.reason == "Evicted":
             return where(pod) | _why_evicted(pod.message or "Evicted")
-        if disruption and disruption.status and disruption.reason != "DeletionByTaintManager":
-            return where(pod) | _why_evicted(disruption.message or disruption.reason)
+        if (why := _disruption(pod)) and why.reason == "TerminationByKubelet":
+            return where(pod) | _why_evicted(why.message or why.reason)
     for event in reversed(seen.events):
-        if event.kind == "Pod" and event.reason in ("Evicted", "Preempted"):
+        if event.kind == "Pod" and event.reason == "Evicted":
             found = {"who": who(seen, event.name), "pod": event.name, "node": "its machine"}
             return found | _why_evicted(event.message)
     return None
+
+
+def preempted(seen: Evidence) -> Words | None:
+    """A pod that has had to make room for one of higher priority."""
+    for pod in seen.pods:
+        if (why := _disruption(pod)) and why.reason == "PreemptionByScheduler":
+            return where(pod)
+    for event in reversed(seen.events):
+        if event.kind == "Pod" and event.reason == "Preempted":
+            return {"who": who(seen, event.name), "pod": event.name, "node": "its machine"}
+    return None
+
+
+def drained(seen: Evidence) -> Words | None:
+    """A pod that leaves since its machine is drained, or is no longer part of the cluster."""
+    why = {"EvictionByEvictionAPI": "as when a node is drained", "DeletionByPodGC": "since that node is gone"}
+    for pod in seen.pods:
+        if (disruption := _disruption(pod)) and disruption.reason in why:
+            return where(pod) | {"why": why[disruption.reason]}
+    return None
+
+
+def _disruption(pod: Pod) -> Condition | None:
+    """Why Kubernetes takes a pod away; None where it does not."""
+    found = pod.condition("DisruptionTarget")
+    return found if found and found.status else None
 
 
 def _why_evicted(message: str) -> Words:
