@@ -133,6 +133,8 @@ def resume(arguments: Namespace, flags: Flags) -> int:
             say("no setting of the trainer changes")
         for change in changes:
             say(f"  {change.name}: {change.before or 'unset'} -> {change.after or 'unset'}")
+        if fixed := [change.name for change in changes if change.is_fixed]:
+            say(f"a run that has begun refuses to resume with other {', '.join(fixed)}")
         if not arguments.yes and not confirm(f"resume {arguments.run} so?"):
             say(f"{arguments.run} stays as it is")
             return DECLINED

@@ -218,6 +218,7 @@ def test_wait_leaves_with_the_runs_end_and_its_reason(
 def test_wait_leaves_with_102_without_a_run_and_with_103_when_it_is_stopped(cluster: FakeCluster, typed: Typed) -> None:
     assert typed("wait", "run1")[0] == 102
     cluster.put(JOBS, pytorchjob(states=("Created", "Suspended"), suspend=True))
+    assert "next      distrain resume run1 -n team" in typed("status", "run1")[1]
     code, out, err = typed("wait", "run1")
     assert (code, out) == (103, "")
     assert err == "run1 is stopped; distrain resume run1 -n team continues it\n"

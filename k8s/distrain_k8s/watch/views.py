@@ -57,9 +57,11 @@ def run_view(run: Run, told: Told) -> RenderableType:
     about = f"{run.kind} in {run.namespace}, {nodes}{gpus}, {span(run.seconds)}"
     head = Text.assemble((run.name, "bold"), "  ", (run.shown_phase, f"bold {STYLES[run.phase]}"), "  ", (about, "dim"))
     parts: list[RenderableType] = [head]
+    is_resumable = run.phase is Phase.STOPPED and run.cause is None
     parts += _facts(
         ("cause", run.cause.sentence if run.cause else ""),
         ("mend", run.cause.mend if run.cause else ""),
+        ("next", f"distrain resume {run.name} -n {run.namespace}" if is_resumable else ""),
         ("progress", told.progress.sentence if told.progress else ""),
         ("waiting", told.waiting.sentence if told.waiting else ""),
         ("queue", run.queue),
