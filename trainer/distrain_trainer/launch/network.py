@@ -72,7 +72,7 @@ def check_network(
 ) -> int:
     """Checks this node and, together with the others, the network; the number of failures here.
 
-    facts: what must be the same on all nodes. volume: a folder that all nodes must see; it goes again where it is empty.
+    facts: what must be the same on all nodes. volume: a folder that all nodes must see; if it is empty, it goes again.
     Raises Stopped.
     """
     failures = 0
