@@ -51,7 +51,8 @@ def main() -> None:
         for seed in range(FIRST_SEED, FIRST_SEED + (1 if options.quick else options.seeds)):
             for kind, contender in product(options.kinds, CONTENDERS):
                 folder = scratch / f"{kind} {seed} {contender}"
-                result = run(contender, folder, {"data": {"files": str(scratch / f"{kind}.jsonl")}, "seed": seed})
+                data = {"files": str(scratch / f"{kind}.jsonl"), "split_column": "split"}
+                result = run(contender, folder, {"data": data, "seed": seed})
                 results.setdefault((kind, contender), []).append(result)
                 say(f"{kind}, seed {seed}, {contender}: {result}")
             save(output, "defaults", "Defaults", text(results, rows), plot(results), options.quick)
