@@ -36,9 +36,7 @@ class Result:
 def main() -> None:
     parser = command(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender and kind (default: 3)")
-    parser.add_argument(
-        "--rows", type=float, default=1.0, metavar="SHARE", help="share of the training rows (default: 1)"
-    )
+    parser.add_argument("--rows", type=float, default=1.0, metavar="SHARE", help="share of the rows (default: 1)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
     options = parser.parse_args()
 
