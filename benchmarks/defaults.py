@@ -36,9 +36,7 @@ class Result:
 def main() -> None:
     parser = command(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender and kind (default: 3)")
-    parser.add_argument(
-        "--rows", type=float, default=1.0, metavar="SHARE", help="share of the training rows (default: 1)"
-    )
+    parser.add_argument("--rows", type=float, default=1.0, metavar="SHARE", help="share of the rows (default: 1)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
     options = parser.parse_args()
 
@@ -51,7 +49,8 @@ def main() -> None:
         for seed in range(FIRST_SEED, FIRST_SEED + (1 if options.quick else options.seeds)):
             for kind, contender in product(options.kinds, CONTENDERS):
                 folder = scratch / f"{kind} {seed} {contender}"
-                result = run(contender, folder, {"data": {"files": str(scratch / f"{kind}.jsonl")}, "seed": seed})
+                data = {"files": str(scratch / f"{kind}.jsonl"), "split_column": "split"}
+                result = run(contender, folder, {"data": data, "seed": seed})
                 results.setdefault((kind, contender), []).append(result)
                 say(f"{kind}, seed {seed}, {contender}: {result}")
             save(output, "defaults", "Defaults", text(results, rows), plot(results), options.quick)
