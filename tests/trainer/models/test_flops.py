@@ -61,8 +61,9 @@ def test_operations_are_those_that_torch_counts(
 
 def test_heads_may_be_wider_than_the_model() -> None:
     """As in Qwen 3, whose heads are not a part of the hidden size."""
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=50, head_dim=64, attn_implementation="eager", **sizes))
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 64}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=50, intermediate_size=32, **sizes))
+    model.set_attn_implementation("eager")
     inputs = torch.full((ROWS, LENGTH), 7)
     wanted = counted(lambda: model(input_ids=inputs, labels=inputs).loss)
     assert operations(model) == pytest.approx(wanted, rel=0.03)

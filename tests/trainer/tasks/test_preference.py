@@ -313,7 +313,7 @@ def test_a_run_that_is_killed_goes_on_under_other_strategies_on_other_numbers_of
 
     finish(killed(whole, "--processes", "1"))
     kill(under("zero2", 2), broken, 9)
-    kill(under("fsdp", 4), broken, 18)
+    kill(under("fsdp", 3), broken, 18)
     finish(under("single", 1))
     assert losses(broken) == pytest.approx(losses(whole), abs=1e-5)
     ours, theirs = ([line for line in metrics(run) if "eval_loss" in line] for run in (broken, whole))
@@ -321,7 +321,7 @@ def test_a_run_that_is_killed_goes_on_under_other_strategies_on_other_numbers_of
     for line, wanted in zip(ours, theirs, strict=True):
         assert line == pytest.approx(wanted, abs=1e-4)
     worlds = [line["processes"] for line in metrics(broken) if "processes" in line]
-    assert worlds[0] == 2 and 4 in worlds and worlds[-1] == 1
+    assert worlds == [2, 3, 1]
 
 
 def test_a_reference_of_other_data_or_a_damaged_one_is_not_taken(trained: Path, tmp_path: Path) -> None:
