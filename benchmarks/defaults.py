@@ -36,12 +36,14 @@ class Result:
 def main() -> None:
     parser = command(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender and kind (default: 3)")
-    parser.add_argument("--rows", type=float, default=1.0, metavar="SHARE", help="share of the rows (default: 1)")
+    parser.add_argument(
+        "--rows", type=float, default=1.0, metavar="SHARE", help="share of the training rows (default: 1)"
+    )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
     options = parser.parse_args()
 
     results: dict[tuple[str, str], list[Result]] = {}
-    rows: dict[str, int] = {}
+    rows: dict[str, tuple[int, int]] = {}
     with folders(options) as (scratch, output):
         share = 0.02 if options.quick else options.rows
         for kind in options.kinds:
@@ -66,7 +68,7 @@ def run(contender: str, folder: Path, settings: dict[str, Any]) -> Result:
     return Result(end.accuracy, end.wall, processor_seconds() - before)
 
 
-def text(results: dict[tuple[str, str], list[Result]], rows: dict[str, int]) -> str:
+def text(results: dict[tuple[str, str], list[Result]], rows: dict[str, tuple[int, int]]) -> str:
     """The tables, and what they are of."""
     lines, differences, times = [], [], []
     for kind in rows:
@@ -75,7 +77,8 @@ def text(results: dict[tuple[str, str], list[Result]], rows: dict[str, int]) -> 
         part = sum(r.seconds for r in ours) / sum(r.seconds for r in trainer)
         differences.append(difference)
         times.append(part)
-        lines += [[f"{kind}, {rows[kind]:,} rows: {name}", *columns(results[kind, name])] for name in CONTENDERS]
+        counts = "{:,} + {:,} rows".format(*rows[kind])
+        lines += [[f"{kind}, {counts}: {name}", *columns(results[kind, name])] for name in CONTENDERS]
         lines.append(["**distrain against Trainer**", f"**{difference:+.3f}**", f"**{part:.2f} x**", ""])
     mean, slowest = statistics.mean(differences), max(times)
     goals = [
@@ -85,8 +88,8 @@ def text(results: dict[tuple[str, str], list[Result]], rows: dict[str, int]) -> 
     runs = len(next(iter(results.values())))
     head = ["", "held-out accuracy", "seconds of training", "seconds of the processor"]
     return (
-        f"{machine()} `model.name: sample`, one process with all cores; nothing is set but the data and the seed. "
-        f"Median (lowest-highest), seeds: {runs}.\n\n{table(head, lines)}\n"
+        f"{machine()} `model.name: sample`, one process with all cores; nothing is set but the data and the seed; "
+        f"rows: those to train on + those held out. Median (lowest-highest), seeds: {runs}.\n\n{table(head, lines)}\n"
         f"{table(['distrain against Trainer', 'measured', 'goal', ''], goals)}"
     )
 

@@ -148,6 +148,16 @@ def test_flags_are_told_from_the_commands_own_options() -> None:
     assert (flags, rest) == ({"data.files": "a.csv", "seed": "2"}, ["run.yaml"])
 
 
+def test_files_to_train_on_may_be_followed_by_files_to_evaluate_on() -> None:
+    expected = {"data.files": "a.csv", "data.evaluation_files": "b.csv"}
+    for arguments in (
+        ["--data.files", "a.csv", "--data.evaluation_files", "b.csv"],
+        ["--data.files=a.csv", "--data.evaluation_files=b.csv"],
+        ["--data.files", "a.csv", "--data.evaluation_files=b.csv"],
+    ):
+        assert split_flags(arguments, {}) == (expected, [])
+
+
 def test_a_switch_takes_no_word_that_is_not_its_value() -> None:
     flags, rest = split_flags(["--deterministic", "run.yaml", "--batch.packing", "false", "--model.compile"], {})
     assert flags == {"deterministic": "true", "batch.packing": "false", "model.compile": "true"}
