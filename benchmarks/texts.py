@@ -82,8 +82,9 @@ KINDS: dict[str, tuple[Callable[[str], Iterator[str]], int]] = {
 """The texts of a source, and how many of all are taken."""
 
 
-def write_texts(kind: str, path: Path, share: float, seed: int) -> int:
-    """Writes JSON lines {"text", "label", "split"} of a kind, in random order, and returns their number.
+def write_texts(kind: str, path: Path, share: float, seed: int) -> tuple[int, int]:
+    """Writes JSON lines {"text", "label", "split"} of a kind, in random order, and returns how many of them train
+    and how many are held out.
 
     share: of the usual number. split: train or evaluation, by a hash of the text. A text that several packages carry is
     left out.
@@ -98,9 +99,11 @@ def write_texts(kind: str, path: Path, share: float, seed: int) -> int:
     rows = [(text, min(packages)) for text, packages in labels.items() if len(packages) == 1]
     random.Random(seed).shuffle(rows)
     rows = rows[: max(round(count * share), 8 * len(PACKAGES))]
+    held_out = 0
     with path.open("w") as file:
         for text, label in rows:
             number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
             split = "evaluation" if number % 100 < EVALUATION_PERCENT else "train"
+            held_out += split == "evaluation"
             file.write(json.dumps({"text": text, "label": label, "split": split}) + "\n")
-    return len(rows)
+    return len(rows) - held_out, held_out

@@ -1,7 +1,7 @@
 {{/*
 The environment of the trainer's container. Takes a dictionary: root, topology, hash.
-The settings stand here rather than in a reference to their ConfigMap: a kubelet keeps its copy of an immutable one
-for as long as any pod of the node refers to it, so a run that was installed again could train with the old settings.
+Settings stand here, not in a reference to their ConfigMap: a kubelet keeps its copy of an immutable one for as long
+as any pod of its node refers to it.
 */}}
 {{- define "distrain.env" -}}
 {{- $values := .root.Values }}

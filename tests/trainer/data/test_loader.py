@@ -121,7 +121,7 @@ def test_pinning_a_step_pins_each_of_its_tensors_and_changes_nothing_else() -> N
     micro_batches: list[dict[str, torch.Tensor]] = [
         {name: torch.tensor([n]).as_subclass(Page) for name in ("input_ids", "labels")} for n in (1, 2)
     ]
-    step = StepBatch(0, [4, 5], micro_batches, targets=2, samples=2, tokens=2, padded_tokens=3)
+    step = StepBatch(0, [4, 5], micro_batches, targets=2, samples=2, texts=2, tokens=2, forward_only=0, padded_tokens=3)
     pinned = step.pin_memory()
     tensors = [tensor for batch in pinned.micro_batches for tensor in batch.values()]
     assert [getattr(tensor, "pinned", False) for tensor in tensors] == [True] * 4

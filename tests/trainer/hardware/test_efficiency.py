@@ -2,7 +2,7 @@
 
 import pytest
 
-from distrain_trainer.hardware.efficiency import Efficiency, peak_flops
+from distrain_trainer.hardware.efficiency import Efficiency, ModelFlops, peak_flops
 
 
 def test_a_gpus_peak_is_that_of_its_name() -> None:
@@ -15,8 +15,8 @@ def test_a_gpus_peak_is_that_of_its_name() -> None:
 
 
 def test_the_share_of_the_peak_counts_all_gpus() -> None:
-    two = Efficiency(lambda row: 1e9 + row, 1e12, None, processes=2)
-    line = two.step(tokens=1000, samples=10, seconds=1.0)
-    assert line["mfu"] == pytest.approx(1000 * (1e9 + 100) / 2e12)
+    two = Efficiency(ModelFlops(10**9, 2 * 10**9, attention=1), 1e12, None, processes=2)
+    line = two.step(tokens=1000, forward_only=0, texts=10, seconds=1.0)
+    assert line["mfu"] == pytest.approx(1000 * (3e9 + 3 * 100) / 2e12)
     nothing = Efficiency(None, 1e12, None, processes=1)
-    assert nothing.step(1000, 10, 1.0) == {"gpu_utilization": None, "mfu": None}
+    assert nothing.step(1000, 0, 10, 1.0) == {"gpu_utilization": None, "mfu": None}

@@ -1,7 +1,7 @@
 """Measures the memory of a training step: live tensors, what autograd keeps, and the allocator's peak.
 
-`python measured.py CASES RESULT` runs every case of a JSON file, each on as many forked processes as it says, and
-writes a JSON file: for each case the bytes on process 0.
+`python measured.py CASES RESULT` runs every case of a JSON file, all of one strategy, on as many forked processes as
+they say, and writes a JSON file: for each case the bytes on process 0.
 """
 
 import gc
@@ -189,13 +189,6 @@ def on_processes(cases: list[dict[str, Any]], world: int) -> list[dict[str, int]
 if __name__ == "__main__":
     quieten_libraries()
     wanted = json.loads(Path(sys.argv[1]).read_text())
-    if any(case["settings"]["strategy"]["kind"] in ZERO for case in wanted):
+    if wanted[0]["settings"]["strategy"]["kind"] in ZERO:
         import deepspeed  # noqa: F401  once, and not in every process
-    groups: dict[tuple[str, int], list[int]] = {}
-    for number, case in enumerate(wanted):
-        groups.setdefault((case["settings"]["strategy"]["kind"], case["world"]), []).append(number)
-    answers: dict[int, dict[str, int]] = {}
-    for (_, size), numbers in groups.items():
-        figures = on_processes([wanted[number] for number in numbers], size)
-        answers |= dict(zip(numbers, figures, strict=True))
-    Path(sys.argv[2]).write_text(json.dumps([answers[number] for number in range(len(wanted))]))
+    Path(sys.argv[2]).write_text(json.dumps(on_processes(wanted, wanted[0]["world"])))

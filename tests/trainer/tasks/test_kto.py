@@ -17,6 +17,8 @@ from distrain_trainer.data.judged import partners
 from distrain_trainer.data.loader import Collator
 from distrain_trainer.data.plan import cut
 from distrain_trainer.errors import DataError
+from distrain_trainer.hardware.efficiency import Efficiency
+from distrain_trainer.models.flops import flops_of
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel.collectives import ProcessRank
 from distrain_trainer.settings.model import Settings
@@ -27,7 +29,7 @@ from distrain_trainer.training.comparing import log_probabilities
 from distrain_trainer.training.evaluation import evaluate
 from distrain_trainer.training.run import run
 from labelled import evaluated, judged, predicted, rows_of, settings_of, written
-from runs import Victim, digest, finish, losses, metrics
+from runs import metrics
 from tokenizing import LLAMA, bare, refusal, tokenized
 from tokenizing import settings_of as data_settings
 
@@ -227,6 +229,22 @@ def test_a_run_begins_at_its_reference_and_learns_which_answers_are_desirable(tr
     assert final["rewards/margins"] > 0.1 and final["loss"] < 0.49
 
 
+def test_lines_say_what_the_answers_need_of_the_peak(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that is said to do 10^12 operations a second: half of the tokens go forwards and backwards."""
+    monkeypatch.setattr(Efficiency, "of", lambda flops, *_: Efficiency(flops, 1e12, None, 1))
+    file = written(tmp_path / "judged.jsonl", 60, judged)
+    run(settings_of(llama, file, tmp_path / "out", **QUICK | {"schedule.max_steps": 3}), resume=False)
+    flops = flops_of(AutoModelForCausalLM.from_pretrained(llama))
+    lines = [line for line in metrics(tmp_path / "out") if "mfu" in line]
+    assert flops is not None and len(lines) == 3
+    for line in lines:
+        needed = line["mfu"] * 1e12 * line["step_seconds"]
+        wanted = flops.of(line["tokens"], line["tokens"] // 2, 2 * line["samples"])
+        assert needed == pytest.approx(wanted, rel=0.1)
+
+
 def test_evaluate_finds_the_reference_again_and_predict_answers(trained: Path, tmp_path: Path) -> None:
     final = json.loads((trained / "out" / "training_info.json").read_text())["final"]
     again = evaluated(trained / "out")
@@ -236,25 +254,3 @@ def test_evaluate_finds_the_reference_again_and_predict_answers(trained: Path, t
     file = written(tmp_path / "new.jsonl", 3, judged, seed=7)
     said = predicted(trained / "out", file, tmp_path / "said.jsonl")
     assert [row["prompt"] for row in said] == [row["prompt"] for row in rows_of(file)]
-
-
-@pytest.mark.matrix
-def test_a_run_that_is_killed_ends_the_same(llama: Path, tmp_path: Path) -> None:
-    file = written(tmp_path / "judged.jsonl", 120, judged)
-
-    def command(output: Path) -> list[str]:
-        return [
-            *("train", "--task", TASK, "--preference.method", "kto", "--model.name", str(llama)),
-            *("--data.files", str(file), "--batch.tokens", "256", "--batch.micro_batches", "2"),
-            *("--optimizer.learning_rate", "1e-3", "--data.max_length", "64", "--evaluation.every_steps", "10"),
-            *("--lora.rank", "4", "--lora.dropout", "0.1", "--schedule.max_steps", "30"),
-            *("--checkpoint.every_steps", "4", "--processes", "2", "--output_dir", str(output), "--resume"),
-        ]
-
-    finish(command(tmp_path / "whole"))
-    victim = Victim(command(tmp_path / "broken"), tmp_path / "broken")
-    assert victim.wait_for_step(13)
-    victim.kill()
-    finish(command(tmp_path / "broken"))
-    assert digest(tmp_path / "broken" / "final") == digest(tmp_path / "whole" / "final")
-    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")

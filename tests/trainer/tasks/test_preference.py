@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from distrain_trainer.settings.sections import Preference
 from distrain_trainer.tasks.preference import COMPARED, PREFERENCE
 from distrain_trainer.training.reference import read
 from distrain_trainer.training.run import run
-from labelled import answers, evaluated, predicted, rows_of, settings_of, written
+from labelled import answers, evaluated, judged, predicted, rows_of, settings_of, written
 from runs import Victim, digest, finish, losses, metrics
 from tokenizing import LLAMA, bare, refusal, tokenized
 from tokenizing import settings_of as data_settings
@@ -261,28 +262,66 @@ def test_predict_answers_prompts(trained: Path, tmp_path: Path) -> None:
     assert [one.output for one in again] == said
 
 
-@pytest.mark.matrix
-def test_a_run_that_is_killed_keeps_its_reference_and_ends_the_same(llama: Path, tmp_path: Path) -> None:
-    file = written(tmp_path / "answers.jsonl", 120, answers)
+def command(model: Path, file: Path, output: Path, method: str, *more: str) -> list[str]:
+    """The arguments of a run that is to be killed."""
+    return [
+        *("train", "--task", TASK, "--preference.method", method, "--model.name", str(model)),
+        *("--data.files", str(file), "--data.max_length", "64", "--batch.tokens", "256", "--batch.micro_batches", "2"),
+        *("--optimizer.learning_rate", "1e-3", "--schedule.max_steps", "30", "--evaluation.every_steps", "10"),
+        *("--checkpoint.every_steps", "4", "--output_dir", str(output), "--resume", *more),
+    ]
 
-    def command(output: Path) -> list[str]:
-        return [
-            *("train", "--task", TASK, "--model.name", str(llama), "--data.files", str(file)),
-            *("--batch.tokens", "256", "--batch.micro_batches", "2", "--optimizer.learning_rate", "1e-3"),
-            *("--data.max_length", "64", "--evaluation.every_steps", "10", "--lora.rank", "4", "--lora.dropout", "0.1"),
-            *("--schedule.max_steps", "30", "--checkpoint.every_steps", "4", "--processes", "2"),
-            *("--output_dir", str(output), "--resume"),
-        ]
 
-    finish(command(tmp_path / "whole"))
-    victim = Victim(command(tmp_path / "broken"), tmp_path / "broken")
-    assert victim.wait_for_step(13)
+def kill(arguments: list[str], output: Path, step: int) -> None:
+    """Begins or continues a run, and kills it at a step."""
+    victim = Victim(arguments, output)
+    assert victim.wait_for_step(step)
     victim.kill()
-    kept = (tmp_path / "broken" / "reference.safetensors").read_bytes()
-    finish(command(tmp_path / "broken"))
-    assert (tmp_path / "broken" / "reference.safetensors").read_bytes() == kept
-    assert digest(tmp_path / "broken" / "final") == digest(tmp_path / "whole" / "final")
-    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+@pytest.fixture(params=["dpo", "kto"])
+def killed(request: pytest.FixtureRequest, llama: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The arguments of a run of each method, from its folder and more of them."""
+    method = request.param
+    file = written(tmp_path / "rows.jsonl", 120, judged if method == "kto" else answers)
+    return lambda output, *more: command(llama, file, output, method, *more)
+
+
+@pytest.mark.matrix
+def test_a_run_that_is_killed_keeps_its_reference_and_ends_the_same(
+    killed: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    more = ("--processes", "2", "--lora.rank", "4", "--lora.dropout", "0.1")
+    finish(killed(whole, *more))
+    kill(killed(broken, *more), broken, 13)
+    kept = (broken / "reference.safetensors").read_bytes()
+    finish(killed(broken, *more))
+    assert (broken / "reference.safetensors").read_bytes() == kept
+    assert digest(broken / "final") == digest(whole / "final")
+    assert losses(broken) == losses(whole)
+
+
+@pytest.mark.matrix
+def test_a_run_that_is_killed_goes_on_under_other_strategies_on_other_numbers_of_processes(
+    killed: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    def under(kind: str, processes: int) -> list[str]:
+        return killed(broken, "--strategy.kind", kind, "--processes", str(processes))
+
+    finish(killed(whole, "--processes", "1"))
+    kill(under("zero2", 2), broken, 9)
+    kill(under("fsdp", 3), broken, 18)
+    finish(under("single", 1))
+    assert losses(broken) == pytest.approx(losses(whole), abs=1e-5)
+    ours, theirs = ([line for line in metrics(run) if "eval_loss" in line] for run in (broken, whole))
+    assert [line["step"] for line in ours] == [10, 20, 30]
+    for line, wanted in zip(ours, theirs, strict=True):
+        assert line == pytest.approx(wanted, abs=1e-5)
+    worlds = [line["processes"] for line in metrics(broken) if "processes" in line]
+    assert worlds == [2, 3, 1]
 
 
 def test_a_reference_of_other_data_or_a_damaged_one_is_not_taken(trained: Path, tmp_path: Path) -> None:

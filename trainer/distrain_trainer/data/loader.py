@@ -144,9 +144,17 @@ class Collator:
         """Tokens in some rows."""
         return int((self.rows.lengths if self.packing is None else self.packing.lengths)[numbers].sum())
 
+    def forward_only(self, numbers: np.ndarray) -> int:
+        """Tokens of some rows that only go forwards: of judged answers those to other prompts, with their prompts."""
+        return 0 if self.rows.desirable is None else int(self.rows.sides[numbers, 1].sum())
+
     def samples(self, numbers: np.ndarray) -> int:
-        """Texts in some rows."""
+        """Samples in some rows."""
         return len(numbers) if self.packing is None else self.packing.count(numbers)
+
+    def texts(self, numbers: np.ndarray) -> int:
+        """Texts in some rows: a sample is one, or two where texts are compared."""
+        return self.samples(numbers) * (2 if FACTS[self.task].compares else 1)
 
     def _mask(self, ids: np.ndarray, words: np.ndarray, epoch: int, number: int) -> np.ndarray:
         """Hides tokens in place, as BERT does: of those chosen 80 % become [MASK], 10 % a random token, 10 % stay.
@@ -191,7 +199,8 @@ class StepBatch:
 
     indices: number within the epoch of each micro-batch, which seeds its dropout; -1 for an empty one.
     micro_batches: tensors by name. targets: valid targets of this process, or the sum of their weights.
-    samples, tokens, padded_tokens: of the whole step, over all processes.
+    samples, texts, tokens, forward_only, padded_tokens: of the whole step, over all processes. texts: which the model
+    reads one by one. forward_only: those of `tokens` that nothing is learned from.
     """
 
     epoch: int
@@ -199,7 +208,9 @@ class StepBatch:
     micro_batches: list[dict[str, torch.Tensor]]
     targets: float
     samples: int
+    texts: int
     tokens: int
+    forward_only: int
     padded_tokens: int
 
     def pin_memory(self) -> "StepBatch":
@@ -232,7 +243,9 @@ class StepDataset(torch.utils.data.Dataset[StepBatch]):
             micro_batches=micro_batches,
             targets=sum(self.collator.targets(batch["labels"]) for batch in micro_batches),
             samples=self.collator.samples(step.rows),
+            texts=self.collator.texts(step.rows),
             tokens=self.collator.tokens(step.rows),
+            forward_only=self.collator.forward_only(step.rows),
             padded_tokens=int(step.costs.sum()),
         )
 

@@ -1,10 +1,9 @@
 """How well a GPU is used: the part of the time that it computes, and the model's share of its peak (MFU).
 
-MFU counts what the model's matrices need for the tokens that are trained on, without padding and recomputation, against
-what the GPU's data sheet says of dense matrices (the definition of PaLM, appendix B, arXiv:2204.02311).
+MFU counts what the model's matrices need for the tokens of a step, without padding and recomputation, against what the
+GPU's data sheet says of dense matrices (the definition of PaLM, appendix B, arXiv:2204.02311).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,37 +44,52 @@ def peak_flops(name: str, precision: str) -> float | None:
     return 1e12 * found[1 if precision == "fp32" else 0]
 
 
+@dataclass(frozen=True)
+class ModelFlops:
+    """What a model needs, in floating-point operations for each token.
+
+    forward, backward: of its matrices. attention: of a forward pass, for each token of the same text; a backward pass
+    needs twice as many.
+    """
+
+    forward: int
+    backward: int
+    attention: int
+
+    def of(self, tokens: int, forward_only: int, texts: int) -> float:
+        """Operations for some texts. tokens: of all of them. forward_only: those of `tokens` that no gradient goes back
+        through."""
+        attention = self.attention * tokens / max(texts, 1)
+        forward, backward = self.forward + attention, self.backward + 2 * attention
+        return tokens * forward + (tokens - forward_only) * backward
+
+
 @dataclass
 class Efficiency:
-    """Measures process 0's GPU. per_token: operations of the model for a token of a row of this length, None where that
-    is unknown. peak: of each of the run's processes. gpu: what is measured, None for nothing: a CPU, or a process whose
-    lines nobody reads. None in a line of metrics means that it is unknown."""
+    """Measures process 0's GPU. flops: what the model needs, None where that is unknown. peak: operations a second of
+    each of the run's processes. gpu: what is measured, None for nothing: a CPU, or a process whose lines nobody reads.
+    None in a line of metrics means that it is unknown."""
 
-    per_token: Callable[[float], float] | None
+    flops: ModelFlops | None
     peak: float | None
     gpu: torch.device | None
     processes: int
 
     @classmethod
     def of(
-        cls,
-        per_token: Callable[[float], float] | None,
-        device: torch.device,
-        precision: str,
-        processes: int,
-        is_main: bool,
+        cls, flops: ModelFlops | None, device: torch.device, precision: str, processes: int, is_main: bool
     ) -> "Efficiency":
         """For the device of a process."""
         gpu = device if device.type == "cuda" and is_main else None
         peak = None if gpu is None else peak_flops(torch.cuda.get_device_name(gpu), precision)
-        return cls(per_token, peak, gpu, processes)
+        return cls(flops, peak, gpu, processes)
 
-    def step(self, tokens: int, samples: int, seconds: float) -> dict[str, float | None]:
-        """Lines of metrics for a step of all processes: `gpu_utilization` and `mfu`, both from 0 to 1."""
+    def step(self, tokens: int, forward_only: int, texts: int, seconds: float) -> dict[str, float | None]:
+        """Lines of metrics for a step of all processes: `gpu_utilization` and `mfu`, both from 0 to 1. Arguments as of
+        `ModelFlops.of`, and the seconds that the step took."""
         mfu = None
-        if self.peak is not None and self.per_token is not None:
-            needed = self.per_token(tokens / max(samples, 1))
-            mfu = tokens * needed / (seconds * self.peak * self.processes)
+        if self.peak is not None and self.flops is not None:
+            mfu = self.flops.of(tokens, forward_only, texts) / (seconds * self.peak * self.processes)
         return {"gpu_utilization": self._utilization(), "mfu": mfu}
 
     def _utilization(self) -> float | None:

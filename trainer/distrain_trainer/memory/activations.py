@@ -41,15 +41,12 @@ def at_once(settings: Settings, tokens: int) -> int:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes of one micro-batch. kept: from the forward to the backward pass. layer: of one block, and again where it
-    is recomputed. loss, passing: what the loss keeps, and what it takes for a moment. back: what one block takes for a
-    moment, of its backward pass and of its adapters' norms."""
+    """Bytes of one micro-batch. kept: from the forward to the backward pass. forward, backward: at the fullest moment
+    of each of them."""
 
     kept: int
-    layer: int
-    loss: int
-    passing: int
-    back: int
+    forward: int
+    backward: int
 
 
 def activations(weights: Weights, settings: Settings, tokens: int, kind: str, device: str = "cuda") -> Activations:
@@ -61,33 +58,26 @@ def activations(weights: Weights, settings: Settings, tokens: int, kind: str, de
     of_sources, own = shares(weights, settings, tokens)
     forward = Forward(weights, settings, own, kind, device)
     reader = None if weights.source is None else Forward(weights.source, settings, of_sources, kind, device)
-    stacks = [_stack(forward, reader)] + ([] if reader is None else [_stack(reader, None)])
     head, loss, passing = _head(forward)
-    ids = 3 * INT64 * tokens  # of the batch: tokens, mask and labels
-    outer = head + ids + sum(stack.before for stack in stacks) + (0 if reader is None else _encoded(reader))
-    copies = sum(stack.copies for stack in stacks)
-    back = max(max(stack.back for stack in stacks), norm_of_weights(weights, settings))
-    if settings.model.gradient_checkpointing:  # which keeps what every block is given, whether it is trained or not
-        inputs = sum(stack.inputs for stack in stacks)
-        kept = outer + loss + inputs + copies - sum(stack.reached * stack.block_copies for stack in stacks)
-        return Activations(kept, max(stack.layer + stack.block_copies for stack in stacks), loss, passing, back)
-    return Activations(
-        outer + loss + copies + sum(stack.reached * stack.layer for stack in stacks), 0, loss, passing, back
-    )
+    stack = _stack(forward, reader)
+    below = 3 * INT64 * tokens  # of the batch: tokens, mask and labels
+    reading = gradient = 0
+    if reader is not None:
+        read = _stack(reader, None)
+        below += _encoded(reader) + read.kept
+        reading = below + read.back  # what the decoder has kept is gone by then
+        gradient = FP32 * reader.weights.hidden * reader.tokens  # of the encoder's output, summed over the blocks
+    left = below + head + stack.kept
+    kept = left + loss
+    return Activations(kept, forward=kept + passing, backward=max(left + stack.back + gradient, reading))
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Bytes of the blocks of a model, or of one of its halves. before: of what precedes them. layer: kept by one block.
-    reached: how many keep it. inputs: of what all are given. copies: of 16-bit matrices, of all and of one block. back:
-    of one block for a moment in the backward pass."""
+    """Bytes of the blocks of a model, or of one of its halves. kept: of all of them and of what precedes them. back: of
+    one block for a moment in the backward pass, recomputed where there are checkpoints."""
 
-    before: int
-    layer: int
-    reached: int
-    inputs: int
-    copies: int
-    block_copies: int
+    kept: int
     back: int
 
 
@@ -101,23 +91,21 @@ def _stack(forward: Forward, source: Forward | None) -> Stack:
     layer = tokens * (_norms(forward) + _inputs(forward) + attention + _mlp(forward) + drops * dropped) + crossing
 
     skipped, embeds = _untouched(weights, settings)
+    reached = weights.layers * (len(weights.blocks) - skipped) // len(weights.blocks)
     copies, block_copies = _copies(forward, skipped)
     before = embeds * (FP32 * weights.hidden * weights.encoder + dropped)  # LayerNorm and Dropout of BertEmbeddings
     before += dropped * weights.biased  # T5Stack drops out once more at its end
     once = 2 * FP32 * weights.head_size * forward.length  # cos and sin of LlamaRotaryEmbedding.forward
     if weights.biased:
         once = _biases(forward, 0 if source is None else source.length)
+    outside = tokens * before + once + copies
     # For a moment in a block's backward pass: two gradients of the MLP's width and one of the stream, or two of scores.
     back = max(2 * forward.size * weights.intermediate + FP32 * weights.hidden, 2 * max(scores, cross_scores))
-    return Stack(
-        before=tokens * before + once,
-        layer=layer,
-        reached=weights.layers * (len(weights.blocks) - skipped) // len(weights.blocks),
-        inputs=weights.layers * forward.stream * weights.hidden * tokens,
-        copies=copies,
-        block_copies=block_copies,
-        back=tokens * back,
-    )
+    back = max(tokens * back, norm_of_weights(weights, settings))
+    if settings.model.gradient_checkpointing:  # which keeps what every block is given, whether it is trained or not
+        inputs = weights.layers * forward.stream * weights.hidden * tokens
+        return Stack(outside + inputs - reached * block_copies, layer + block_copies + back)
+    return Stack(outside + reached * layer, back)
 
 
 def _biases(forward: Forward, source: int) -> int:

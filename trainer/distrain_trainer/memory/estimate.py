@@ -131,14 +131,13 @@ def plan(weights: Weights, settings: Settings, kind: str, world: int, tokens: in
         assert kind == "fsdp", kind
         state = _fsdp(sizes, settings, world, weights)
     batch = activations(weights, settings, at_once(settings, tokens), kind, device)
-    forward, backward = batch.kept + batch.passing, batch.kept - batch.loss + batch.layer + batch.back
     return Bytes(
         parameters=int(state.parameters),
         gradients=int(state.gradients),
         optimizer=int(state.optimizer),
         buckets=int(state.buckets),
         activations=batch.kept,
-        working=int(max(forward, backward, state.passing)) - batch.kept,
+        working=int(max(batch.forward, batch.backward, state.passing)) - batch.kept,
         host=int(state.host),
     )
 

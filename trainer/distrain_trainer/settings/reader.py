@@ -116,9 +116,10 @@ def _check_list(name: str, value: str, following: list[str], before: Mapping[str
     if name in before:
         raise SettingsError(f"--{name} stands twice; give both at once: --{name} {before[name]},{value}")
     kind = Path(value).suffix
-    if kind and following and Path(following[0]).suffix == kind != ".json":
+    behind = following[0] if following and not following[0].startswith("--") else ""
+    if kind and Path(behind).suffix == kind != ".json":
         raise SettingsError(
-            f"--{name} takes {value} and not {following[0]}, which follows it; put quotes around a pattern, such as "
+            f"--{name} takes {value} and not {behind}, which follows it; put quotes around a pattern, such as "
             f"--{name} '{Path(value).parent / f'*{kind}'}', or commas between names"
         )
 

@@ -104,7 +104,7 @@ def train(session: TrainingSession) -> None:
                 "data_seconds": waited,
                 "sync_seconds": now - computed,
                 "memory_bytes": memory_bytes(parallel.device),
-                **session.efficiency.step(done.tokens, done.samples, now - started),
+                **session.efficiency.step(done.tokens, done.forward_only, done.texts, now - started),
                 "straggler": straggler.data if straggler else None,
                 "nodes": session.process.nodes_here,
             }

@@ -22,7 +22,7 @@ from distrain_trainer.launch.cluster_environment import ClusterEnvironment
 from distrain_trainer.launch.node import titled
 from distrain_trainer.launch.signs import Section, Signs
 from distrain_trainer.memory.optimizer_state import state_bytes
-from distrain_trainer.models.flops import flops_per_token
+from distrain_trainer.models.flops import flops_of
 from distrain_trainer.models.load import load_model, parameter_counts, trained_shapes
 from distrain_trainer.models.loss import SummedLoss
 from distrain_trainer.parallel import collectives, connection
@@ -112,14 +112,7 @@ def run(
     parameters = parameter_counts(model)
     state_size = state_bytes(settings, trained_shapes(model))
     tell(f"{settings.model.name}: {parameters['trainable']:,} of {parameters['all']:,} parameters are trained")
-    half_trained = settings.facts.compares and settings.preference.judges  # the tokens of other answers are not
-    efficiency = Efficiency.of(
-        None if half_trained else flops_per_token(model),
-        accelerator.device,
-        settings.precision,
-        process.world,
-        process.is_main,
-    )
+    efficiency = Efficiency.of(flops_of(model), accelerator.device, settings.precision, process.world, process.is_main)
     parallel = parallelize(settings, accelerator, module, process.world)
     check_causal(settings, module, parallel.module, collator)
     check_packing(settings, module, parallel.module, collator)
