@@ -54,8 +54,8 @@ test-matrix: .venv/ready ## Run what takes long: every strategy on 1, 2 and 4 pr
 	@$(PIP) --no-deps --target $@ --upgrade -r $< && touch $@
 
 .PHONY: examples-test
-examples-test: .venv/sagemaker ## Run every example and notebook from beginning to end (15 minutes)
-	@$(PYTEST) -m examples --durations=5 tests/trainer tests/project
+examples-test: .venv/sagemaker ## Run every example and notebook from beginning to end (10 minutes)
+	@$(PYTEST) -m examples -n 2 --dist loadfile --durations=5 tests/trainer tests/project
 
 .PHONY: gpu-test
 gpu-test: ## Run on a GPU: the promise, every strategy killed and resumed, hangs, memory and speed (about 10 minutes)

@@ -1,11 +1,13 @@
 """distrain beside transformers' Trainer, both with their defaults: accuracy and seconds on texts of four lengths.
 
-Writes a table and a plot of accuracy against seconds, anew after each seed.
+Writes a table and a plot of accuracy against seconds, anew after each seed. Each run is kept in defaults.jsonl, and
+`--continue` goes on behind the last of them where a command was interrupted.
 """
 
+import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,25 +35,47 @@ class Result:
     processor: float
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The runs of this command and of those before, one JSON object a line: what was run, and its result."""
+
+    path: Path
+
+    def of(self, what: dict[str, Any]) -> Result | None:
+        """The result of a run; None where it was not run yet."""
+        lines = map(json.loads, self.path.read_text().splitlines()) if self.path.exists() else ()
+        return next((Result(**line["result"]) for line in lines if what.items() <= line.items()), None)
+
+    def add(self, what: dict[str, Any], result: Result) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(what | {"result": asdict(result)}) + "\n")
+
+
 def main() -> None:
     parser = command(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender and kind (default: 3)")
-    parser.add_argument(
-        "--rows", type=float, default=1.0, metavar="SHARE", help="share of the training rows (default: 1)"
-    )
+    parser.add_argument("--rows", type=float, default=1.0, metavar="SHARE", help="share of the rows (default: 1)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
+    parser.add_argument("--continue", dest="goes_on", action="store_true", help="keep the runs of a command before")
     options = parser.parse_args()
 
     results: dict[tuple[str, str], list[Result]] = {}
     rows: dict[str, tuple[int, int]] = {}
     with folders(options) as (scratch, output):
         share = 0.02 if options.quick else options.rows
+        kept = Kept(output / "defaults.jsonl")
+        if not options.goes_on:
+            kept.path.unlink(missing_ok=True)
         for kind in options.kinds:
             rows[kind] = write_texts(kind, scratch / f"{kind}.jsonl", share, FIRST_SEED)
         for seed in range(FIRST_SEED, FIRST_SEED + (1 if options.quick else options.seeds)):
             for kind, contender in product(options.kinds, CONTENDERS):
-                folder = scratch / f"{kind} {seed} {contender}"
-                result = run(contender, folder, {"data": {"files": str(scratch / f"{kind}.jsonl")}, "seed": seed})
+                what = {"kind": kind, "rows": list(rows[kind]), "seed": seed, "contender": contender}
+                result = kept.of(what)
+                if result is None:
+                    data = {"files": str(scratch / f"{kind}.jsonl"), "split_column": "split"}
+                    result = run(contender, scratch / f"{kind} {seed} {contender}", {"data": data, "seed": seed})
+                    kept.add(what, result)
                 results.setdefault((kind, contender), []).append(result)
                 say(f"{kind}, seed {seed}, {contender}: {result}")
             save(output, "defaults", "Defaults", text(results, rows), plot(results), options.quick)

@@ -86,8 +86,8 @@ def write_texts(kind: str, path: Path, share: float, seed: int) -> tuple[int, in
     """Writes JSON lines {"text", "label", "split"} of a kind, in random order, and returns how many of them train
     and how many are held out.
 
-    share: of the usual number of training rows; evaluation rows stay as many, so that an accuracy stays as exact.
-    split: train or evaluation, by a hash of the text. A text that several packages carry is left out.
+    share: of the usual number. split: train or evaluation, by a hash of the text. A text that several packages carry is
+    left out.
     """
     texts_of, count = KINDS[kind]
     labels: dict[str, set[str]] = {}
@@ -98,15 +98,12 @@ def write_texts(kind: str, path: Path, share: float, seed: int) -> tuple[int, in
                     labels.setdefault(text, set()).add(package)
     rows = [(text, min(packages)) for text, packages in labels.items() if len(packages) == 1]
     random.Random(seed).shuffle(rows)
-    held_out = [row for row in rows[:count] if _is_held_out(row[0])]
-    trained_on = [row for row in rows[:count] if not _is_held_out(row[0])]
-    trained_on = trained_on[: max(round(len(trained_on) * share), 8 * len(PACKAGES))]
+    rows = rows[: max(round(count * share), 8 * len(PACKAGES))]
+    held_out = 0
     with path.open("w") as file:
-        for split, found in (("train", trained_on), ("evaluation", held_out)):
-            for text, label in found:
-                file.write(json.dumps({"text": text, "label": label, "split": split}) + "\n")
-    return len(trained_on), len(held_out)
-
-
-def _is_held_out(text: str) -> bool:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 100 < EVALUATION_PERCENT
+        for text, label in rows:
+            number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+            split = "evaluation" if number % 100 < EVALUATION_PERCENT else "train"
+            held_out += split == "evaluation"
+            file.write(json.dumps({"text": text, "label": label, "split": split}) + "\n")
+    return len(rows) - held_out, held_out

@@ -66,6 +66,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(replaced, markdown)
 
 
+def on_post_build(config: MkDocsConfig) -> None:
+    """Writes what Material's script reads where a page is opened from a folder, without which it ends there with an
+    error and lays out no sidebar. It is empty: browsers allow no search in a folder."""
+    folder = Path(config.site_dir) / "search"
+    folder.mkdir(exist_ok=True)
+    (folder / "search_index.js").write_text('var __index = {"config": {}, "docs": []};\n')
+
+
 def _is_of_the_site(target: str) -> bool:
     return target.startswith("docs/") and not target.endswith((".py", ".yaml"))
 

@@ -6,6 +6,7 @@ in the same order, so that only the way of training differs.
 """
 
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -150,3 +151,9 @@ def tell(
     line |= {"memory_mb": (peak or memory()) // 10**6, "loss": round(loss, 4)}
     line |= {name: round(value, 4) for name, value in scores.items()}
     print(json.dumps(line | ({"note": note} if note else {})), flush=True)
+
+
+def leave() -> None:
+    """Ends the process without the interpreter's clean-up, in which gloo's threads that DeepSpeed still holds abort it
+    now and then (pytorch/pytorch#190489)."""
+    os._exit(0)

@@ -63,6 +63,7 @@ def main() -> None:
         step, processes = f"6 DeepSpeed ZeRO-{stage}", accelerator.num_processes
         lesson.tell(step, processes=processes, seconds=seconds, loss=loss, scores=scores)
     accelerator.end_training()
+    lesson.leave()
 
 
 if __name__ == "__main__":

@@ -87,6 +87,10 @@ def follow(arguments: Namespace, names: list[str]) -> int:
     if not arguments.logs and not arguments.wait:
         shown = "".join(f" {part}" for part in there)
         name = names[0]
+        if len(names) > 1:
+            group = name.rpartition("-")[0] if arguments.group is None else arguments.group
+            say(f"next: distrain list --group {group} --progress{shown}, distrain compare {group}{shown}")
+            return 0
         say(f"next: distrain status {name}{shown}, distrain logs {name} -f{shown}, distrain wait {name}{shown}")
         return 0
     if arguments.logs:
@@ -129,6 +133,8 @@ def resume(arguments: Namespace, flags: Flags) -> int:
             say("no setting of the trainer changes")
         for change in changes:
             say(f"  {change.name}: {change.before or 'unset'} -> {change.after or 'unset'}")
+        if fixed := [change.name for change in changes if change.is_fixed]:
+            say(f"a run that has begun refuses to resume with other {', '.join(fixed)}")
         if not arguments.yes and not confirm(f"resume {arguments.run} so?"):
             say(f"{arguments.run} stays as it is")
             return DECLINED

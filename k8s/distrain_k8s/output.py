@@ -15,12 +15,14 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 from distrain_k8s.installed import need
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.table import Table
 
 FORMATS = ("table", "wide", "json", "yaml")
 UNLIMITED = 100_000
 """Columns of what is no terminal."""
+ROOM = 40
+"""Columns that a long text needs at least, to stand beside the others of its row."""
 
 Row = TypeVar("Row")
 
@@ -29,7 +31,8 @@ Row = TypeVar("Row")
 class Column(Generic[Row]):
     """A column of a table. text: of a row. style: a rich style, or a function of the row that gives one. wide: shown
     with `-o wide` only. gives_way: whether it is the one that becomes narrow on a narrow terminal, where its text is
-    cut off, or goes on in the next line (folds). right: numbers."""
+    cut off, or goes on in the next line (folds). below: it moves below its row where it would get under ROOM columns.
+    right: numbers."""
 
     title: str
     text: Callable[[Row], str]
@@ -37,6 +40,7 @@ class Column(Generic[Row]):
     wide: bool = False
     gives_way: bool = False
     folds: bool = False
+    below: bool = False
     right: bool = False
 
 
@@ -54,21 +58,57 @@ def print_rows(
     elif rows and not sys.stdout.isatty():
         print_plain(rows, [column for column in columns if form == "wide" or not column.wide])
     elif rows:
-        print_rich(table(rows, columns, wide=form == "wide"), UNLIMITED if form == "wide" else None)
+        width = UNLIMITED if form == "wide" else console().width
+        made = stacked(rows, columns) if is_crowded(rows, columns, width) else table(rows, columns, wide=form == "wide")
+        print_rich(made, width)
     elif empty:
         say(empty)
 
 
 def print_plain(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> None:
     """The same table without colours, for a file or a pipe: a thousand rows take rich longer than all the rest."""
-    cells = [[column.title for column in columns], *([column.text(row) for column in columns] for row in rows)]
+    for line in aligned([[column.title for column in columns], *cells_of(rows, columns)], columns):
+        print("  ".join(line).rstrip())
+
+
+def cells_of(rows: Iterable[Row], columns: Sequence[Column[Row]]) -> list[list[str]]:
+    """The text of each column of each row."""
+    return [[column.text(row) for column in columns] for row in rows]
+
+
+def aligned(cells: Sequence[Sequence[str]], columns: Sequence[Column[Row]]) -> list[list[str]]:
+    """The same cells, all those of a column as wide as its widest."""
     widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
-    for line in cells:
-        padded = (
+    return [
+        [
             text.rjust(width) if column.right else text.ljust(width)
             for text, width, column in zip(line, widths, columns, strict=True)
-        )
-        print("  ".join(padded).rstrip())
+        ]
+        for line in cells
+    ]
+
+
+def is_crowded(rows: Sequence[Row], columns: Sequence[Column[Row]], width: int) -> bool:
+    """Whether the column that may move below its row would get under ROOM of a terminal's columns."""
+    beside = [column for column in columns if not column.below]
+    cells = [[column.title for column in beside], *cells_of(rows, beside)]
+    return len(beside) < len(columns) and len("  ".join(aligned(cells, beside)[0])) + 2 + ROOM > width
+
+
+def stacked(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> "Group":
+    """The same rows for a narrow terminal: the long text of each is indented below it."""
+    need("rich")
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    beside = [column for column in columns if not column.below]
+    parts: list[Text | Padding] = []
+    for row, line in zip(rows, aligned(cells_of(rows, beside), beside), strict=True):
+        styles = [column.style(row) if callable(column.style) else column.style for column in beside]
+        parts.append(Text("  ").join(map(Text, line, styles)))
+        parts += [Padding(Text(column.text(row), overflow="fold"), (0, 0, 0, 4)) for column in columns if column.below]
+    return Group(*parts)
 
 
 def print_document(document: Any, form: str) -> None:

@@ -64,6 +64,11 @@ def render(helm: Helm, name: str, values: Values, look: bool = False) -> list[Do
             *("template", name, str(chart_folder()), *cluster, *values.arguments()), stdin=json.dumps(values.more)
         )
     except HelmError as error:
+        if "invalid release name" in error.stderr or "release name is invalid" in error.stderr:
+            raise SettingsError(
+                f"{name} is not a valid name for a run; start with a letter and use lower-case letters, digits and "
+                "hyphens, 50 at most"
+            ) from None
         faults = list(schema_faults(error.stderr))
         if not faults and any(
             sign in error.stderr for sign in ("Kubernetes cluster unreachable", "is forbidden: User")

@@ -42,7 +42,7 @@ def test_they_say_how_large_the_run_is_and_where_results_go(chart: Path) -> None
     said = notes(chart, "gpus=16")
     assert "run1 trains on 2 nodes with 8 processes each, one per nvidia.com/gpu." in said
     assert "Results: claim run1-checkpoint, folder /run1 (the claim outlives helm uninstall)." in said
-    assert "run1 trains on 1 node with 1 process each, on the CPU." in notes(chart)
+    assert "run1 trains on 1 node with 1 process, on the CPU." in notes(chart)
     assert "Results: claim runs, folder /run1." in notes(chart, "persistence.existingClaim=runs")
 
 

@@ -40,6 +40,10 @@ def restarting(*pods: Object, **more: Any) -> Run:
     return run(pytorchjob(states=("Created", "Restarting")), *pods, **more)
 
 
+def disrupted(reason: str, message: str) -> list[Object]:
+    return [{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}]
+
+
 AGAIN = "distrain resume run1 -n team"
 DESCRIBE = "kubectl describe pod run1-worker-0 -n team"
 CASES: dict[str, tuple[str, Run, str, str]] = {
@@ -326,6 +330,39 @@ CASES: dict[str, tuple[str, Run, str, str]] = {
         "node 1 was sent away by its machine: Pod ephemeral local storage usage exceeds the total limit of "
         "containers 1Mi",
         f"request what it uses: {AGAIN} --set resources.limits.ephemeral-storage=SIZE",
+    ),
+    "room for others": (
+        "preempted",
+        restarting(pod(), pod(rank=1, deleted=-20, conditions=disrupted("PreemptionByScheduler", "gpu-scheduler"))),
+        "node 1 has had to make room on worker-1 for a pod of higher priority",
+        f"{AGAIN} --set priorityClassName=NAME",
+    ),
+    "a machine that is being drained": (
+        "drained",
+        restarting(
+            pod(), pod(rank=1, deleted=-20, conditions=disrupted("EvictionByEvictionAPI", "Eviction API: evicting"))
+        ),
+        "node 1 was evicted from worker-1, as when a node is drained; it is replaced",
+        "",
+    ),
+    "a machine that is no longer there": (
+        "drained",
+        restarting(pod(), pod(rank=1, deleted=-20, conditions=disrupted("DeletionByPodGC", "PodGC: node is gone"))),
+        "node 1 was evicted from worker-1, since that node is gone; it is replaced",
+        "",
+    ),
+    "memory of a machine": (
+        "evicted",
+        restarting(
+            pod(),
+            pod(
+                rank=1,
+                deleted=-20,
+                conditions=disrupted("TerminationByKubelet", "The node was low on resource: memory."),
+            ),
+        ),
+        "node 1 was sent away by worker-1: The node was low on resource: memory",
+        f"request what it uses: {AGAIN} --set resources.requests.memory=SIZE",
     ),
     "a peer": (
         "lost peer",

@@ -106,12 +106,18 @@ def test_a_run_resumes_with_other_values(there: HelmCluster, capsys: pytest.Capt
     code, _, err = distrain(capsys, "resume", "run1", "-y", "--set", "image.tag=right", "--schedule.epochs", "5")
     assert code == 0, err
     assert "image: registry.local/distrain:wrong -> registry.local/distrain:right" in err
-    assert "trainer.schedule.epochs: 3 -> 5" in err
+    assert "trainer.schedule.epochs: 3 -> 5" in err and "refuses to resume" not in err
     container = job(there)["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]
     assert container["image"] == "registry.local/distrain:right"
     (settings,) = there.objects["configmaps"]
     assert settings["data"]["DISTRAIN_SCHEDULE__EPOCHS"] == "5"
     assert json.loads(claims(there))[0]["metadata"]["uid"] == json.loads(before)[0]["metadata"]["uid"]
+
+
+def test_what_a_run_that_has_begun_will_refuse_is_said(there: HelmCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    submitted(capsys)
+    code, _, err = distrain(capsys, "resume", "run1", "-y", "--seed", "7", "--schedule.epochs", "5")
+    assert code == 0 and "a run that has begun refuses to resume with other trainer.seed\n" in err, err
 
 
 def test_values_of_a_run_that_goes_on_do_not_change(there: HelmCluster, capsys: pytest.CaptureFixture[str]) -> None:

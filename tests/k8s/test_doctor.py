@@ -15,6 +15,7 @@ TOKEN = "hf_knownTokenThatMustNotBeShown0123456789"
 DEPLOYMENTS = "apps/v1/deployments"
 CLASSES = "storage.k8s.io/v1/storageclasses"
 CRDS = "apiextensions.k8s.io/v1/customresourcedefinitions"
+DEFAULT = {"storageclass.kubernetes.io/is-default-class": "true"}
 REVIEWS = "authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
@@ -24,9 +25,8 @@ def clinic(there: HelmCluster) -> HelmCluster:
     there.served |= {DEPLOYMENTS, CLASSES, CRDS, REVIEWS}
     there.put(DEPLOYMENTS, operator("ghcr.io/kubeflow/training-v1/training-operator:v1.9.4"))
     there.put(CRDS, crd({"runPolicy": {"properties": {"suspend": {}}}, "nprocPerNode": {"type": "string"}}))
-    default = {"storageclass.kubernetes.io/is-default-class": "true"}
     there.put(
-        CLASSES, {"metadata": {"name": "standard", "annotations": default}, "provisioner": "rancher.io/local-path"}
+        CLASSES, {"metadata": {"name": "standard", "annotations": DEFAULT}, "provisioner": "rancher.io/local-path"}
     )
     there.put(CLASSES, {"metadata": {"name": "shared"}, "provisioner": "nfs.csi.k8s.io"})
     there.put("nodes", node("gpu", **{"nvidia.com/gpu": "8", "cpu": "64", "memory": "512Gi"}))
@@ -76,9 +76,16 @@ def test_a_cluster_in_which_all_is_well(clinic: HelmCluster, capsys: pytest.Capt
             "warn",
             "no default storage class",
         ),
+        (
+            CLASSES,
+            {"metadata": {"name": "standard", "annotations": DEFAULT}, "provisioner": "kubernetes.io/no-provisioner"},
+            "storage",
+            "warn",
+            "the default storage class standard makes no volumes",
+        ),
         (CLASSES, {"metadata": {"name": "shared"}, "provisioner": "x"}, "shared storage", "warn", "ReadWriteMany"),
     ],
-    ids=["operator down", "operator 1.8", "operator 1.6", "no default class", "no shared class"],
+    ids=["operator down", "operator 1.8", "operator 1.6", "no default class", "volumes by hand", "no shared class"],
 )
 def test_what_is_wrong_is_said_with_its_mend(
     clinic: HelmCluster,

@@ -39,6 +39,7 @@ def run(there: HelmCluster, capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+    (folder / "model.safetensors").symlink_to("final/model.safetensors")
     return folder
 
 
@@ -49,9 +50,23 @@ def test_all_but_checkpoints_is_fetched_and_the_pod_goes(
     code, out, err = distrain(capsys, "fetch", "run1", "--to", str(to))
     assert code == 0, err
     names = {str(Path(line).relative_to(to)) for line in out.splitlines()}
-    assert names == {"final/model.safetensors", "final/config.json", "report.html", "metrics.jsonl"}
+    own = {"final/model.safetensors", "final/config.json", "report.html", "metrics.jsonl"}
+    assert names == own | {"model.safetensors"}
     assert all((to / name).read_bytes() == (run / name).read_bytes() for name in names)
     assert there.names("pods") == set()
+
+
+def test_what_is_a_link_there_is_one_here(there: HelmCluster, run: Path, tmp_path: Path) -> None:
+    to = tmp_path / "here"
+    for _ in range(2):
+        with Client() as client:
+            files = {file.path: file for file in client.fetch("run1", to)}
+    assert (to / "model.safetensors").readlink() == Path("final/model.safetensors")
+    assert files["model.safetensors"].sha256 == files["final/model.safetensors"].sha256
+    with Client() as client:
+        client.fetch("run1", tmp_path / "alone", ["model.safetensors"])
+    assert not (tmp_path / "alone/model.safetensors").is_symlink(), "what it links to was not asked for"
+    assert (tmp_path / "alone/model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_a_connection_that_breaks_goes_on_where_it_was(

@@ -85,6 +85,13 @@ def test_a_worker_that_is_done_before_the_master_is_no_restart(kind: str) -> Non
     assert run(job_of(kind), pod(kind=kind), done).phase is Phase.RUNNING
 
 
+def test_a_run_that_is_done_is_no_restart_before_its_job_says_so(kind: str) -> None:
+    told = event("ExitedWithCode", "Pod: team.run1-master-0 exited with code 0", count=2)
+    for phase in ("Running", "Succeeded"):
+        found = run(job_of(kind, nodes=1), pod(kind=kind, state=ended(0), phase=phase), events=(told,))
+        assert (found.phase, found.restarts, found.cause) == (Phase.RUNNING, 0, None)
+
+
 def test_a_pod_that_failed_and_will_be_made_anew_is_a_restart(kind: str) -> None:
     failed = pod(kind=kind, rank=1, state=ended(138, "lost node 0"), phase="Failed", uid="first")
     found = run(job_of(kind), pod(kind=kind), failed)

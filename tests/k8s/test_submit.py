@@ -93,6 +93,7 @@ def test_what_cannot_be_removed_is_named(there: HelmCluster, capsys: pytest.Capt
 
 REFUSED = [
     (("--set", "gpus=12"), "set gpus to 8 or 16"),
+    (("--name", "Run_1"), "Run_1 is not a valid name for a run; start with a letter and use lower-case letters"),
     (
         ("--set", "trainer.batch.tokns=3"),
         "trainer.batch.tokns is not a value of the chart; did you mean trainer.batch.tokens?",
@@ -110,7 +111,8 @@ REFUSED = [
 def test_what_cannot_work_is_refused_and_nothing_is_made(
     there: HelmCluster, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], sentence: str
 ) -> None:
-    code, out, err = distrain(capsys, "submit", "--name", "run1", "-y", *SMALL, *options)
+    named = () if "--name" in options else ("--name", "run1")
+    code, out, err = distrain(capsys, "submit", *named, "-y", *SMALL, *options)
     assert code != 0 and out == "" and sentence in err, err
     assert err.strip().count("\n") == 0, "one sentence"
     assert there.everything() == set()
@@ -135,6 +137,7 @@ def test_missing_gpus_are_said_and_not_refused(there: HelmCluster, capsys: pytes
     )
     there.put("nodes", gpu)
     _, _, err = distrain(capsys, "submit", "--name", "run2", "-y", "--set", "gpus=8", *SMALL)
+    assert "the run needs room for a pod with 8 nvidia.com/gpu, " in err and "the nodes have it for none (" in err
     assert "1 with the taint nvidia.com/gpu:NoSchedule, which tolerations do not name" in err
 
 
@@ -163,6 +166,7 @@ def test_a_sweep_is_a_group_of_runs(there: HelmCluster, capsys: pytest.CaptureFi
     code, out, err = distrain(capsys, "submit", "--name", "lr", "-y", *SMALL, *sweep)
     assert (code, out.split()) == (0, ["lr-1", "lr-2", "lr-3", "lr-4"]), err
     assert "learning_rate=3e-5 seed=2" in err
+    assert err.splitlines()[-1] == "next: distrain list --group lr --progress, distrain compare lr"
     assert {job["metadata"]["labels"]["app.kubernetes.io/part-of"] for job in there.objects[JOBS]} == {"lr"}
     data = [found["data"] for found in there.objects["configmaps"]]
     points = [(d["DISTRAIN_OPTIMIZER__LEARNING_RATE"], d["DISTRAIN_SEED"]) for d in data]

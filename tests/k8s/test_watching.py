@@ -218,6 +218,7 @@ def test_wait_leaves_with_the_runs_end_and_its_reason(
 def test_wait_leaves_with_102_without_a_run_and_with_103_when_it_is_stopped(cluster: FakeCluster, typed: Typed) -> None:
     assert typed("wait", "run1")[0] == 102
     cluster.put(JOBS, pytorchjob(states=("Created", "Suspended"), suspend=True))
+    assert "next      distrain resume run1 -n team" in typed("status", "run1")[1]
     code, out, err = typed("wait", "run1")
     assert (code, out) == (103, "")
     assert err == "run1 is stopped; distrain resume run1 -n team continues it\n"
@@ -309,6 +310,22 @@ def test_no_line_is_wider_than_the_terminal(
     doctor = re.sub(r"\x1b\[[0-9;]*m", "", typed_on_terminal(tmp_path, columns, "doctor")).splitlines()
     assert re.match(r"STATE +ABOUT +FOUND +MEND", doctor[0])
     assert max(map(len, doctor)) <= columns
+
+
+def test_a_narrow_terminal_cuts_nothing_off(runs: None, cluster: FakeCluster, api: Api, tmp_path: Path) -> None:
+    why = "0/3 nodes are available: 3 Insufficient cpu"
+    cluster.put("events", event("FailedScheduling", why, about="good-master-0", kind="Pod"))
+
+    def plain(columns: int, command: str) -> list[str]:
+        return re.sub(r"\x1b\[[0-9;]*m", "", typed_on_terminal(tmp_path, columns, command, "good")).splitlines()
+
+    status, events, wide = plain(40, "status"), plain(50, "events"), plain(160, "events")
+    assert max(map(len, status)) <= 40 and max(map(len, events)) <= 50
+    assert "NODE  POD" in "".join(status) and "…" not in "".join(status)
+    row, *text = events[:3]
+    assert re.match(r"\S+  1  Pod/good-master-0  FailedScheduling$", row)
+    assert " ".join(line.strip() for line in text).startswith(why)
+    assert wide[1].endswith(f"FailedScheduling  {why}")
 
 
 def test_ctrl_c_leaves_the_run_alone_and_says_so(runs: None, cluster: FakeCluster, api: Api, tmp_path: Path) -> None:

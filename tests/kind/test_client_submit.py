@@ -17,6 +17,7 @@ from distrain_k8s import Client
 from release import ROOT, TINY, Release
 
 TUTORIAL = ROOT / "docs" / "tutorial-client.md"
+OWN_DATA = ROOT / "docs" / "own-data.md"
 
 
 def typed(namespace: Namespace, folder: Path, command: str, check: bool = True) -> str:
@@ -57,6 +58,38 @@ def test_the_tutorial(namespace: Namespace, image: str, tmp_path: Path) -> None:
     assert max(line["step"] for line in lines) == 20
     assert not namespace.get("pytorchjob", "first")
     assert not [pod for pod in namespace.pods() if "reader" in pod["metadata"]["name"]]
+
+
+def test_own_data_on_a_claim(namespace: Namespace, image: str, tmp_path: Path) -> None:
+    """What the page says, as it stands there, where Pod Security is `restricted`."""
+    namespace.enforce("restricted")
+    for claim in ("corpus", "reviews-checkpoint"):
+        namespace.volume(claim)
+    rows = [f"it {word} well, {number}" for number in range(60) for word in ("works", "fails")]
+    lines = [f'2026-03-01,"{text}",{"good" if "works" in text else "bad"}' for text in rows]
+    (tmp_path / "reviews.csv").write_text("\n".join(["date,review,stars", *lines]) + "\n")
+    (tmp_path / "reviews.yaml").write_text(
+        "task: sequence-classification\nmodel: {name: sample}\nschedule: {max_steps: 4}\n"
+        "data: {files: reviews.csv, text_column: review, label_column: stars}\n"
+    )
+    page = OWN_DATA.read_text().partition("## On a cluster")[2]
+    fill, submit = re.findall(r"^```bash\n(.+?)^```", page, re.MULTILINE | re.DOTALL)
+    repository, _, tag = image.rpartition(":")
+    script = (fill + submit).replace("REGISTRY/distrain", repository)
+    script = script.replace(f"{repository}:TAG", image).replace("image.tag=TAG", f"image.tag={tag}")
+    script = script.replace("submit reviews.yaml", "submit reviews.yaml --name reviews -y")
+    (tmp_path / "config").write_text(kubectl.KUBECONFIG.read_text())  # since its namespace changes
+    (tmp_path / "distrain").write_text(f'#!/bin/sh\nexec {sys.executable} -m distrain_k8s.cli "$@"\n')
+    (tmp_path / "distrain").chmod(0o755)
+    script = f"set -e\nkubectl config set-context --current --namespace {namespace.name}\n{script}"
+    environment = os.environ | {
+        "KUBECONFIG": str(tmp_path / "config"),
+        "PATH": os.pathsep.join((str(tmp_path), str(BIN), os.environ["PATH"])),
+    }
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert namespace.finished("pytorchjob", "reviews") == "Succeeded"
+    assert not [pod for pod in namespace.pods() if pod["metadata"]["name"] == "fill-corpus"]
 
 
 @pytest.mark.parametrize("backend", ["pytorchjob", "trainjob"])

@@ -55,6 +55,7 @@ def test_the_site_asks_no_other_server_for_anything(site: Path) -> None:
     loaded = re.compile(r"""<(?:script|img|link|iframe)[^>]*(?:src|href)=["']?(?:https?:)?//[^>]*>""")
     asked = {found for page in site.rglob("*.html") for found in loaded.findall(page.read_text())}
     assert asked == set()
+    assert (site / "search" / "search_index.js").is_file(), "the script of a page that is opened from a folder loads it"
     assert not [style for style in site.rglob("*.css") if re.search(r"url\([\"']?https?://", style.read_text())]
 
 

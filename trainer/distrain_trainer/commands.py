@@ -35,6 +35,8 @@ def train(chosen: argparse.Namespace, flags: dict[str, str]) -> int:
 
         work(worker_arguments(chosen, flags) + ["--resume"] * chosen.resume)
 
+    # A lost node is told of in a sentence, not in stacks of C++. torch reads this when it is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from distrain_trainer.launch import sagemaker
     from distrain_trainer.launch.signals import Requests
     from distrain_trainer.launch.termination import last_words

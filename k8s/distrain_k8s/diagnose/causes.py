@@ -112,6 +112,13 @@ CAUSES = (
         "request what it uses: {again} --set resources.{option}=SIZE",
     ),
     Row(
+        "preempted",
+        (HOLDING, RESTARTING, FAILED),
+        endings.preempted,
+        "{who} has had to make room on {node} for a pod of higher priority",
+        "{again} --set priorityClassName=NAME",
+    ),
+    Row(
         "node gone",
         STUCK,
         endings.machine_gone,
@@ -302,6 +309,12 @@ CAUSES = (
         endings.lost_peer,
         "{who} ended: {message}",
         "distrain events {run} {ns}",
+    ),
+    Row(
+        "drained",
+        (RESTARTING,),
+        endings.drained,
+        "{who} was evicted from {node}, {why}; it is replaced",
     ),
     Row("asked to leave", (RESTARTING,), endings.asked_to_leave, "{who} was asked to leave and is replaced"),
     # Failed, and none of the above

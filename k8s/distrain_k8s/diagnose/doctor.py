@@ -52,6 +52,8 @@ SHARED = (
     "vast",
 )
 """Words in the provisioner of a storage class that offers ReadWriteMany."""
+BY_HAND = "kubernetes.io/no-provisioner"
+"""The provisioner of a storage class whose volumes somebody makes."""
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 VIEWER = (
     ("list", "kubeflow.org", "pytorchjobs"),
@@ -255,13 +257,22 @@ def gpus(api: Api) -> Iterator[Line]:
 def storage(api: Api) -> Iterator[Line]:
     """The default storage class, and one that several nodes can write to."""
     classes = api.list(STORAGE_CLASSES)
-    defaults = [
-        c["metadata"]["name"] for c in classes if (c["metadata"].get("annotations") or {}).get(DEFAULT_CLASS) == "true"
-    ]
+    defaults = {
+        c["metadata"]["name"]: c.get("provisioner")
+        for c in classes
+        if (c["metadata"].get("annotations") or {}).get(DEFAULT_CLASS) == "true"
+    }
     shared = [
         c["metadata"]["name"] for c in classes if any(word in c.get("provisioner", "").lower() for word in SHARED)
     ]
-    if defaults:
+    if BY_HAND in defaults.values():
+        yield Line(
+            "warn",
+            "storage",
+            f"the default storage class {', '.join(defaults)} makes no volumes: claims wait for one made by hand",
+            "make a PersistentVolume for each run, or set persistence.storageClass or persistence.existingClaim",
+        )
+    elif defaults:
         yield Line("ok", "storage", f"the default storage class is {', '.join(defaults)}")
     else:
         yield Line(

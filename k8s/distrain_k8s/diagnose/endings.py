@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from distrain_k8s.diagnose.evidence import Evidence
 from distrain_k8s.diagnose.words import QUIET, Sign, Words, said, where, who
-from distrain_k8s.kube.objects import Container, Event, Pod
+from distrain_k8s.kube.objects import Condition, Container, Event, Pod
 
 FOLLOWING = (137, 138, 143)
 """Exit codes of trainers that end because another one has, or because they were told to."""
@@ -67,25 +67,50 @@ def out_of_memory(seen: Evidence) -> Words | None:
     for pod, trainer in reversed(seen.ended()):
         if trainer.reason == "OOMKilled" or (trainer.exit_code == 137 and not own):
             return where(pod) | {"message": trainer.message or "OOMKilled"}
-    for name, code in _exits(seen):
+    for name, code in told_exits(seen):
         if code == 137:
             return {"who": who(seen, name), "pod": name, "message": "killed with SIGKILL"}
     return None
 
 
 def evicted(seen: Evidence) -> Words | None:
-    """A pod that its machine has sent away, or that has had to make room."""
+    """A pod that its machine has sent away, since it ran short of something."""
     for pod in sorted(seen.pods, key=lambda pod: pod.created, reverse=True):
-        disruption = pod.condition("DisruptionTarget")
         if pod.reason == "Evicted":
             return where(pod) | _why_evicted(pod.message or "Evicted")
-        if disruption and disruption.status and disruption.reason != "DeletionByTaintManager":
-            return where(pod) | _why_evicted(disruption.message or disruption.reason)
+        if (why := _disruption(pod)) and why.reason == "TerminationByKubelet":
+            return where(pod) | _why_evicted(why.message or why.reason)
     for event in reversed(seen.events):
-        if event.kind == "Pod" and event.reason in ("Evicted", "Preempted"):
+        if event.kind == "Pod" and event.reason == "Evicted":
             found = {"who": who(seen, event.name), "pod": event.name, "node": "its machine"}
             return found | _why_evicted(event.message)
     return None
+
+
+def preempted(seen: Evidence) -> Words | None:
+    """A pod that has had to make room for one of higher priority."""
+    for pod in seen.pods:
+        if (why := _disruption(pod)) and why.reason == "PreemptionByScheduler":
+            return where(pod)
+    for event in reversed(seen.events):
+        if event.kind == "Pod" and event.reason == "Preempted":
+            return {"who": who(seen, event.name), "pod": event.name, "node": "its machine"}
+    return None
+
+
+def drained(seen: Evidence) -> Words | None:
+    """A pod that leaves since its machine is drained, or is no longer part of the cluster."""
+    why = {"EvictionByEvictionAPI": "as when a node is drained", "DeletionByPodGC": "since that node is gone"}
+    for pod in seen.pods:
+        if (disruption := _disruption(pod)) and disruption.reason in why:
+            return where(pod) | {"why": why[disruption.reason]}
+    return None
+
+
+def _disruption(pod: Pod) -> Condition | None:
+    """Why Kubernetes takes a pod away; None where it does not."""
+    found = pod.condition("DisruptionTarget")
+    return found if found and found.status else None
 
 
 def _why_evicted(message: str) -> Words:
@@ -134,7 +159,7 @@ def _failed_machines(seen: Evidence) -> Counter[str]:
             found = re.search(r"assigned \S+ to (\S+)", event.message)
             if found:
                 placed.setdefault(event.name, []).append((event, found[1]))
-    exits = Counter(name for name, code in _exits(seen) if _blames(seen, code))
+    exits = Counter(name for name, code in told_exits(seen) if _blames(seen, code))
     return Counter(machine for name, entries in placed.items() for _, machine in entries[-exits[name] :] if exits[name])
 
 
@@ -164,7 +189,7 @@ def lost_peer(seen: Evidence) -> Words | None:
     for pod, trainer in reversed(seen.ended()):
         if trainer.exit_code == 138:
             return said(pod, trainer)
-    for name, code in _exits(seen):
+    for name, code in told_exits(seen):
         if code == 138:
             return {"who": who(seen, name), "pod": name, "code": "138", "message": "it lost a peer, or a device"}
     return None
@@ -172,7 +197,7 @@ def lost_peer(seen: Evidence) -> Words | None:
 
 def asked_to_leave(seen: Evidence) -> Words | None:
     """A pod that was asked to stop and has left a checkpoint, as when its machine is drained."""
-    for name, code in _exits(seen):
+    for name, code in told_exits(seen):
         if code == 143:
             return {"who": who(seen, name), "pod": name}
     leaving = next((pod for pod in seen.pods if pod.deleted), None)
@@ -182,15 +207,16 @@ def asked_to_leave(seen: Evidence) -> Words | None:
 def exits(seen: Evidence) -> int:
     """How often pods of the run have failed, as far as the cluster remembers; those that were asked to leave do not
     count."""
-    told = sum(e.count for e in seen.about_job("ExitedWithCode") if not e.message.endswith("143"))
+    told = sum(1 for _, code in told_exits(seen) if code != 143)
     kept = sum(1 for _, trainer in seen.ended() if trainer.exit_code != 143)
     return max(told, kept, seen.job.failed_pods)
 
 
-def _exits(seen: Evidence) -> list[tuple[str, int]]:
-    """Pods that are gone and their exit codes, as the training operator tells them; the newest first."""
+def told_exits(seen: Evidence) -> list[tuple[str, int]]:
+    """Pods that have failed or left and their exit codes, as the training operator tells them; the newest first."""
     found = []
     for event in seen.about_job("ExitedWithCode"):
-        if told := re.search(r"Pod: (?:[\w-]+\.)?([\w.-]+) exited with code (\d+)", event.message):
+        told = re.search(r"Pod: (?:[\w-]+\.)?([\w.-]+) exited with code (\d+)", event.message)
+        if told and int(told[2]):  # a pod that is done is told of too
             found += [(told[1], int(told[2]))] * event.count
     return found

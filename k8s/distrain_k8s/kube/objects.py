@@ -94,6 +94,13 @@ class Pod:
         """Whether the trainer runs in it."""
         return self.main is not None and self.main.state == "running"
 
+    @property
+    def is_done(self) -> bool:
+        """Whether its trainer has ended well; the pod's phase follows a moment later."""
+        if self.main is None or self.main.state != "terminated":
+            return self.phase == "Succeeded"
+        return self.main.exit_code == 0
+
     def condition(self, kind: str) -> Condition | None:
         """The condition of that type."""
         return next((condition for condition in self.conditions if condition.type == kind), None)

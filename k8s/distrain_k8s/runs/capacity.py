@@ -33,7 +33,8 @@ class Capacity:
             return f"no node of the cluster has {request.gpu_resource}; {waits}"
         reasons = [f"{count} {reason}" for reason, count in self.shut_out.items()]
         why = f" ({', '.join(reasons)})" if reasons else ""
-        room = f"room for {request.nodes} pods with {each} each, and the nodes have it for {self.room}{why}"
+        pods = f"{request.nodes} pods with {each} each" if request.nodes > 1 else f"a pod with {each}"
+        room = f"room for {pods}, and the nodes have it for {self.room or 'none'}{why}"
         return f"the run needs {room}; {waits}"
 
 

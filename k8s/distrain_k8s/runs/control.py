@@ -27,6 +27,7 @@ from distrain_k8s.runs.plan import Plan, plan_run
 from distrain_k8s.runs.reader import claim_of, remove_folder
 from distrain_k8s.runs.submit import LIMIT
 from distrain_trainer.errors import SettingsError
+from distrain_trainer.settings.model import MAY_CHANGE
 
 Say = Callable[[str], None]
 
@@ -38,6 +39,12 @@ class Change:
     name: str
     before: str | None
     after: str | None
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a run that has begun may not change it."""
+        section, _, name = self.name.partition(".")
+        return section == "trainer" and name not in MAY_CHANGE
 
 
 def stop(api: Api, name: str, wait: bool, say: Say) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distrain_k8s.errors import ClientError, ConnectionLost, NotFound
 from distrain_k8s.kube.client import Api
@@ -37,7 +37,7 @@ HOPELESS = (
 
 LIST = """
 import json, os, sys
-root = sys.argv[1]
+root = os.path.realpath(sys.argv[1])
 if not os.path.isdir(root):
     sys.exit(3)
 found = {}
@@ -46,7 +46,10 @@ for folder, names, files in os.walk(root):
     for name in files:
         path = os.path.join(folder, name)
         if os.path.isfile(path):
-            found[os.path.relpath(path, root)] = os.stat(path).st_size
+            target = os.path.realpath(path)
+            inside = os.path.islink(path) and target.startswith(root + os.sep)
+            link = os.path.relpath(target, root) if inside else None
+            found[os.path.relpath(path, root)] = [os.stat(path).st_size, link]
 json.dump(found, sys.stdout)
 """
 SEND = """
@@ -65,6 +68,13 @@ sys.stderr.write(f"{at} {digest.hexdigest()}")
 REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=False)"
 
 
+class Stored(NamedTuple):
+    """A file of a run. size: bytes. link: the path below the run's folder that it is a link to, None for a file."""
+
+    size: int
+    link: str | None
+
+
 @dataclass(frozen=True)
 class Reader:
     """A reader that runs. folder: of the run, in the pod."""
@@ -74,15 +84,14 @@ class Reader:
     run: str
     folder: str
 
-    def files(self) -> dict[str, int]:
-        """Path below the run's folder -> bytes. Raises NotFound where the run has not written anything."""
+    def files(self) -> dict[str, Stored]:
+        """Path below the run's folder -> what is there. Raises NotFound where the run has not written anything."""
         answer = execute(self.api, self.pod, ["python3", "-c", LIST, self.folder])
         if answer.code == 3:
             raise NotFound(f"the run {self.run} has not written anything yet", "folder", self.folder)
         if answer.code != 0:
             raise ClientError(f"the files of {self.run} cannot be listed: {answer.error()}")
-        found: dict[str, int] = json.loads(answer.output)
-        return found
+        return {path: Stored(*entry) for path, entry in json.loads(answer.output).items()}
 
     def save(self, path: str, target: Path, progress: Callable[[int], None] = lambda _: None) -> str:
         """Writes a file of the run to this machine, whole or not at all; its SHA-256. progress: told of each piece.

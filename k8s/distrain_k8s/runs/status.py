@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from distrain_k8s.diagnose.causes import Cause, Stage, cause_of
-from distrain_k8s.diagnose.endings import exits
+from distrain_k8s.diagnose.endings import exits, told_exits
 from distrain_k8s.diagnose.evidence import Evidence
 from distrain_k8s.kube.objects import Pod
 
@@ -141,7 +141,7 @@ def phase_of(seen: Evidence) -> Phase:
 def _there(seen: Evidence) -> set[int]:
     """Ranks of the nodes whose pods run, or are done."""
     live = {rank: pod for rank, pod in seen.current.items() if pod.deleted is None}
-    return {rank for rank, pod in live.items() if pod.is_running or pod.phase == "Succeeded"}
+    return {rank for rank, pod in live.items() if pod.is_running or pod.is_done}
 
 
 def _fewest(seen: Evidence) -> int:
@@ -157,7 +157,7 @@ def has_run(seen: Evidence) -> bool:
         return True
     if any(pod.deleted or pod.phase in ("Failed", "Unknown") for pod in seen.pods):
         return True
-    return any(True for _ in seen.about_job("ExitedWithCode"))
+    return bool(told_exits(seen))
 
 
 def _cause(seen: Evidence, phase: Phase) -> Cause | None:

@@ -1,5 +1,7 @@
 """Fetches what a run has written: model, metrics and report, each file checked by its SHA-256."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,16 +31,30 @@ def fetch(api: Api, run: str, to: Path, parts: tuple[str, ...], say: Say, bar: B
     """Fetches files of a run into a folder. parts: files and folders below the run's; empty: all but checkpoints and
     logs. Raises NotFound where the run has none of them."""
     with open_reader(api, run, say) as found:
-        sizes = {path: size for path, size in found.files().items() if wanted(path, parts)}
-        if not sizes:
+        there = {path: stored for path, stored in found.files().items() if wanted(path, parts)}
+        if not there:
             what = ", ".join(parts) or "results"
             raise NotFound(f"{run} has no {what} yet; `distrain status {run}` says how far it is", "file", what)
-        done = []
-        for path, size in sorted(sizes.items()):
+        done: dict[str, Fetched] = {}
+        for path, stored in sorted(there.items(), key=lambda entry: (entry[1].link in there, entry[0])):
             target = inside(to, path)
-            digest = found.save(path, target, bar.add(path, size) if bar else lambda _: None)
-            done.append(Fetched(path, target, target.stat().st_size, digest))
-        return done
+            if original := done.get(stored.link or ""):
+                link(target, original.file)
+                digest = original.sha256
+            else:
+                digest = found.save(path, target, bar.add(path, stored.size) if bar else lambda _: None)
+            done[path] = Fetched(path, target, target.stat().st_size, digest)
+        return [done[path] for path in sorted(done)]
+
+
+def link(path: Path, original: Path) -> None:
+    """Makes a path a link to a file that was fetched, or a copy of it where links are not permitted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    try:
+        path.symlink_to(os.path.relpath(original, path.parent))
+    except OSError:
+        shutil.copyfile(original, path)
 
 
 def wanted(path: str, parts: tuple[str, ...]) -> bool:

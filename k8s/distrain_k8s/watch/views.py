@@ -57,9 +57,11 @@ def run_view(run: Run, told: Told) -> RenderableType:
     about = f"{run.kind} in {run.namespace}, {nodes}{gpus}, {span(run.seconds)}"
     head = Text.assemble((run.name, "bold"), "  ", (run.shown_phase, f"bold {STYLES[run.phase]}"), "  ", (about, "dim"))
     parts: list[RenderableType] = [head]
+    is_resumable = run.phase is Phase.STOPPED and run.cause is None
     parts += _facts(
         ("cause", run.cause.sentence if run.cause else ""),
         ("mend", run.cause.mend if run.cause else ""),
+        ("next", f"distrain resume {run.name} -n {run.namespace}" if is_resumable else ""),
         ("progress", told.progress.sentence if told.progress else ""),
         ("waiting", told.waiting.sentence if told.waiting else ""),
         ("queue", run.queue),
@@ -81,7 +83,7 @@ def event_columns(now: datetime) -> list[Column[Event]]:
         Column("TIMES", lambda event: str(event.count), right=True),
         Column("ABOUT", lambda event: f"{event.kind}/{event.name}"),
         Column("REASON", lambda event: event.reason, style=lambda event: "yellow" if event.type == "Warning" else ""),
-        Column("MESSAGE", lambda event: event.message, gives_way=True, folds=True),
+        Column("MESSAGE", lambda event: event.message, gives_way=True, folds=True, below=True),
     ]
 
 
@@ -108,9 +110,9 @@ def _hanging(name: str, text: str) -> RenderableType:
 def _pod_columns() -> Sequence[Column[PodStatus]]:
     return [
         Column("NODE", lambda pod: "-" if pod.rank is None else str(pod.rank), right=True),
-        Column("POD", lambda pod: pod.name),
+        Column("POD", lambda pod: pod.name, gives_way=True, folds=True),
         Column("STATE", lambda pod: pod.state, style=_pod_style),
-        Column("MACHINE", lambda pod: pod.node or "-"),
+        Column("MACHINE", lambda pod: pod.node or "-", gives_way=True, folds=True),
         Column("AGE", lambda pod: span(pod.age_seconds), right=True),
     ]
 

@@ -63,6 +63,7 @@ def test_two_nodes_end_as_one_does_whatever_dies(
     assert log.read_text().startswith("attempt 1 on node 1 (machine-1)\n")
     if fault == "node 0":
         assert "lost node 0 (machine-0); starting again" in said[1]
+        assert "recvValue failed" not in said[1], "nor the stack that torch's store writes"
     attempts = read_attempts(cluster.output)
     assert attempts.attempt == (1 if fault == "none" else 2)
     for attempt in range(1, attempts.attempt + 1):

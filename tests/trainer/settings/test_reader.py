@@ -1,11 +1,15 @@
 """Settings: one name everywhere, a precedence, and one clear sentence for whatever is wrong."""
 
+import argparse
 import json
 import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from distrain_trainer.commands import worker_arguments
 from distrain_trainer.errors import SettingsError
 from distrain_trainer.settings.documents import load_yaml
 from distrain_trainer.settings.model import Settings, explicit, flat, nested
@@ -156,6 +160,17 @@ def test_files_to_train_on_may_be_followed_by_files_to_evaluate_on() -> None:
         ["--data.files", "a.csv", "--data.evaluation_files=b.csv"],
     ):
         assert split_flags(arguments, {}) == (expected, [])
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(flat(Settings()))), st.sampled_from(["a.csv", "d/b.csv", "true", "--x", ""])
+    ),
+    st.sampled_from([None, "run.yaml", "c.csv"]),
+)
+def test_a_worker_reads_the_settings_that_its_supervisor_has_read(flags: dict[str, str], file: str | None) -> None:
+    told = worker_arguments(argparse.Namespace(file=file), flags)
+    assert split_flags(told, {}) == (flags, [file] if file else [])
 
 
 def test_a_switch_takes_no_word_that_is_not_its_value() -> None:

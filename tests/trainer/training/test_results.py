@@ -17,9 +17,19 @@ from distrain_trainer.training.run import run
 from runs import digest
 
 
+@pytest.mark.parametrize(
+    ("machine", "how"), [("", "is written; --resume continues from the newest checkpoint"), ("gpu-1", "is written")]
+)
 def test_a_run_that_ends_early_says_why_even_if_its_report_cannot_be_written(
-    bert: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bert: Path,
+    texts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    how: str,
 ) -> None:
+    monkeypatch.setenv("RUN_NODE_NAME", machine)
     (tmp_path / "training_info.json.tmp").mkdir()  # so that writing training_info.json fails
     asked = {
         "model": {"name": str(bert)},
@@ -28,7 +38,7 @@ def test_a_run_that_ends_early_says_why_even_if_its_report_cannot_be_written(
         "max_hours": 1e-9,
         "output_dir": str(tmp_path),
     }
-    with pytest.raises(OutOfTime, match="is written"):
+    with pytest.raises(OutOfTime, match=f"{how}$"):
         run(Settings.model_validate(asked), resume=False)
     assert published_checkpoints(tmp_path)
     assert "training_info.json and report.html could not be written (Is a directory)" in capsys.readouterr().err

@@ -72,7 +72,8 @@ def check_network(
 ) -> int:
     """Checks this node and, together with the others, the network; the number of failures here.
 
-    facts: what must be the same on all nodes. volume: a folder that all nodes must see. Raises Stopped.
+    facts: what must be the same on all nodes. volume: a folder that all nodes must see; if it is empty, it goes again.
+    Raises Stopped.
     """
     failures = 0
     for finding in findings_here(node, cluster, settings, volume):
@@ -90,6 +91,9 @@ def check_network(
         sentence, _, mend = str(error).partition("; ")
         Finding(node.title, "fail", "network", sentence, mend).tell()
         failures += 1
+    if volume and node.first:  # all nodes have looked by now, and nothing is to be left of that on a claim
+        with suppress(OSError):  # it is no longer empty
+            volume.rmdir()
     return failures
 
 

@@ -358,8 +358,9 @@ def leave(session: TrainingSession, reason: type[Stopped] | type[OutOfTime]) -> 
     state = session.state
     kept = f"checkpoint-{state.step} is written" if settle(session) else "its checkpoint could NOT be written"
     why = "stopped" if reason is Stopped else f"max_hours ({session.settings.max_hours:g}) reached"
-    text = f"{why} at step {state.step} of {session.plan.steps}; {kept}; --resume continues from the newest checkpoint"
     by_cluster = ClusterEnvironment.read().node_name is not None
+    how = "" if by_cluster else "; --resume continues from the newest checkpoint"
+    text = f"{why} at step {state.step} of {session.plan.steps}; {kept}{how}"
     stopped = "preempted" if by_cluster else "interrupted"
     session.record({"step": state.step, "event": stopped if reason is Stopped else "out_of_time"})
     raise reason(text)
