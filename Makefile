@@ -127,8 +127,8 @@ lint: .venv/ready ## Check style, types and imports
 	@.venv/bin/lint-imports
 
 .PHONY: bench
-bench: .venv/ready ## Measure: distrain beside a bare loop and transformers' Trainer, and 1, 2, 4 processes
-	@$(PY) benchmarks/trainer.py && $(PY) benchmarks/overhead.py && $(PY) benchmarks/scaling.py
+bench: .venv/ready ## Measure: distrain beside a bare loop and Trainer, 1, 2, 4 processes, and what trackers add
+	@$(PY) benchmarks/trainer.py && $(PY) benchmarks/overhead.py && $(PY) benchmarks/scaling.py && $(PY) benchmarks/trackers.py
 
 .PHONY: docs
 docs: .venv/ready ## Write the reference and the chart's schema anew, and the site of all documents to _site

@@ -17,6 +17,7 @@ from runs import losses
 
 DOCS = Path(__file__).parents[3] / "docs" / "strategies.md"
 BEGIN, END = "<!-- combinations -->\n", "<!-- /combinations -->"
+WSD: dict[str, Any] = {"schedule__kind": "wsd", "schedule__warmup_steps": 2, "schedule__decay_steps": 4}
 LORA: dict[str, Any] = {"lora__rank": 4, "optimizer__learning_rate": 1e-2}
 WAYS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
@@ -29,6 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "8-bit AdamW": {"optimizer__name": "adamw_8bit"},
     "Adafactor": {"optimizer__name": "adafactor", "optimizer__learning_rate": 1e-2},
     "Muon": {"optimizer__name": "muon", "optimizer__learning_rate": 1e-3},
+    "warm-up, stable, decay": WSD | {"optimizer__learning_rate": 1e-3},
     "layer-wise rates": {"optimizer__layer_decay": 0.8},
     "average of the weights": {"ema__decay": 0.8},
     "noise on embeddings": {"model__embedding_noise": 1, "optimizer__learning_rate": 1e-2},
