@@ -167,14 +167,14 @@ def trained(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on texts that may be about several topics."""
     folder = tmp_path_factory.mktemp("topics")
     file = written(folder / "topics.jsonl", 240, topics)
-    slowly = {"schedule.epochs": 6, "batch.micro_batches": 1, "optimizer.learning_rate": 2e-3}
+    slowly = {"schedule.epochs": 20, "batch.micro_batches": 1, "optimizer.learning_rate": 2e-3}
     run(settings_of(bert, file, folder / "out", task=TASK, **slowly), resume=False)
     return folder
 
 
 def test_labels_are_learned_and_told(trained: Path) -> None:
     info = json.loads((trained / "out" / "training_info.json").read_text())
-    assert info["final"]["loss"] < 0.6 and info["best"]["metric"] == "f1_micro"  # of guessing: 0.69
+    assert info["final"]["f1_micro"] > 0.75 and info["best"]["metric"] == "f1_micro"
     assert [row["label"] for row in info["label_scores"]] == ["animals", "films", "numbers"]
     assert info["confusion_matrix"] is None
     page = (trained / "out" / "report.html").read_text()
