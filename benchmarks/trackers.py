@@ -53,11 +53,13 @@ def main() -> None:
         os.environ |= {"WANDB_MODE": "offline", "MLFLOW_ALLOW_FILE_STORE": "true"}
         os.environ["MLFLOW_TRACKING_URI"] = (scratch / "mlruns").as_uri()
         rounds, steps = (1, 10) if options.quick else (options.rounds, options.steps)
-        measure(scratch, output, rounds, steps, options.quick)
+        costs = measure(scratch, rounds, steps)
+        ratios = {name: ratio(found, costs[NONE]) for name, found in costs.items()}
+        save(output, "trackers", "What trackers add to a run", text(costs, ratios, steps), plot(ratios), options.quick)
 
 
-def measure(scratch: Path, output: Path, rounds: int, steps: int, quick: bool) -> None:
-    """Lets the trackers take turns, each round on other rows; writes trackers.md and trackers.png."""
+def measure(scratch: Path, rounds: int, steps: int) -> dict[str, list[Cost]]:
+    """Lets the trackers take turns, each round on other rows; what each cost, one run a round."""
     costs: dict[str, list[Cost]] = {name: [] for name in CONTENDERS}
     for number in range(rounds):
         settings = synthetic(scratch, seed=number) | {"batch": BATCH}
@@ -70,9 +72,16 @@ def measure(scratch: Path, output: Path, rounds: int, steps: int, quick: bool) -
             shutil.rmtree(file.parent)
             costs[name].append(found)
             say(f"round {number + 1} of {rounds}: {name}: {found}")
+    return costs
 
-    ratios = {name: [one.rate / plain.rate for one, plain in zip(found, costs[NONE], strict=True)]
-              for name, found in costs.items()}  # fmt: skip
+
+def ratio(found: list[Cost], plain: list[Cost]) -> list[float]:
+    """Tokens per second over those without a tracker, round by round."""
+    return [one.rate / other.rate for one, other in zip(found, plain, strict=True)]
+
+
+def text(costs: dict[str, list[Cost]], ratios: dict[str, list[float]], steps: int) -> str:
+    """The table, and what it is of."""
     rows = [
         [
             name,
@@ -85,15 +94,14 @@ def measure(scratch: Path, output: Path, rounds: int, steps: int, quick: bool) -
     ]
     head = ["", "real tokens/s", "ratio within a round", "seconds of the command", "seconds of the processor"]
     worst = min(statistics.median(ratios[name]) for name in CONTENDERS)
-    text = (
+    return (
         f"{machine()} One process with all cores, {steps} steps after {WARM_UP}, rows as in "
         f"[throughput](throughput.md), one micro-batch of {BATCH['tokens']} tokens a step. What sends to trackers is a "
         "process of its own, which on a machine without a GPU takes its share of the same cores. Median "
-        f"(lowest-highest), alternating rounds: {rounds}.\n\n{table(head, rows)}\n"
+        f"(lowest-highest), alternating rounds: {len(costs[NONE])}.\n\n{table(head, rows)}\n"
         f"With the slowest of them training reaches **{worst:.3f}** of the real tokens per second without a tracker "
         f"(goal: at least {GOAL}). The command also waits at its end until trackers have everything.\n"
     )
-    save(output, "trackers", "What trackers add to a run", text, plot(ratios), quick)
 
 
 def plot(ratios: dict[str, list[float]]) -> Figure:

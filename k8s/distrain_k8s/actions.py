@@ -17,7 +17,7 @@ from distrain_k8s.kube.client import Api, connect
 from distrain_k8s.output import say
 from distrain_k8s.render import render, settings_of
 from distrain_k8s.runs import control
-from distrain_k8s.runs.plan import show
+from distrain_k8s.runs.plan import Plan, show
 from distrain_k8s.runs.submit import ask, confirm, plan_runs, submit
 from distrain_k8s.runs.values import parsed, read_values, run_name
 from distrain_k8s.watch.fetch import FINAL, METRICS, REPORT, fetch
@@ -77,25 +77,23 @@ def submit_runs(arguments: Namespace, flags: Flags) -> int:
                 say(f"{plan.name} is submitted and goes on; distrain stop {plan.name} -n {api.namespace} stops it")
                 raise
             print(plan.name, flush=True)
-    names = [plan.name for plan in plans]
-    return follow(arguments, names)
+    return follow(arguments, plans)
 
 
-def follow(arguments: Namespace, names: list[str]) -> int:
+def follow(arguments: Namespace, plans: list[Plan]) -> int:
     """What comes after a submission: the commands to type next, or `--logs` and `--wait`."""
     there = [f"{option}={value}" for option, value in same_cluster(arguments).items()]
     if not arguments.logs and not arguments.wait:
         shown = "".join(f" {part}" for part in there)
-        name = names[0]
-        if len(names) > 1:
-            group = name.rpartition("-")[0] if arguments.group is None else arguments.group
+        name, group = plans[0].name, plans[0].request.group
+        if len(plans) > 1:
             say(f"next: distrain list --group {group} --progress{shown}, distrain compare {group}{shown}")
             return 0
         say(f"next: distrain status {name}{shown}, distrain logs {name} -f{shown}, distrain wait {name}{shown}")
         return 0
     if arguments.logs:
-        run_command(["logs", names[0], "-f", *there])
-    return max([run_command(["wait", name, *there]) for name in names])
+        run_command(["logs", plans[0].name, "-f", *there])
+    return max([run_command(["wait", plan.name, *there]) for plan in plans])
 
 
 def same_cluster(arguments: Namespace) -> dict[str, str]:
